@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain.registry import MODELS
 
 import mmirnet  # noqa: F401
@@ -56,6 +56,7 @@ BACKBONE = dict(type='mmpretrain.IRResNet_CIFAR', depth=20)
     ],
 )
 def test_names_the_nearest_argument(registry, cfg, message):
+    init_default_scope('mmpretrain')
     with pytest.raises(TypeError) as caught:
         registry.build(cfg)
     assert message in unknown_argument(caught.value)
