@@ -360,7 +360,10 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
   const bool direct = w.kernel_height == 1 && w.kernel_width == 1 && w.stride == 1;
   const size_t unrolled =
       direct ? 0 : round_up(chunk_rows * width * k, kFloatLanes) + kSlack;
-  const size_t products = plan.out ? 0 : size_t{1} * chunk_rows * width * lanes;
+  // A residual may share its memory with the output: no product goes there.
+  const bool in_place = plan.out && !plan.residual;
+  const size_t products =
+      in_place ? 0 : size_t{1} * chunk_rows * width * lanes;
   scratch_floats_ = std::max(scratch_floats_, unrolled + products + kSlack);
 
   operations_.push_back([=, &in](const Context& context) {
@@ -401,7 +404,7 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
           }
       }
       const int pixels = (y1 - y0) * width;
-      float* c = plan.out ? context.at<float>(*plan.out) +
+      float* c = in_place ? context.at<float>(*plan.out) +
                                 ptrdiff_t{y0} * width * lanes
                           : context.scratch + unrolled;
       if (sgemm_)
