@@ -1,0 +1,32 @@
+# scikit-learn's handwritten digits: part of the installation, nothing to download.
+data_preprocessor = dict(
+    num_classes=10,
+    mean=[77.9, 77.9, 77.9],
+    std=[92.6, 92.6, 92.6],
+    to_rgb=False,
+)
+
+# No flip: a mirrored digit is another sign.
+train_pipeline = [
+    dict(type='RandomCrop', crop_size=32, padding=4),
+    dict(type='PackInputs'),
+]
+test_pipeline = [dict(type='PackInputs')]
+
+# Workers would cost more than they bring for 1,437 small images in memory.
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    dataset=dict(type='Digits', split='train', pipeline=train_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=120,
+    num_workers=0,
+    dataset=dict(type='Digits', split='test', pipeline=test_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+val_evaluator = dict(type='Accuracy', topk=(1,))
+
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator

@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/resnet18.py',
+    '../_base_/datasets/imagenet_bs64.py',
+    '../_base_/schedules/imagenet_100e.py',
+    '../_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-5))

@@ -1,0 +1,10 @@
+_base_ = './resnet34_bireal_in1k.py'
+
+# Binary weights, full-precision activations: normal structure with ReLU.
+model = dict(
+    backbone=dict(
+        structure='normal',
+        conv_cfg=dict(type='IRConv2d', binarize_input=False),
+        act_cfg=dict(_delete_=True, type='ReLU', inplace=True),
+    )
+)

@@ -1,0 +1,34 @@
+"""IR-Net's mathematics and layers. Needs torch and nothing else."""
+
+from .functional import (
+    ESTIMATORS,
+    SCALES,
+    ConvGeometry,
+    Estimator,
+    WeightRule,
+    binary_conv2d,
+    binary_sign,
+    binary_weight,
+    ede,
+    libra_pb,
+    sign,
+)
+from .layers import IRConv2d, IRLinear, binary_layers, set_ede
+
+__all__ = [
+    'ESTIMATORS',
+    'SCALES',
+    'ConvGeometry',
+    'Estimator',
+    'IRConv2d',
+    'IRLinear',
+    'WeightRule',
+    'binary_conv2d',
+    'binary_layers',
+    'binary_sign',
+    'binary_weight',
+    'ede',
+    'libra_pb',
+    'set_ede',
+    'sign',
+]

@@ -1,0 +1,220 @@
+"""Drop-in binary layers: subclasses of torch's own with IR-Net's quantisers."""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .functional import (
+    ESTIMATORS,
+    SCALES,
+    ConvGeometry,
+    WeightRule,
+    binary_conv2d,
+    binary_sign,
+    binary_weight,
+    check_choice,
+    ede,
+)
+
+
+class _BinaryLayer:
+    """What the binary layers share: the weight rule, and t and k of EDE."""
+
+    def _init_binary(self, binarize_input, standardize, scale, estimator) -> None:
+        check_choice('estimator', estimator, ESTIMATORS)
+        check_choice('scale', scale, SCALES)
+        n = self.weight[0].numel()
+        if n < 2:
+            raise ValueError(
+                f'{type(self).__name__} needs filters of two weights or more to '
+                f'balance them, got weight shape {tuple(self.weight.shape)}; keep '
+                'this layer in full precision'
+            )
+        self.binarize_input = binarize_input
+        self.rule = WeightRule(standardize, scale, estimator)
+        # Not in the state dict: t and k belong to the schedule, and checkpoints
+        # load into and from the full-precision network. One tensor, changed in
+        # place: a compiled graph reads it without being compiled again.
+        self.register_buffer('ede', torch.tensor(ede(0.0)), persistent=False)
+        self.ede_is_set = False
+
+    def _warn_if_constant(self) -> None:
+        """A warning where an estimator is trained with that nobody schedules."""
+        forgotten = self.training and not self.ede_is_set
+        if forgotten and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if self.rule.estimator == 'ede':
+                warnings.warn(
+                    'binary layers train with the constant first values of EDE: add '
+                    "dict(type='EDEHook') to custom_hooks, or call "
+                    'mmirnet.binary.set_ede as training goes on',
+                    stacklevel=3,
+                )
+            self.ede_is_set = True
+
+    def binary_weight(self) -> Tensor:
+        """Q_w = s * sign(w_std): the weights this layer computes with."""
+        return binary_weight(self.weight, *self.ede.unbind(), self.rule)
+
+    def extra_repr(self) -> str:
+        """Add the binary options to torch's own."""
+        bits = '1/1' if self.binarize_input else '1/32'
+        rule = ', '.join(f'{k}={v!r}' for k, v in self.rule._asdict().items())
+        return f'{super().extra_repr()}, W/A bits={bits}, {rule}'
+
+
+class IRConv2d(_BinaryLayer, nn.Conv2d):
+    """A 2-d convolution with Libra-PB's binary weights on binary input.
+
+    Takes ``nn.Conv2d``'s arguments in ``nn.Conv2d``'s order, holds the same state
+    dict, and is registered for OpenMMLab's ``conv_cfg=dict(type='IRConv2d')``.
+    Padding is applied after the sign; zeros count neither +1 nor -1.
+
+    Args:
+        *args: As for ``nn.Conv2d``.
+        binarize_input (bool): Take the sign of the input (W/A bits 1/1); False
+            convolves the input itself (1/32).
+        standardize (bool): Divide weights by their standard deviation.
+        scale (str | None): 'shift', 'mean' or None, see
+            :func:`~mmirnet.binary.libra_pb`.
+        estimator (str): 'ede', 'ste' or 'approx_sign', see
+            :func:`~mmirnet.binary.binary_sign`.
+        **kwargs: As for ``nn.Conv2d``.
+
+    Raises:
+        ValueError: If ``scale`` or ``estimator`` is unknown, or a filter would
+            have a single weight (depthwise 1x1), which has no sign once balanced.
+
+    Example:
+        >>> conv = IRConv2d(16, 32, 3, padding=1, bias=False)
+        >>> conv(torch.randn(2, 16, 8, 8)).shape
+        torch.Size([2, 32, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *args,
+        binarize_input: bool = True,
+        standardize: bool = True,
+        scale: str | None = 'shift',
+        estimator: str = 'ede',
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_binary(binarize_input, standardize, scale, estimator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, in, H, W) or (in, H, W)."""
+        self._warn_if_constant()
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
+        # left, right, top, bottom
+        pads = self._reversed_padding_repeated_twice
+        crop = (0, 0)
+        if self.padding_mode != 'zeros':
+            # Copies of pixels: their sign may be taken afterwards.
+            x = F.pad(x, pads, mode=self.padding_mode)
+            padding = (0, 0)
+        else:
+            # 'same' pads an even kernel once more at the end: pad both sides so,
+            # and cut the first row and column off.
+            padding = (pads[3], pads[1])
+            crop = (pads[3] - pads[2], pads[1] - pads[0])
+        geometry = ConvGeometry(self.stride, padding, self.dilation, self.groups)
+        y = binary_conv2d(
+            x,
+            self.weight,
+            self.bias,
+            *self.ede.unbind(),
+            geometry,
+            self.rule,
+            self.binarize_input,
+        )
+        return y[..., crop[0] :, crop[1] :] if any(crop) else y
+
+
+class IRLinear(_BinaryLayer, nn.Linear):
+    """A linear layer with Libra-PB's binary weights on binary input.
+
+    Args:
+        *args: As for ``nn.Linear``.
+        binarize_input (bool): As for :class:`IRConv2d`.
+        standardize (bool): As for :class:`IRConv2d`.
+        scale (str | None): As for :class:`IRConv2d`.
+        estimator (str): As for :class:`IRConv2d`.
+        **kwargs: As for ``nn.Linear``.
+
+    Raises:
+        ValueError: As for :class:`IRConv2d`.
+
+    Example:
+        >>> IRLinear(64, 10)(torch.randn(2, 64)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        *args,
+        binarize_input: bool = True,
+        standardize: bool = True,
+        scale: str | None = 'shift',
+        estimator: str = 'ede',
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_binary(binarize_input, standardize, scale, estimator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        self._warn_if_constant()
+        if self.binarize_input:
+            x = binary_sign(x, *self.ede.unbind(), self.rule.estimator)
+        return F.linear(x, self.binary_weight(), self.bias)
+
+
+def binary_layers(model: nn.Module) -> Iterator[tuple[str, IRConv2d | IRLinear]]:
+    """The binary layers of a model, wrapped (DDP, compiled, averaged) or not.
+
+    Args:
+        model (nn.Module): Any model.
+
+    Yields:
+        tuple[str, IRConv2d | IRLinear]: Name within ``model``, and the layer.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), IRConv2d(8, 8, 3))
+        >>> [name for name, _ in binary_layers(net)]
+        ['1']
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BinaryLayer):
+            yield name, module
+
+
+def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
+    """Set EDE's t and k in every binary layer of a model.
+
+    Args:
+        model (nn.Module): Any model, wrapped or not.
+        t (float): Sharpness, positive.
+        k (float | None): Height; max(1/t, 1) by default (eq. 9).
+
+    Raises:
+        ValueError: If t or k is not positive.
+
+    Example:
+        >>> net = nn.Sequential(IRConv2d(8, 8, 3))
+        >>> set_ede(net, t=0.5)
+        >>> net[0].ede
+        tensor([0.5000, 2.0000])
+    """
+    if not t > 0 or (k is not None and not k > 0):
+        raise ValueError(f'EDE needs positive t and k, got t={t} and k={k}')
+    k = max(1 / t, 1.0) if k is None else k
+    for _, layer in binary_layers(model):
+        # Filling from a number leaves the GPU's queue alone; copying would not.
+        layer.ede[0] = t
+        layer.ede[1] = k
+        layer.ede_is_set = True

@@ -1,0 +1,3 @@
+from .hooks import EDEHook
+
+__all__ = ['EDEHook']

@@ -1,0 +1,410 @@
+"""From a config and a command line's arguments to a run: what the tools call.
+
+`train` and `evaluate` take the arguments of MMPretrain's tools. They differ where
+a plain machine differs from the cluster these tools were written for: without a
+GPU the processes of a distributed run talk over gloo, data loaders get the
+options that fit their workers, and what cannot work is refused before it starts.
+"""
+
+import contextlib
+import datetime
+import importlib.util
+import inspect
+import linecache
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmpretrain.registry import DATASETS
+from torch import distributed, nn
+
+PACKAGE = Path(__file__).parents[1]
+
+#: Where each launcher says a process's rank, the number of processes, and the
+#: rank on its node.
+RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+
+
+def train(
+    config: str,
+    *,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    no_validate: bool = False,
+    auto_scale_lr: bool = False,
+    no_pin_memory: bool = False,
+    no_persistent_workers: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+) -> Runner:
+    """Trains the model of a config.
+
+    Args:
+        config (str): A config file, or ``package::path`` for one that an installed
+            package carries (``mmirnet::irnet/resnet20_bireal_digits.py``).
+        work_dir (str, optional): Folder for logs and checkpoints. Defaults to the
+            config's, else ``work_dirs/<name of the config>``.
+        resume (str, optional): Checkpoint to continue from; ``'auto'`` for the
+            newest one in ``work_dir``.
+        amp (bool): Automatic mixed precision. Defaults to False.
+        no_validate (bool): Skips validation. Defaults to False.
+        auto_scale_lr (bool): Scales the learning rate to the batch size in use.
+            Defaults to False.
+        no_pin_memory (bool): Pageable memory for the batches. Defaults to False.
+        no_persistent_workers (bool): New data workers each epoch. Defaults to False.
+        cfg_options (dict, optional): Settings by dotted key, over everything else.
+        launcher (str): Who started this process: ``'none'``, ``'pytorch'``,
+            ``'slurm'`` or ``'mpi'``. Defaults to ``'none'``.
+
+    Returns:
+        Runner: The runner, after training.
+
+    Raises:
+        ValueError: If an argument, or what the config says, cannot work.
+        FileNotFoundError: If the config, the data or the checkpoint is missing.
+
+    Example:
+        >>> runner = train('mmirnet::irnet/resnet20_bireal_digits.py')  # doctest: +SKIP
+    """
+    cfg = load_config(config, work_dir, launcher)
+    if no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if amp:
+        if not torch.cuda.is_available():
+            raise ValueError('--amp needs a GPU, and this machine shows none')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    if auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise ValueError(
+                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
+                f'in {config}'
+            )
+        cfg.auto_scale_lr.enable = True
+
+    runner = build_runner(
+        cfg,
+        cfg_options,
+        loaders=('train_dataloader', 'val_dataloader'),
+        pin_memory=not no_pin_memory,
+        persistent_workers=not no_persistent_workers,
+    )
+    if runner.cfg.get('resume') and runner.cfg.get('load_from') is None:
+        checkpoint = find_latest_checkpoint(runner.work_dir)
+    else:
+        checkpoint = runner.cfg.get('load_from')
+    if checkpoint:
+        check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
+    runner.train()
+    return runner
+
+
+def evaluate(
+    config: str,
+    checkpoint: str,
+    *,
+    work_dir: str | None = None,
+    out: str | None = None,
+    out_item: str | None = None,
+    amp: bool = False,
+    show: bool = False,
+    show_dir: str | None = None,
+    interval: int = 1,
+    wait_time: float = 2.0,
+    tta: bool = False,
+    no_pin_memory: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+) -> dict:
+    """Evaluates a checkpoint on the test set of a config.
+
+    Args:
+        config (str): As in `train`.
+        checkpoint (str): Checkpoint file, all of whose weights fit the model.
+        work_dir (str, optional): As in `train`.
+        out (str, optional): File for the predictions or the metrics.
+        out_item (str, optional): What goes there: ``'pred'`` (``.pkl``) or
+            ``'metrics'`` (``.json``, ``.yaml`` or ``.pkl``). Defaults to ``'pred'``.
+        amp (bool): Automatic mixed precision. Defaults to False.
+        show (bool): Shows predictions in a window. Defaults to False.
+        show_dir (str, optional): Folder for pictures of the predictions.
+        interval (int): Every how many images one is drawn. Defaults to 1.
+        wait_time (float): Seconds a window stays. Defaults to 2.
+        tta (bool): Averages the scores of an image and its mirror image, or what the
+            config's ``tta_model`` and ``tta_pipeline`` say. Defaults to False.
+        no_pin_memory (bool): As in `train`.
+        cfg_options (dict, optional): As in `train`.
+        launcher (str): As in `train`.
+
+    Returns:
+        dict[str, float]: The metrics by name.
+
+    Raises:
+        ValueError: If an argument, or what the config says, cannot work.
+        FileNotFoundError: If the config, the data or the checkpoint is missing.
+    """
+    suffixes = ('.json', '.yaml', '.yml') if out_item == 'metrics' else ()
+    suffixes += ('.pkl', '.pickle')
+    if out_item and not out:
+        raise ValueError('--out-item needs --out FILE')
+    if out and not out.endswith(suffixes):
+        raise ValueError(f'--out {out}: the name must end in {", ".join(suffixes)}')
+
+    cfg = load_config(config, work_dir, launcher)
+    cfg.load_from = checkpoint
+    if amp:
+        cfg.test_cfg.fp16 = True
+    if show or show_dir:
+        cfg.default_hooks.visualization = dict(
+            type='VisualizationHook',
+            enable=True,
+            interval=interval,
+            show=show,
+            out_dir=show_dir,
+            wait_time=wait_time,
+        )
+    if tta:
+        _average_over_flips(cfg)
+
+    runner = build_runner(
+        cfg,
+        cfg_options,
+        loaders=('test_dataloader',),
+        pin_memory=not no_pin_memory,
+    )
+    check_checkpoint(checkpoint, runner.model)
+    if out and out_item != 'metrics':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+    metrics = runner.test()
+    if out and out_item == 'metrics' and is_main_process():
+        mmengine.dump(metrics, out)
+    return metrics
+
+
+def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
+    """Reads a config file and settles its working folder and launcher."""
+    path = Path(config)
+    if '::' in config:
+        package, _, name = config.partition('::')
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise ValueError(f'CONFIG {config}: there is no package {package}')
+        path = Path(spec.origin).parent / '.mim' / 'configs' / name
+    if not path.is_file():
+        raise FileNotFoundError(f'CONFIG {config}: there is no file {path}')
+    cfg = Config.fromfile(path)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
+    return cfg
+
+
+def build_runner(
+    cfg: Config,
+    cfg_options: dict | None,
+    loaders: tuple[str, ...],
+    *,
+    pin_memory: bool = True,
+    persistent_workers: bool = True,
+) -> Runner:
+    """Builds the runner of a config, on one process or as one of several."""
+    for name in loaders:
+        if cfg.get(name):
+            cfg[name].setdefault('collate_fn', dict(type='default_collate'))
+            cfg[name].setdefault('persistent_workers', True)
+            cfg[name].setdefault('pin_memory', True)
+            cfg[name].pin_memory &= pin_memory
+            cfg[name].persistent_workers &= persistent_workers
+    cfg.merge_from_dict(cfg_options or {})
+    for name in loaders:
+        if loader := cfg.get(name):
+            _check_data(loader.dataset, f'{name}.dataset')
+            # Either would only warn or raise: nothing to pin for, nobody to keep.
+            loader.pin_memory &= torch.cuda.is_available()
+            loader.persistent_workers &= loader.get('num_workers', 0) > 0
+    _join_processes(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> None:
+    """Refuses a checkpoint that is damaged or does not fit the model.
+
+    MMEngine itself only warns of weights that are missing or have another shape,
+    and goes on with random ones.
+
+    Args:
+        path (str): File or URL of the checkpoint.
+        model (nn.Module): The model, wrapped or not.
+        partial (bool): Whether weights in common are enough, as in fine-tuning.
+            Defaults to False.
+
+    Raises:
+        ValueError: If the file cannot be read or its weights do not fit.
+        FileNotFoundError: If there is no such file.
+    """
+    if '://' not in path and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'checkpoint {path}: there is no such file')
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
+        weights = dict(checkpoint.get('state_dict', checkpoint))
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f'checkpoint {path} is damaged or no checkpoint ({reason})'
+        ) from error
+
+    while is_model_wrapper(model):
+        model = model.module
+    given = {name.removeprefix('module.'): _shape(w) for name, w in weights.items()}
+    wanted = {name: _shape(w) for name, w in model.state_dict().items()}
+    common = {name for name in wanted if given.get(name) == wanted[name]}
+    if len(common) == len(wanted) == len(given) or (partial and common):
+        return
+
+    name = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
+    raise ValueError(
+        f'checkpoint {path} is of another architecture than the config: '
+        f'{len(common)} of {len(wanted)} weights fit; {name} is '
+        f'{given.get(name, "missing")} in the file and '
+        f'{wanted.get(name, "missing")} in the model'
+    )
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line and exit code 2 where the user can mend it.
+
+    That is an error which this package raises on purpose, or one of the operating
+    system (a missing file, no permission, a full disk). All others are bugs and
+    keep their traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        ours = not isinstance(error, OSError) and _raised_here(error)
+        system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
+        if not ours and not system:
+            raise
+        rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
+        # A data worker's error carries its traceback; the message comes last.
+        message = str(error.args[0] if isinstance(error, KeyError) else error)
+        print(f'{rank}error: {message.strip().splitlines()[-1]}', file=sys.stderr)
+        sys.exit(2)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether a raise statement of this package made the error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+    return PACKAGE in Path(frame.filename).parents and line.startswith('raise ')
+
+
+def _shape(weight: object) -> tuple[int, ...] | str:
+    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else 'no tensor'
+
+
+def _check_data(dataset: dict, key: str) -> None:
+    """Refuses a data set whose folder is missing, unless it can download itself."""
+    for inner in ('dataset', 'datasets'):
+        nested = dataset.get(inner, [])
+        for part in [nested] if isinstance(nested, dict) else nested:
+            _check_data(part, f'{key}.{inner}')
+    folder = dataset.get('data_root')
+    if not folder or '://' in folder or Path(folder).expanduser().is_dir():
+        return
+    kind = dataset['type']
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    downloads = kind is not None and 'download' in inspect.signature(kind).parameters
+    if downloads and dataset.get('download', True):
+        return
+    raise FileNotFoundError(
+        f'{key}.data_root: there is no folder {folder!r}; make it, or name another '
+        f'with --cfg-options {key}.data_root=FOLDER'
+    )
+
+
+def _average_over_flips(cfg: Config) -> None:
+    """Test-time augmentation: the config's own, else an image and its mirror."""
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    flips = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+    augment = dict(type='TestTimeAug', transforms=[flips, [pipeline[-1]]])
+    cfg.test_dataloader.dataset.pipeline = cfg.get(
+        'tta_pipeline', [*pipeline[:-1], augment]
+    )
+    wrapper = cfg.get('tta_model', dict(type='AverageClsScoreTTA'))
+    cfg.model = dict(**wrapper, module=cfg.model)
+
+
+def _join_processes(cfg: Config) -> None:
+    """Joins the other processes of a distributed run without GPUs.
+
+    MMEngine's launchers call CUDA, so they are left to machines that have it.
+    """
+    if cfg.launcher == 'none':
+        return
+    variables = RANK_VARIABLES[cfg.launcher]
+    if missing := [name for name in variables if name not in os.environ]:
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
+            f'environment: start with tools/dist_*.sh or tools/slurm_*.sh'
+        )
+    rank, world_size, local_rank = (int(os.environ[name]) for name in variables)
+    if get_device() != 'cpu':
+        if local_rank >= torch.cuda.device_count() > 0:
+            raise ValueError(
+                f'process {local_rank} of this node has no GPU: '
+                f'{torch.cuda.device_count()} are visible'
+            )
+        return
+
+    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+    os.environ.setdefault('MASTER_PORT', str(dist_cfg.get('port', 29500)))
+    if cfg.launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        nodes = os.environ['SLURM_NODELIST']
+        os.environ['MASTER_ADDR'] = subprocess.run(
+            ['scontrol', 'show', 'hostname', nodes],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.split()[0]
+    os.environ['LOCAL_RANK'] = str(local_rank)
+    os.environ['RANK'] = str(rank)
+    distributed.init_process_group(
+        'gloo',
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=dist_cfg.get('timeout', 1800)),
+    )
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper.update(cfg.get('model_wrapper_cfg', {}))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)

@@ -1,0 +1,133 @@
+"""IR-Net's ResNets for images of 32x32 (section 4 of the paper)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ...binary.functional import check_choice
+from ..blocks import STRUCTURES, PadShortcut, conv_shortcut, make_stage
+from .staged import StagedBackbone
+
+
+class _Arch(NamedTuple):
+    blocks: int  # a stage
+    channels: tuple[int, ...]
+    shortcut: str  # option of the ResNet paper: A pads, B convolves
+    init_cfg: dict | None
+
+
+@MODELS.register_module()
+class IRResNet_CIFAR(StagedBackbone):
+    """ResNet-20 and -18 with binary 3x3 convolutions.
+
+    ====== ============================ ===================== ==================
+    part   ResNet-20                    ResNet-18             stride
+    ====== ============================ ===================== ==================
+    stem   3x3 conv (FP), BN, act       3x3 conv (FP), BN     1
+    stages 3 x 3 blocks of 16, 32, 64   4 x 2 blocks of 64,   1, 2, 4 (, 8)
+           channels                     128, 256, 512
+    short- pixels taken, channels       1x1 conv (FP), BN
+    cuts   padded with zeros (A)        (B)
+    ====== ============================ ===================== ==================
+
+    Args:
+        depth (int): 20 or 18.
+        structure (str): 'bireal', a shortcut around each convolution, or
+            'normal', one around two.
+        in_channels (int): Channels of the image.
+        conv_cfg (dict | None): The 3x3 convolutions behind the stem; None is
+            full precision.
+        downsample_conv_cfg (dict | None): ResNet-18's 1x1 shortcuts; None is
+            full precision.
+        norm_cfg (dict): Norm layers.
+        act_cfg (dict): Activations.
+        stem_act (bool): Activation behind the stem. The released ResNet-18 and
+            ResNet-20 1/32 have none.
+        out_indices (Sequence[int]): Stages to return.
+        frozen_stages (int): Stem and stages up to this one are frozen.
+        norm_eval (bool): Freeze the statistics of all batch norms.
+        with_cp (bool): Trade time for memory by gradient checkpointing.
+        init_cfg (dict | list[dict] | None): Initialisation. None is the released
+            code's: Kaiming normal (fan-in) for ResNet-20, torch's own for
+            ResNet-18.
+
+    Raises:
+        ValueError: If ``depth``, ``structure``, ``out_indices`` or
+            ``frozen_stages`` is out of range.
+
+    Example:
+        >>> net = IRResNet_CIFAR(depth=20, out_indices=(0, 1, 2))
+        >>> [tuple(f.shape) for f in net(torch.randn(1, 3, 32, 32))]
+        [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+    """
+
+    archs = {
+        20: _Arch(
+            3, (16, 32, 64), 'A', dict(type='Kaiming', layer='Conv2d', mode='fan_in')
+        ),
+        18: _Arch(2, (64, 128, 256, 512), 'B', None),
+    }
+
+    def __init__(
+        self,
+        depth: int,
+        structure: str = 'bireal',
+        in_channels: int = 3,
+        conv_cfg: dict | None = dict(type='IRConv2d'),
+        downsample_conv_cfg: dict | None = None,
+        norm_cfg: dict = dict(type='BN'),
+        act_cfg: dict = dict(type='Hardtanh', inplace=True),
+        stem_act: bool = True,
+        out_indices: Sequence[int] = (-1,),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        check_choice('depth', depth, self.archs)
+        check_choice('structure', structure, STRUCTURES)
+        arch = self.archs[depth]
+        init_cfg = arch.init_cfg if init_cfg is None else init_cfg
+        super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
+        width = arch.channels[0]
+        self.conv1 = build_conv_layer(
+            None, in_channels, width, 3, padding=1, bias=False
+        )
+        self.norm1_name, norm1 = build_norm_layer(norm_cfg, width, postfix=1)
+        self.add_module(self.norm1_name, norm1)
+        self.act = build_activation_layer(act_cfg) if stem_act else nn.Identity()
+
+        stages = []
+        for i, out_channels in enumerate(arch.channels):
+            downsample = None
+            if i > 0 and arch.shortcut == 'A':
+                downsample = PadShortcut(width, out_channels, 2)
+            elif i > 0:
+                downsample = conv_shortcut(
+                    width, out_channels, 2, downsample_conv_cfg, norm_cfg
+                )
+            stage = make_stage(
+                structure,
+                arch.blocks,
+                width,
+                out_channels,
+                downsample,
+                conv_cfg=conv_cfg,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+                with_cp=with_cp,
+            )
+            stages.append(stage)
+            width = out_channels
+        self.add_stages(stages)
+
+    def stem_modules(self) -> list[nn.Module]:
+        """First convolution and its norm."""
+        return [self.conv1, getattr(self, self.norm1_name)]
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Map (N, 3, H, W) to (N, width, H, W)."""
+        return self.act(getattr(self, self.norm1_name)(self.conv1(x)))

@@ -1,0 +1,87 @@
+"""What every backbone here does: a stem, stages, features on the way."""
+
+from collections.abc import Sequence
+
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from torch import Tensor, nn
+
+
+class StagedBackbone(BaseBackbone):
+    """A stem and stages ``layer1``, ``layer2``, ..., each half the size of the last.
+
+    Args:
+        out_indices (Sequence[int]): Stages whose feature maps are returned; -1 is
+            the last.
+        frozen_stages (int): Stem and stages up to this number keep their weights
+            and statistics: 0 the stem, 1 also ``layer1``; -1 none.
+        norm_eval (bool): Batch norms use, and keep, their running statistics in
+            training.
+        init_cfg (dict | list[dict] | None): Initialisation.
+    """
+
+    def __init__(
+        self,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+    def add_stages(self, stages: Sequence[nn.Module]) -> None:
+        """Register the stages and check the arguments that number them."""
+        n = len(stages)
+        if not all(-n <= i < n for i in self.out_indices):
+            raise ValueError(
+                f'out_indices must lie in {-n}..{n - 1} for {n} stages, '
+                f'got {tuple(self.out_indices)}'
+            )
+        if not -1 <= self.frozen_stages <= n:
+            raise ValueError(
+                f'frozen_stages must lie in -1..{n}, got {self.frozen_stages}'
+            )
+        self.out_indices = tuple(i % n for i in self.out_indices)
+        for i, stage in enumerate(stages, 1):
+            self.add_module(f'layer{i}', stage)
+        self.num_stages = n
+        self._freeze()
+
+    def stem_modules(self) -> list[nn.Module]:
+        """The modules in front of the first stage."""
+        raise NotImplementedError
+
+    def stem(self, x: Tensor) -> Tensor:
+        """What happens to an image in front of the first stage."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images (N, 3, H, W) to the feature maps of ``out_indices``."""
+        x = self.stem(x)
+        outs = []
+        for i in range(self.num_stages):
+            x = getattr(self, f'layer{i + 1}')(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        stages = [getattr(self, f'layer{i + 1}') for i in range(self.frozen_stages)]
+        for module in [*self.stem_modules(), *stages]:
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set training or evaluation, but for what is frozen."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self

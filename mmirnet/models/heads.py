@@ -1,0 +1,53 @@
+"""What stands between a backbone's features and the loss."""
+
+from mmengine.model import BaseModule
+from mmpretrain.models.heads import LinearClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class FlattenNeck(BaseModule):
+    """Feature maps (N, C, H, W) as vectors (N, C*H*W), for VGG-Small.
+
+    Example:
+        >>> FlattenNeck()((torch.zeros(2, 512, 4, 4),))[0].shape
+        torch.Size([2, 8192])
+    """
+
+    def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Flatten each feature map."""
+        return tuple(feat.flatten(1) for feat in feats)
+
+
+@MODELS.register_module()
+class BNLinearClsHead(LinearClsHead):
+    """Linear classifier behind a BatchNorm1d, as IR-Net's ResNets have it.
+
+    Args:
+        num_classes (int): Number of classes.
+        in_channels (int): Length of the feature vector.
+        init_cfg (dict | None): Initialisation; None is torch's own, as in the
+            released ResNet-18 and -34.
+        **kwargs: As for MMPretrain's ``LinearClsHead``: ``loss``, ``topk``,
+            ``cal_acc``.
+
+    Example:
+        >>> head = BNLinearClsHead(num_classes=10, in_channels=64)
+        >>> head((torch.randn(4, 64),)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        init_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
+        self.bn = nn.BatchNorm1d(in_channels)
+
+    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """The last stage's features, (N, in_channels), normalised."""
+        return self.bn(super().pre_logits(feats))
