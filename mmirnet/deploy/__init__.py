@@ -4,8 +4,8 @@ Reading and running a packed file needs numpy and safetensors; packing,
 unpacking and exporting import torch when they are called.
 """
 
-from mmirnet.deploy.engine import Engine, default_threads, instruction_sets, load
-from mmirnet.deploy.format import Packed, PackedFileError, read
+from .engine import Engine, default_threads, instruction_sets, load
+from .format import Packed, PackedFileError, read
 
 __all__ = [
     'Engine',

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmirnet.deploy import plan
-from mmirnet.deploy.format import Packed, read
+from . import plan
+from .format import Packed, read
 
 try:
-    from mmirnet.deploy import _engine
+    from . import _engine
 except ImportError as error:  # installed without a compiler
     _engine, _reason = None, error
 
@@ -50,16 +50,32 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def unpack_signs(signs: np.ndarray, channels: int) -> np.ndarray:
-    """+-1 float32 weights of shape (out, channels, kernel, kernel).
+def unpack_signs(signs: np.ndarray, kernel: int, channels: int) -> np.ndarray:
+    """Bits of shape (out, kernel, kernel, channels) as uint8 0 and 1.
 
     Args:
-        signs: uint64 of shape (out, kernel, kernel, words).
+        signs: uint64 of shape (out, words), as in a packed file.
+        kernel: Side of the window.
         channels: Input channels.
     """
-    octets = signs.astype('<u8').view(np.uint8)
-    bits = np.unpackbits(octets, axis=-1, bitorder='little')[..., :channels]
-    return np.moveaxis(bits, -1, 1).astype(np.float32) * 2 - 1
+    octets = np.ascontiguousarray(signs, '<u8').view(np.uint8)
+    bits = np.unpackbits(octets, axis=-1, bitorder='little')
+    window = kernel * kernel * channels
+    return bits[:, :window].reshape(-1, kernel, kernel, channels)
+
+
+def pack_bits(bits: np.ndarray) -> np.ndarray:
+    """The last axis of 0 and 1 in words of 64, the first in bit 0."""
+    tail = -bits.shape[-1] % 64
+    bits = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, tail)])
+    return np.packbits(bits, axis=-1, bitorder='little').view('<u8')
+
+
+def binary_weight(operation: dict, tensors: dict, channels: int) -> np.ndarray:
+    """+-s of a binary convolution as float32 (out, kernel, kernel, channels)."""
+    bits = unpack_signs(tensors['signs'], operation['kernel'], channels)
+    scale = np.exp2(tensors['exponent'].astype(np.float32))
+    return (bits.astype(np.float32) * 2 - 1) * scale[:, None, None, None]
 
 
 class Engine:
@@ -157,10 +173,14 @@ class Engine:
             window = op['kernel'], op['kernel'], op['stride'], op['padding']
             network.add_max_pool(source, _engine.Window(*window), finish)
         elif step.kind == 'binary_conv2d' and op['binarize_input']:
-            signs = tensors['signs']
-            window = signs.shape[1], signs.shape[2], op['stride'], op['padding']
+            kernel, signs = op['kernel'], tensors['signs']
+            if shape[0] % 64:  # the kernels start a word with each position
+                signs = pack_bits(unpack_signs(signs, kernel, shape[0]))
             network.add_binary_conv(
-                source, _engine.Window(*window), np.ascontiguousarray(signs), finish
+                source,
+                _engine.Window(kernel, kernel, op['stride'], op['padding']),
+                np.ascontiguousarray(signs),
+                finish,
             )
         else:
             weight, window = _float_weight(step, tensors, shape)
@@ -208,15 +228,14 @@ class Engine:
 def _float_weight(step: plan.Step, tensors: dict, shape: tuple):
     """Weight as (out, kernel, kernel, in), and the window of its convolution."""
     op = step.operation
+    if step.kind == 'binary_conv2d':  # binary weights under float activations
+        weight = binary_weight(op, tensors, shape[0])
+        return weight, (op['kernel'], op['kernel'], op['stride'], op['padding'])
     if step.kind == 'linear':
         # Features come as (C, H, W): a window as large as the image.
         weight, window = tensors['weight'].reshape(-1, *shape), (*shape[1:], 1, 0)
     else:
-        weight = tensors.get('weight')
-        if weight is None:  # binary weights under float activations
-            scale = np.exp2(tensors['exponent'].astype(np.float32))
-            weight = unpack_signs(tensors['signs'], shape[0])
-            weight *= scale[:, None, None, None]
+        weight = tensors['weight']
         window = *weight.shape[2:], op['stride'], op['padding']
     return np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32), window
 

@@ -8,14 +8,17 @@ A safetensors file whose metadata holds one JSON text under ``mmirnet``::
      "classes": ["...", ...] or null,
      "source": "sha256 of the weights that were packed",
      "graph": [{"op": "conv2d", "inputs": ["input"], "output": "conv1",
-                "stride": 2, "padding": 3,
-                "tensors": {"weight": "backbone.conv1.weight"}}, ...]}
+                "stride": 2, "padding": 3}, ...]}
 
 The graph is an ordered list: an operation reads values that stand before it,
-and the last one gives the logits. Signs of binary weights are uint64 of shape
-(out, kernel, kernel, words): bit ``i % 64`` of word ``i // 64`` is set where
-the weight of input channel ``i`` is +1. ``exponent`` is log2 of the channel's
-scale. A packed file is untrusted: :func:`read` checks everything against
+and the last one gives the logits. The tensors of an operation are named after
+its output: ``conv1.weight``.
+
+``signs`` of a binary convolution are uint64 of shape (out, words), a set bit for
++1. The bit of window position (y, x) and input channel c has index
+``(y * kernel + x) * channels + c``, 64 in a word. ``exponent`` is log2 of each
+output channel's scale. An affine holds a BatchNorm as (2, channels): y = x *
+affine[0] + affine[1], with one rounding. A packed file is untrusted: :func:`read` checks everything against
 everything before anything is allocated for it.
 """
 
@@ -77,7 +80,8 @@ class Packed:
 
     def operation_tensors(self, operation: dict[str, Any]) -> dict[str, np.ndarray]:
         """The arrays of one operation by their role."""
-        return {r: self.tensors[name] for r, name in operation['tensors'].items()}
+        names = {r: f'{operation["output"]}.{r}' for r in _roles(operation['op'])}
+        return {r: self.tensors[n] for r, n in names.items() if n in self.tensors}
 
 
 # --------------------------------------------------------------------------
@@ -132,29 +136,29 @@ def _conv2d(operation, inputs, tensors):
 def _binary_conv2d(operation, inputs, tensors):
     (shape,) = inputs
     signs, exponent = tensors['signs'], tensors['exponent']
-    words = -(-shape[0] // 64)
+    kernel = _integer(operation, 'kernel', 1, 31)
+    window = kernel * kernel * shape[0]
+    _need(window <= MAX_BINARY_WINDOW, 'binary window too large')
     _need(
-        signs.ndim == 4 and signs.size > 0 and signs.shape[3] == words,
-        f'signs {signs.shape} do not fit {shape[0]} input channels',
+        signs.ndim == 2 and signs.size > 0 and signs.shape[1] == -(-window // 64),
+        f'signs {signs.shape} do not fit a window of {window}',
     )
-    out, kernel, kernel_width, _ = signs.shape
-    _need(kernel == kernel_width and kernel <= 31, 'kernel is not square up to 31')
+    if window % 64:
+        _need(
+            not (signs[:, -1] >> np.uint64(window % 64)).any(),
+            'signs beyond the end of the window',
+        )
     _need(
-        kernel * kernel * shape[0] <= MAX_BINARY_WINDOW, 'binary window too large'
+        exponent.shape == signs.shape[:1]
+        and np.abs(exponent.astype(int)).max() <= MAX_EXPONENT,
+        f'exponent: {len(signs)} values within +-{MAX_EXPONENT} expected',
     )
     _need(
-        exponent.shape == (out,) and abs(exponent.astype(int)).max() <= MAX_EXPONENT,
-        f'exponent out of range: {out} values within +-{MAX_EXPONENT} expected',
-    )
-    if shape[0] % 64:
-        tail = np.uint64(2**64 - 1 << shape[0] % 64 & 2**64 - 1)
-        _need(not (signs[..., -1] & tail).any(), 'signs beyond the last channel')
-    _need(
-        type(operation.get('binarize_input')) is bool, 'binarize_input must be a bool'
+        type(operation['binarize_input']) is bool, 'binarize_input must be a bool'
     )
     stride = _integer(operation, 'stride', 1, 64)
     padding = _integer(operation, 'padding', 0, kernel - 1)
-    return (out, *_window(shape, kernel, kernel, stride, padding))
+    return (len(signs), *_window(shape, kernel, kernel, stride, padding))
 
 
 def _linear(operation, inputs, tensors):
@@ -167,15 +171,13 @@ def _linear(operation, inputs, tensors):
     return weight.shape[0], 1, 1
 
 
-def _batch_norm(operation, inputs, tensors):
+def _affine(operation, inputs, tensors):
     (shape,) = inputs
-    eps = operation.get('eps')
+    affine = tensors['affine']
     _need(
-        type(eps) is float and 0 < eps < 1, f'eps must be in (0, 1), not {eps!r}'
+        affine.shape == (2, shape[0]),
+        f'affine {affine.shape} does not fit {shape[0]} channels',
     )
-    for role, tensor in tensors.items():
-        _need(tensor.shape == shape[:1], f'{role} {tensor.shape} is not {shape[:1]}')
-    _need(bool((tensors['running_var'] >= 0).all()), 'running_var is negative')
     return shape
 
 
@@ -217,17 +219,16 @@ class _Schema:
     optional: tuple[str, ...] = ()
 
 
-_BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var')
 OPERATIONS = {
     'conv2d': _Schema(_conv2d, 1, ('stride', 'padding'), ('weight',)),
     'binary_conv2d': _Schema(
         _binary_conv2d,
         1,
-        ('stride', 'padding', 'binarize_input'),
+        ('kernel', 'stride', 'padding', 'binarize_input'),
         ('signs', 'exponent'),
     ),
     'linear': _Schema(_linear, 1, (), ('weight',), ('bias',)),
-    'batch_norm': _Schema(_batch_norm, 1, ('eps',), _BATCH_NORM),
+    'affine': _Schema(_affine, 1, (), ('affine',)),
     'hardtanh': _Schema(_same),
     'relu': _Schema(_same),
     'add': _Schema(_same, 2),
@@ -236,6 +237,12 @@ OPERATIONS = {
     'flatten': _Schema(_flatten),
     'pad_shortcut': _Schema(_pad_shortcut, 1, ('stride', 'before', 'after')),
 }
+
+
+def _roles(kind: str) -> tuple[str, ...]:
+    return OPERATIONS[kind].tensors + OPERATIONS[kind].optional
+
+
 _TENSOR_DTYPES = {'signs': ('U64',), 'exponent': ('I8',)}
 _FLOAT_DTYPES = ('F32', 'F16', 'BF16')
 
@@ -245,7 +252,7 @@ def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]
     kind = operation.get('op')
     _need(isinstance(kind, str) and kind in OPERATIONS, f'unknown operation {kind!r}')
     schema = OPERATIONS[kind]
-    known = {'op', 'inputs', 'output', 'tensors', *schema.attributes}
+    known = {'op', 'inputs', 'output', *schema.attributes}
     _need(set(operation) == known, f'fields must be {sorted(known)}')
     names = operation['inputs']
     _need(
@@ -266,18 +273,12 @@ def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]
         isinstance(output, str) and output not in shapes,
         f'output {output!r} is no new name',
     )
-    roles = operation['tensors']
-    _need(
-        isinstance(roles, dict)
-        and set(schema.tensors) <= set(roles)
-        and set(roles) <= set(schema.tensors + schema.optional),
-        f'tensors must be {schema.tensors + schema.optional}',
-    )
     arrays = {}
-    for role, name in roles.items():
-        _need(
-            isinstance(name, str) and name in tensors, f'no tensor {name!r} ({role})'
-        )
+    for role in _roles(kind):
+        name = f'{output}.{role}'
+        if role in schema.optional and name not in tensors:
+            continue
+        _need(name in tensors, f'no tensor {name!r}')
         wanted = _TENSOR_DTYPES.get(role, _FLOAT_DTYPES)
         _need(dtypes[name] in wanted, f'{name} is {dtypes[name]}, not {wanted}')
         arrays[role] = tensors[name]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmirnet.deploy.format import Packed
+from .format import Packed
 
 _CLAMP = {'hardtanh': (-1.0, 1.0), 'relu': (0.0, inf)}
 _FUSE_INTO = {'conv2d', 'binary_conv2d', 'linear', 'max_pool2d', 'map'}
@@ -31,7 +31,7 @@ class Step:
     source: str
     output: str
     operation: dict[str, Any] = field(default_factory=dict)
-    batch_norm: dict[str, Any] | None = None
+    affine: dict[str, Any] | None = None
     residual: str | None = None
     clamp: tuple[float, float] | None = None
     floats: bool = False
@@ -89,12 +89,12 @@ def fuse(packed: Packed) -> tuple[list[Step], str]:
             # Only a name: the linear layer knows how features are ordered.
             alias[output] = sources[0]
             readers[sources[0]] += readers[output] - 1
-        elif kind == 'batch_norm':
+        elif kind == 'affine':
             step = open_step(sources[0])
-            if step is None or step.batch_norm or step.residual:
+            if step is None or step.affine or step.residual:
                 step = Step('map', sources[0], output)
                 append(step)
-            step.batch_norm = op
+            step.affine = op
             extend(step, output)
         elif kind in _CLAMP:
             step = open_step(sources[0])
@@ -121,15 +121,14 @@ def fuse(packed: Packed) -> tuple[list[Step], str]:
 
 def _choose_forms(packed: Packed, steps: list[Step], logits: str) -> None:
     made_by = {step.output: step for step in steps}
-    for step in list(steps):
-        for name in step.reads():
-            if name not in made_by:
-                continue
-            binary = step.kind == 'binary_conv2d' and name == step.source
-            if binary and step.operation['binarize_input']:
-                made_by[name].bits = True
+    for step in steps:
+        if step.source in made_by:
+            if step.kind == 'binary_conv2d' and step.operation['binarize_input']:
+                made_by[step.source].bits = True
             else:
-                made_by[name].floats = True
+                made_by[step.source].floats = True
+        if step.residual:
+            made_by[step.residual].floats = True
     made_by[logits].floats = True
     for step in steps:
         # What cannot pack in its own pass, or is never read, stays in floats.
@@ -197,31 +196,20 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
 
 
 def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
-    """BatchNorm, bias and scale as y = fma(x, alpha, beta); empty for none.
+    """Affine, bias and scale as y = fma(x, alpha, beta); empty for none.
 
-    In evaluation torch computes alpha = weight * (1 / sqrt(var + eps)) and
-    beta = fma(-mean, alpha, bias), each rounded to float32, then one fused
-    multiply-add. The scale of a binary convolution is a power of two, so that
-    alpha * scale is exact and so is everything else: the same bits come out.
+    The scale of a binary convolution is a power of two, so that alpha * scale
+    is exact, and the sums are integers: the same bits come out as in torch.
     """
     channels = packed.shapes[step.output][0]
     tensors = packed.operation_tensors(step.operation) if step.operation else {}
-    scale = bias = None
-    if 'exponent' in tensors and step.operation['binarize_input']:
-        scale = np.exp2(tensors['exponent'].astype(np.float32))
-    bias = tensors.get('bias')
-    if step.batch_norm is None:
-        if scale is None and bias is None:
-            return np.empty(0, np.float32), np.empty(0, np.float32)
-        alpha = np.ones(channels, np.float32) if scale is None else scale
-        beta = np.zeros(channels, np.float32) if bias is None else bias
-        return alpha, np.ascontiguousarray(beta, np.float32)
-    bn = packed.operation_tensors(step.batch_norm)
-    eps = np.float32(step.batch_norm['eps'])
-    alpha = bn['weight'] * (np.float32(1) / np.sqrt(bn['running_var'] + eps))
-    # The product of two float32 is exact in float64.
-    mean = bn['running_mean'].astype(np.float64)
-    if bias is not None:
-        mean = mean - bias
-    beta = (bn['bias'] - mean * alpha).astype(np.float32)
-    return alpha if scale is None else alpha * scale, beta
+    alpha, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    if step.affine is not None:
+        alpha, beta = packed.operation_tensors(step.affine)['affine']
+    if 'bias' in tensors:
+        beta = beta + alpha * tensors['bias']
+    if step.kind == 'binary_conv2d' and step.operation['binarize_input']:
+        alpha = alpha * np.exp2(tensors['exponent'].astype(np.float32))
+    if (alpha == 1).all() and not beta.any():
+        return np.empty(0, np.float32), np.empty(0, np.float32)
+    return np.ascontiguousarray(alpha), np.ascontiguousarray(beta)
