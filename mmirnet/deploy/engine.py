@@ -31,9 +31,9 @@ def instruction_sets() -> list[str]:
     return _native().instruction_sets()
 
 
-def _blas() -> str:
-    """The BLAS library installed beside the engine, or '' for plain C++."""
-    found = sorted(Path(__file__).parent.glob('libscipy_openblas64_.*'))
+def _library() -> str:
+    """oneDNN as installed beside the engine, or '' for plain loops."""
+    found = sorted(Path(__file__).parent.glob('libdnnl.*'))
     return str(found[0]) if found else ''
 
 
@@ -105,7 +105,9 @@ class Engine:
         self.classes = packed.classes
         steps, logits = plan.fuse(packed)
         places, size = plan.buffers(packed, steps, logits)
-        self._network = native.Network(isa, _blas(), threads or default_threads(), size)
+        self._network = native.Network(
+            isa, _library(), threads or default_threads(), size
+        )
         self._tensors = {}
         kinds = {
             'image': native.Kind.IMAGE,

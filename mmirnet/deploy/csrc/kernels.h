@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "float_conv.h"
+
 namespace mmirnet {
 
 constexpr int kGroup = 64;       // output channels computed together
@@ -75,12 +77,10 @@ struct Kernels {
   // (u8 - mean) / std for `count` values; mean and std repeat every `channels`.
   void (*normalize)(const uint8_t* in, size_t count, int channels,
                     const float* mean, const float* std, float* out);
-  // Copies count floats; may write up to 15 floats more, and read as many.
-  void (*copy)(float* destination, const float* source, int count);
-  // C[m, n] = A[m, k] B[k, n] for n a multiple of 16; only used where no BLAS
-  // library is found.
-  void (*gemm)(int m, int n, int k, const float* a, int lda, const float* b,
-               float* c);
+  // A float convolution in plain loops, for where no library has it. Weights
+  // are [out][row][column][in]; outputs a multiple of 16.
+  void (*float_conv)(const FloatConvShape&, const float* in,
+                     const float* weights, float* out);
 };
 
 // The kernels for MMIRNET_ISA, or the best that this CPU has.

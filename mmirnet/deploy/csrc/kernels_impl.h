@@ -212,31 +212,34 @@ struct Implementation {
         out[i + c] = (static_cast<float>(in[i + c]) - mean[c]) / std[c];
   }
 
-  static void copy(float* destination, const float* source, int count) {
-    for (int i = 0; i < count; i += I::kWidth)
-      I::store(destination + i, I::load(source + i));
-  }
-
-  static void gemm(int m, int n, int k, const float* a, int lda,
-                   const float* b, float* c) {
-    constexpr int kBlock = kFloatLanes / I::kWidth;
-    for (int j = 0; j < n; j += kFloatLanes)
-      for (int i = 0; i < m; ++i) {
-        Float sum[kBlock];
-        for (int v = 0; v < kBlock; ++v) sum[v] = I::set(0.0f);
-        for (int l = 0; l < k; ++l)
-          for (int v = 0; v < kBlock; ++v)
-            sum[v] = I::fma(I::set(a[ptrdiff_t{i} * lda + l]),
-                            I::load(b + ptrdiff_t{l} * n + j + v * I::kWidth),
-                            sum[v]);
-        for (int v = 0; v < kBlock; ++v)
-          I::store(c + ptrdiff_t{i} * n + j + v * I::kWidth, sum[v]);
+  static void float_conv(const FloatConvShape& s, const float* in,
+                         const float* weights, float* out) {
+    const ptrdiff_t row = ptrdiff_t{s.kernel_width} * s.in_channels;
+    for (int y = 0; y < s.out_height; ++y)
+      for (int x = 0; x < s.out_width; ++x) {
+        const int top = y * s.stride - s.top, left = x * s.stride - s.side;
+        const int v0 = std::max(0, -top), u0 = std::max(0, -left);
+        const int v1 = std::min(s.kernel_height, s.in_height - top);
+        const int u1 = std::min(s.kernel_width, s.in_width - left);
+        float* to = out + (ptrdiff_t{y} * s.out_width + x) * s.out_channels;
+        for (int o = 0; o < s.out_channels; ++o) {
+          float sum = 0;
+          for (int v = v0; v < v1; ++v) {
+            const float* a = in + (ptrdiff_t{top + v} * s.in_width + left + u0) *
+                                      s.in_channels;
+            const float* w = weights + (ptrdiff_t{o} * s.kernel_height + v) * row +
+                             ptrdiff_t{u0} * s.in_channels;
+            for (int i = 0; i < (u1 - u0) * s.in_channels; ++i)
+              sum = std::fma(a[i], w[i], sum);
+          }
+          to[o] = sum;
+        }
       }
   }
 
   static constexpr Kernels table(const char* name, bool (*supported)()) {
-    return {name,     supported, I::weight_bytes, I::pack_weights, binary_conv,
-            map,      max_pool,  normalize,       copy,            gemm};
+    return {name, supported, I::weight_bytes, I::pack_weights, binary_conv,
+            map,  max_pool,  normalize,       float_conv};
   }
 };
 

@@ -70,7 +70,7 @@ NB_MODULE(_engine, m) {
 
   nb::class_<Network>(m, "Network")
       .def(nb::init<const std::string&, const std::string&, int, size_t>(),
-           "isa"_a, "blas"_a, "threads"_a, "arena_bytes"_a)
+           "isa"_a, "library"_a, "threads"_a, "arena_bytes"_a)
       .def("add_tensor", &Network::add_tensor, "kind"_a, "height"_a, "width"_a,
            "channels"_a, "pad"_a, "offset"_a)
       .def("set_input",
@@ -96,7 +96,6 @@ NB_MODULE(_engine, m) {
       .def("predict", predict<uint8_t>)
       .def("predict", predict<float>)
       .def_prop_ro("isa", &Network::isa)
-      .def_prop_ro("has_blas", &Network::has_blas)
       .def_prop_ro("threads", &Network::threads);
 
   m.def("instruction_sets", [] {

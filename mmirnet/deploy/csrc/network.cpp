@@ -13,9 +13,9 @@ namespace {
 constexpr size_t kAlign = 64;
 // The vector copies read and write up to a register past the end.
 constexpr size_t kSlack = 256;
-// Float convolutions multiply about this many output pixels at a time: their
-// unrolled input then stays in the second-level cache.
-constexpr int kChunkPixels = 448;
+// Float convolutions compute bands of about this many values: the epilogue
+// then finds them in the second-level cache.
+constexpr int kBandFloats = 1 << 16;
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
@@ -117,14 +117,14 @@ struct Network::FinishPlan {
   }
 };
 
-Network::Network(const std::string& isa, const std::string& blas, int threads,
-                 size_t arena_bytes)
+Network::Network(const std::string& isa, const std::string& library,
+                 int threads, size_t arena_bytes)
     : kernels_(find_kernels(isa.empty() ? nullptr : isa.c_str())),
-      sgemm_(load_sgemm(blas)),
       team_(threads),
       arena_bytes_(arena_bytes) {
   require(kernels_, "this CPU does not have the instruction set asked for");
   require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+  load_float_library(library);
   tensors_.reserve(4096);  // plans keep pointers to them
 }
 
@@ -345,75 +345,75 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
           "weights of the wrong size");
   const int channels = static_cast<int>(weight.size / depth);
   const FinishPlan plan = this->plan(finish, height, width, channels, in_id);
-  const int lanes = round_up(channels, kFloatLanes);
-  const int k = static_cast<int>(depth);
+  // Lanes beyond the channels are computed too, with weights of zero.
+  const int in_lanes = in.lanes(), lanes = round_up(channels, kFloatLanes);
+  const int taps = w.kernel_height * w.kernel_width;
+  auto weights = std::make_shared<std::vector<float>>(size_t{1} * lanes * taps *
+                                                      in_lanes);
+  for (int i = 0; i < channels * taps; ++i)
+    std::copy_n(weight.data + size_t{1} * i * in.channels, in.channels,
+                weights->data() + size_t{1} * i * in_lanes);
 
-  // [window row][column][in] x [out], from [out][window row][column][in].
-  std::vector<float> transposed(depth * lanes);
-  for (int out = 0; out < channels; ++out)
-    for (size_t i = 0; i < depth; ++i)
-      transposed[i * lanes + out] = weight.data[out * depth + i];
-  const float* b = keep(transposed.size(), transposed.data(), transposed.size());
-
-  const int chunk_rows = std::max(1, std::min(height, kChunkPixels / width));
-  // The window of a 1x1 convolution is the pixel itself.
-  const bool direct = w.kernel_height == 1 && w.kernel_width == 1 && w.stride == 1;
-  const size_t unrolled =
-      direct ? 0 : round_up(chunk_rows * width * k, kFloatLanes) + kSlack;
-  // A residual may share its memory with the output: no product goes there.
+  struct Band {
+    int begin, end, first_row;
+    std::shared_ptr<FloatConv> conv;
+    FloatConvShape shape;
+  };
+  std::vector<Band> bands;
+  const int most = std::max(1, std::min(kBandFloats / (width * lanes),
+                                        (height + team_.size() - 1) / team_.size()));
+  const int count = (height + most - 1) / most;
+  bool fast = true;
+  size_t scratch = 0;
+  for (int i = 0; i < count; ++i) {
+    Band band{height * i / count, height * (i + 1) / count, 0, nullptr, {}};
+    const int first = band.begin * w.stride - w.pad;
+    const int last = (band.end - 1) * w.stride - w.pad + w.kernel_height;
+    band.first_row = std::max(0, first);
+    band.shape = {std::min(in.height, last) - band.first_row,
+                  in.width,
+                  in_lanes,
+                  band.end - band.begin,
+                  width,
+                  lanes,
+                  w.kernel_height,
+                  w.kernel_width,
+                  w.stride,
+                  std::max(0, -first),
+                  std::max(0, last - in.height),
+                  w.pad};
+    for (const Band& other : bands)
+      if (std::memcmp(&other.shape, &band.shape, sizeof band.shape) == 0)
+        band.conv = other.conv;
+    if (!band.conv)
+      band.conv = FloatConv::make(band.shape, weights->data(),
+                                  bands.empty() ? nullptr : bands[0].conv.get());
+    fast = fast && band.conv;
+    if (band.conv) scratch = std::max(scratch, band.conv->scratch_floats());
+    bands.push_back(band);
+  }
+  if (fast) weights.reset();
+  // A residual may share its memory with the output: no sum goes there.
   const bool in_place = plan.out && !plan.residual;
-  const size_t products =
-      in_place ? 0 : size_t{1} * chunk_rows * width * lanes;
-  scratch_floats_ = std::max(scratch_floats_, unrolled + products + kSlack);
+  const size_t sums = in_place ? 0 : size_t{1} * most * width * lanes;
+  scratch_floats_ = std::max(scratch_floats_, sums + scratch + kSlack);
 
   operations_.push_back([=, &in](const Context& context) {
-    const float* source = context.at<float>(in);
-    const auto [begin, end] = part(context, height);
-    for (int y0 = begin; y0 < end; y0 += chunk_rows) {
-      const int y1 = std::min(end, y0 + chunk_rows);
-      const float* a = source + ptrdiff_t{y0} * width * in.lanes();
-      int lda = in.lanes();
-      if (!direct) {
-        a = context.scratch;
-        lda = k;
-        float* to = context.scratch;
-        const int run = w.kernel_width * in.channels;
-        for (int y = y0; y < y1; ++y)
-          for (int x = 0; x < width; ++x) {
-            const int top = y * w.stride - w.pad, left = x * w.stride - w.pad;
-            const auto [u0, u1] = inside(left, w.kernel_width, in.width);
-            for (int v = 0; v < w.kernel_height; ++v, to += run) {
-              if (top + v < 0 || top + v >= in.height) {
-                std::fill_n(to, run, 0.0f);
-                continue;
-              }
-              const float* from =
-                  source + (ptrdiff_t{top + v} * in.width + left) * in.lanes();
-              if (u0 > 0) std::fill_n(to, u0 * in.channels, 0.0f);
-              if (in.lanes() == in.channels)
-                kernels_->copy(to + u0 * in.channels, from + u0 * in.channels,
-                               (u1 - u0) * in.channels);
-              else
-                for (int u = u0; u < u1; ++u)
-                  kernels_->copy(to + u * in.channels, from + u * in.lanes(),
-                                 in.channels);
-              if (u1 < w.kernel_width)
-                std::fill_n(to + u1 * in.channels,
-                            (w.kernel_width - u1) * in.channels, 0.0f);
-            }
-          }
-      }
-      const int pixels = (y1 - y0) * width;
-      float* c = in_place ? context.at<float>(*plan.out) +
-                                ptrdiff_t{y0} * width * lanes
-                          : context.scratch + unrolled;
-      if (sgemm_)
-        sgemm_(pixels, lanes, k, a, lda, b, lanes, c, lanes);
+    const auto [first, last] = part(context, count);
+    for (int i = first; i < last; ++i) {
+      const Band& band = bands[i];
+      const float* from = context.at<float>(in) +
+                          ptrdiff_t{band.first_row} * in.width * in_lanes;
+      float* to = in_place ? context.at<float>(*plan.out) +
+                                 ptrdiff_t{band.begin} * width * lanes
+                           : context.scratch;
+      if (fast)
+        band.conv->run(from, to, context.scratch + sums);
       else
-        kernels_->gemm(pixels, lanes, k, a, lda, b, c);
-      for (int y = y0; y < y1; ++y)
+        kernels_->float_conv(band.shape, from, weights->data(), to);
+      for (int y = band.begin; y < band.end; ++y)
         kernels_->map(plan.at(context, y), channels, width,
-                      c + ptrdiff_t{y - y0} * width * lanes);
+                      to + ptrdiff_t{y - band.begin} * width * lanes);
     }
   });
 }
@@ -532,6 +532,7 @@ void Network::run_images(const Pixel* images, int count, float* logits) {
   const size_t start = (arena_bytes_ + kSlack + kAlign - 1) / kAlign * kAlign;
 
   team_.run([&](int thread) {
+    const SingleThreaded library;
     Context context;
     context.arena = arenas_[alone ? thread : 0].get();
     context.index = alone ? 0 : thread;

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "blas.h"
+#include "float_conv.h"
 #include "kernels.h"
 #include "team.h"
 
@@ -47,7 +47,7 @@ struct Window {
 class Network {
  public:
   // Throws std::invalid_argument, as every method here, for what does not fit.
-  Network(const std::string& isa, const std::string& blas, int threads,
+  Network(const std::string& isa, const std::string& library, int threads,
           size_t arena_bytes);
   ~Network();
 
@@ -69,7 +69,6 @@ class Network {
   void run(const float* images, int count, float* logits);
 
   const char* isa() const { return kernels_->name; }
-  bool has_blas() const { return sgemm_ != nullptr; }
   int threads() const { return team_.size(); }
   const Tensor& input() const { return tensor(input_); }
   const Tensor& output() const { return tensor(output_); }
@@ -100,7 +99,6 @@ class Network {
   void load_image(const Context& context, const float* image) const;
 
   const Kernels* kernels_;
-  Sgemm sgemm_;
   Team team_;
   std::mutex mutex_;
   size_t arena_bytes_, scratch_floats_ = 0;
