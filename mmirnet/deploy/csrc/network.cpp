@@ -1,6 +1,7 @@
 #include "network.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -31,14 +32,6 @@ std::unique_ptr<uint8_t[], void (*)(void*)> allocate(size_t bytes) {
 
 int out_size(int in, int kernel, int stride, int pad) {
   return (in + 2 * pad - kernel) / stride + 1;
-}
-
-// This thread's part of `items`.
-std::pair<int, int> part(const Network::Context& context, int items) {
-  const auto bound = [&](int index) {
-    return static_cast<int>(int64_t{items} * index / context.count);
-  };
-  return {bound(context.index), bound(context.index + 1)};
 }
 
 // The part of a window of `kernel` that starts at `start` and lies in [0, size).
@@ -310,9 +303,9 @@ void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
     conv.flip = keep(flip.size(), flip.data(), flip.size());
   }
 
-  operations_.push_back([this, conv, plan, &in, groups](const Context& context) {
+  const auto run = [this, conv, plan, &in](const Context& context, int begin,
+                                           int end) {
     const Epilogue e = plan.at(context);
-    const auto [begin, end] = part(context, groups * conv.out_height);
     for (int item = begin; item < end;) {
       const int group = item / conv.out_height, y = item % conv.out_height;
       const int rows = std::min(conv.out_height - y, end - item);
@@ -320,7 +313,8 @@ void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
                             context.at<uint64_t>(in), group, y, y + rows);
       item += rows;
     }
-  });
+  };
+  operations_.push_back({groups * height, run});
 }
 
 void Network::add_conv(int in_id, Window w, Span<float> weight,
@@ -398,9 +392,8 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
   const size_t sums = in_place ? 0 : size_t{1} * most * width * lanes;
   scratch_floats_ = std::max(scratch_floats_, sums + scratch + kSlack);
 
-  operations_.push_back([=, &in](const Context& context) {
-    const auto [first, last] = part(context, count);
-    for (int i = first; i < last; ++i) {
+  const auto run = [=, &in](const Context& context, int first, int end) {
+    for (int i = first; i < end; ++i) {
       const Band& band = bands[i];
       const float* from = context.at<float>(in) +
                           ptrdiff_t{band.first_row} * in.width * in_lanes;
@@ -415,7 +408,8 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
         kernels_->map(plan.at(context, y), channels, width,
                       to + ptrdiff_t{y - band.begin} * width * lanes);
     }
-  });
+  };
+  operations_.push_back({count, run});
 }
 
 void Network::add_max_pool(int in_id, Window w, const Finish& finish) {
@@ -431,13 +425,13 @@ void Network::add_max_pool(int in_id, Window w, const Finish& finish) {
   const FinishPlan plan = this->plan(finish, height, width, in.channels, in_id);
   scratch_floats_ =
       std::max(scratch_floats_, size_t{1} * width * in.lanes() + kSlack);
-  operations_.push_back([=, &in](const Context& context) {
-    const auto [begin, end] = part(context, height);
+  const auto run = [=, &in](const Context& context, int begin, int end) {
     for (int y = begin; y < end; ++y)
       kernels_->max_pool(plan.at(context, y), in.channels, in.height, in.width,
                          k, w.stride, w.pad, width, y, context.at<float>(in),
                          context.scratch);
-  });
+  };
+  operations_.push_back({height, run});
 }
 
 void Network::add_map(int in_id, const Finish& finish) {
@@ -445,12 +439,13 @@ void Network::add_map(int in_id, const Finish& finish) {
   // Reading and writing the same place is safe here, so the input may be out.
   const FinishPlan plan =
       this->plan(finish, in.height, in.width, in.channels, -1);
-  operations_.push_back([this, plan, &in](const Context& context) {
-    const auto [begin, end] = part(context, in.height);
+  const auto run = [this, plan, &in](const Context& context, int begin,
+                                     int end) {
     for (int y = begin; y < end; ++y)
       kernels_->map(plan.at(context, y), in.channels, in.width,
                     context.at<float>(in) + ptrdiff_t{y} * in.width * in.lanes());
-  });
+  };
+  operations_.push_back({in.height, run});
 }
 
 void Network::add_average_pool(int in_id, int out_id) {
@@ -459,8 +454,7 @@ void Network::add_average_pool(int in_id, int out_id) {
   require(out.height == 1 && out.width == 1 && out.channels == in.channels &&
               in_id != out_id,
           "tensor of the wrong shape");
-  operations_.push_back([&in, &out](const Context& context) {
-    if (context.index) return;
+  const auto run = [&in, &out](const Context& context, int, int) {
     const int pixels = in.height * in.width, lanes = in.lanes();
     const float* from = context.at<float>(in);
     float* sum = context.at<float>(out);
@@ -468,7 +462,8 @@ void Network::add_average_pool(int in_id, int out_id) {
     for (int p = 0; p < pixels; ++p)
       for (int c = 0; c < lanes; ++c) sum[c] += from[ptrdiff_t{p} * lanes + c];
     for (int c = 0; c < lanes; ++c) sum[c] /= static_cast<float>(pixels);
-  });
+  };
+  operations_.push_back({1, run});
 }
 
 void Network::add_shortcut(int in_id, int stride, int before, int out_id) {
@@ -479,8 +474,7 @@ void Network::add_shortcut(int in_id, int stride, int before, int out_id) {
               out.width == (in.width - 1) / stride + 1 &&
               before <= out.channels - in.channels,
           "tensor of the wrong shape");
-  operations_.push_back([=, &in, &out](const Context& context) {
-    const auto [begin, end] = part(context, out.height);
+  const auto run = [=, &in, &out](const Context& context, int begin, int end) {
     for (int y = begin; y < end; ++y)
       for (int x = 0; x < out.width; ++x) {
         float* to = context.at<float>(out) +
@@ -491,65 +485,99 @@ void Network::add_shortcut(int in_id, int stride, int before, int out_id) {
         std::fill_n(to, out.lanes(), 0.0f);
         std::copy_n(from, in.channels, to + before);
       }
-  });
+  };
+  operations_.push_back({out.height, run});
 }
 
-void Network::load_image(const Context& context, const uint8_t* image) const {
+template <>
+void Network::load_rows(const Context& context, const uint8_t* image, int begin,
+                        int end) const {
   const Tensor& in = input();
   const size_t row = size_t{1} * in.width * in.channels;
-  const auto [begin, end] = part(context, in.height);
   kernels_->normalize(image + begin * row, (end - begin) * row, in.channels,
                       mean_.data(), std_.data(),
                       context.at<float>(in) + begin * row);
 }
 
-void Network::load_image(const Context& context, const float* image) const {
+template <>
+void Network::load_rows(const Context& context, const float* image, int begin,
+                        int end) const {
   const Tensor& in = input();
   const size_t plane = size_t{1} * in.height * in.width;
-  const auto [begin, end] = part(context, in.height);
   float* to = context.at<float>(in);
-  for (size_t p = size_t{1} * begin * in.width;
-       p < size_t{1} * end * in.width; ++p)
+  for (size_t p = size_t{1} * begin * in.width; p < size_t{1} * end * in.width;
+       ++p)
     for (int c = 0; c < in.channels; ++c)
       to[p * in.channels + c] = image[c * plane + p];
 }
+
+namespace {
+
+// How far the threads that share an image have come with one operation. Each
+// takes what is left to take, so that none waits for one that has lost its
+// core, unless that one holds a part.
+struct Progress {
+  std::atomic<int> taken{0}, done{0};
+
+  template <class Run>
+  void work(int items, int threads, Run run) {
+    const int piece = std::max(1, items / (4 * threads));
+    for (int begin; (begin = taken.fetch_add(piece)) < items;) {
+      const int end = std::min(items, begin + piece);
+      run(begin, end);
+      done.fetch_add(end - begin, std::memory_order_release);
+    }
+    for (int rounds = 0; done.load(std::memory_order_acquire) < items; ++rounds)
+      wait_a_little(rounds);
+  }
+};
+
+}  // namespace
 
 template <class Pixel>
 void Network::run_images(const Pixel* images, int count, float* logits) {
   require(input_ >= 0 && output_ >= 0, "the network has no input or output");
   std::lock_guard<std::mutex> lock(mutex_);
-  // With an image for every thread, threads need not wait for each other.
-  const bool alone = team_.size() == 1 || count >= team_.size();
-  const size_t arenas = alone ? team_.size() : 1;
-  const size_t scratch = round_up(scratch_floats_ + kSlack, kFloatLanes);
-  while (arenas_.size() < arenas)
-    arenas_.push_back(allocate(arena_bytes_ + kSlack + kAlign +
-                               4 * scratch * (arenas_.empty() ? team_.size() : 1)));
-  Barrier barrier(team_.size());
-  std::atomic<int> next{0};
-  const size_t image_size =
+  const int threads = team_.size(), classes = output().channels;
+  const size_t pixels =
       size_t{1} * input().height * input().width * input().channels;
+  // With an image for every thread, threads need not share one.
+  const bool alone = threads == 1 || count >= threads;
+  const size_t scratch = round_up(scratch_floats_ + kSlack, kFloatLanes);
   const size_t start = (arena_bytes_ + kSlack + kAlign - 1) / kAlign * kAlign;
+  while (arenas_.size() < static_cast<size_t>(alone ? threads : 1))
+    arenas_.push_back(
+        allocate(start + 4 * scratch * (arenas_.empty() ? threads : 1)));
 
+  // Around the operations: the image comes in, its logits go out.
+  const int steps = static_cast<int>(operations_.size()) + 2;
+  std::vector<Progress> progress(alone ? 0 : count * steps);
+  std::atomic<int> next{0};
   team_.run([&](int thread) {
     const SingleThreaded library;
     Context context;
     context.arena = arenas_[alone ? thread : 0].get();
-    context.index = alone ? 0 : thread;
-    context.count = alone ? 1 : team_.size();
     context.scratch = reinterpret_cast<float*>(context.arena + start) +
-                      scratch * context.index;
-    for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1) {
-      load_image(context, images + i * image_size);
-      for (const Operation& operation : operations_) {
-        if (!alone) barrier.wait();
-        operation(context);
+                      (alone ? 0 : thread * scratch);
+    for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1)
+      for (int s = 0; s < steps; ++s) {
+        const auto run = [&](int begin, int end) {
+          if (s == 0)
+            load_rows(context, images + i * pixels, begin, end);
+          else if (s <= static_cast<int>(operations_.size()))
+            operations_[s - 1].run(context, begin, end);
+          else
+            std::copy_n(context.at<float>(output()), classes,
+                        logits + ptrdiff_t{i} * classes);
+        };
+        const int items = s == 0           ? input().height
+                          : s == steps - 1 ? 1
+                                           : operations_[s - 1].items;
+        if (alone)
+          run(0, items);
+        else
+          progress[i * steps + s].work(items, threads, run);
       }
-      if (!alone) barrier.wait();
-      if (context.index == 0)
-        std::copy_n(context.at<float>(output()), output().channels,
-                    logits + size_t{1} * i * output().channels);
-    }
   });
 }
 

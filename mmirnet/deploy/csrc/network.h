@@ -73,17 +73,20 @@ class Network {
   const Tensor& input() const { return tensor(input_); }
   const Tensor& output() const { return tensor(output_); }
 
-  // Where one image is being computed, and this thread's part in it.
+  // Where one image is being computed, and this thread's own memory.
   struct Context {
     uint8_t* arena;
     float* scratch;
-    int index, count;  // of the threads that share the image
     template <class T>
     T* at(const Tensor& tensor) const {
       return reinterpret_cast<T*>(arena + tensor.offset);
     }
   };
-  using Operation = std::function<void(const Context&)>;
+  // Work in `items` that may run in any order on any thread.
+  struct Operation {
+    int items;
+    std::function<void(const Context&, int begin, int end)> run;
+  };
 
  private:
   struct FinishPlan;
@@ -95,8 +98,9 @@ class Network {
   const T* keep(size_t count, const T* values, size_t padded);
   template <class Pixel>
   void run_images(const Pixel* images, int count, float* logits);
-  void load_image(const Context& context, const uint8_t* image) const;
-  void load_image(const Context& context, const float* image) const;
+  template <class Pixel>
+  void load_rows(const Context& context, const Pixel* image, int begin,
+                 int end) const;
 
   const Kernels* kernels_;
   Team team_;

@@ -11,30 +11,13 @@
 
 namespace mmirnet {
 
-namespace {
-
-void relax() {
+void wait_a_little(int rounds) {
+  if (rounds > 4000) return std::this_thread::yield();
 #if defined(__x86_64__) || defined(_M_X64)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-}
-
-}  // namespace
-
-void Barrier::wait() {
-  const unsigned round = round_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    round_.store(round + 1, std::memory_order_release);
-    return;
-  }
-  for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
-    if (spins < 4000)
-      relax();
-    else
-      std::this_thread::yield();
 }
 
 struct Team::Workers {

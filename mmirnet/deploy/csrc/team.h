@@ -1,7 +1,6 @@
-// A few threads that run one function together and meet at barriers.
+// A few threads that run one function together.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -10,19 +9,6 @@
 #include <vector>
 
 namespace mmirnet {
-
-// Threads that share one image wait here between operations. They spin, since
-// an operation takes microseconds, and give way when the cores are taken.
-class Barrier {
- public:
-  explicit Barrier(int size) : size_(size) {}
-  void wait();
-
- private:
-  const int size_;
-  std::atomic<int> arrived_{0};
-  std::atomic<unsigned> round_{0};
-};
 
 class Team {
  public:
@@ -38,5 +24,8 @@ class Team {
   const int size_;
   std::unique_ptr<Workers> workers_;
 };
+
+// Tells the CPU that this thread waits in a loop; after many rounds, the system.
+void wait_a_little(int rounds);
 
 }  // namespace mmirnet
