@@ -6,6 +6,7 @@ Applied by ``import mmirnet``; none changes what a working installation does.
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 REQUIRED = {
     'mmengine': ('0.10', '1'),
@@ -56,7 +57,7 @@ def _history_method(owner: type, name: str):
     from mmengine.logging import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise ValueError(f'refused to load getattr({owner!r}, {name!r})')
+        raise UnpicklingError(f'refused to load getattr({owner!r}, {name!r})')
     return getattr(owner, name)
 
 
@@ -94,23 +95,27 @@ def allow_mmengine_checkpoints() -> None:
     )
 
 
-def find_editable_installs() -> None:
-    """Make ``_base_ = 'package::...'`` find packages installed with ``pip -e``.
+def find_our_configs() -> None:
+    """Make ``_base_ = 'mmirnet::...'`` work, from wheels and editable installs.
 
-    MMEngine looks beside the package's metadata, which an editable install keeps
-    apart from the package. Unneeded once MMEngine asks importlib (not in 0.10.7).
+    MMEngine takes configs from a fixed list of packages, whose modules it then
+    seeks in a registry of that package's name; ours are in MMPretrain's. Unneeded
+    once MMEngine takes any package and its scope (not in 0.10.7).
     """
-    from mmengine.config import config
+    from mmengine.config import Config
 
-    original = config.get_installed_path
+    original = Config._get_cfg_path
+    configs = Path(__file__).parent / '.mim' / 'configs'
 
-    def get_installed_path(package: str) -> str:
-        spec = find_spec(package)
-        if spec is not None and spec.origin is not None:
-            return str(Path(spec.origin).parent)
-        return original(package)
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        package, _, name = cfg_path.partition('::')
+        if package != 'mmirnet' or not name:
+            return original(cfg_path, filename)
+        if not (configs / name).is_file():
+            raise FileNotFoundError(f'{filename}: mmirnet has no config {name}')
+        return str(configs / name), 'mmpretrain'
 
-    config.get_installed_path = get_installed_path
+    Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 def apply() -> None:
@@ -118,4 +123,4 @@ def apply() -> None:
     quiet_imports()
     check_versions()
     allow_mmengine_checkpoints()
-    find_editable_installs()
+    find_our_configs()

@@ -1,4 +1,5 @@
 from .digits import Digits
 from .fashion_mnist import FashionMNIST32
+from .seeding import ExactSampler
 
-__all__ = ['Digits', 'FashionMNIST32']
+__all__ = ['Digits', 'ExactSampler', 'FashionMNIST32']

@@ -26,7 +26,7 @@ class Digits(BaseDataset):
 
     Example:
         >>> item = Digits(split='test').get_data_info(0)
-        >>> item['img'].shape, item['img'].dtype, int(item['gt_label'])
+        >>> item['img'].shape, item['img'].dtype, item['gt_label']
         ((32, 32, 3), dtype('uint8'), 7)
     """
 
@@ -56,6 +56,8 @@ class Digits(BaseDataset):
         images = np.round(digits.images[indices] * (255 / 16)).astype(np.uint8)
         labels = digits.target[indices]
         return [
-            dict(img=np.dstack([mmcv.imresize(image, (32, 32))] * 3), gt_label=label)
+            dict(
+                img=np.dstack([mmcv.imresize(image, (32, 32))] * 3), gt_label=int(label)
+            )
             for image, label in zip(images, labels, strict=True)
         ]

@@ -23,7 +23,14 @@ class FashionMNIST32(FashionMNIST):
     def __init__(
         self, data_root: str, split: str = 'train', download: bool = False, **kwargs
     ) -> None:
-        super().__init__(data_root=data_root, split=split, download=download, **kwargs)
+        # MMPretrain 1.2 reads the test files by test_mode, whatever split says.
+        super().__init__(
+            data_root=data_root,
+            split=split,
+            download=download,
+            test_mode=split == 'test',
+            **kwargs,
+        )
 
     def load_data_list(self) -> list[dict]:
         """Read all images; pad 2 pixels on each side."""

@@ -1,8 +1,8 @@
 # scikit-learn's handwritten digits: part of the installation, nothing to download.
 data_preprocessor = dict(
     num_classes=10,
-    mean=[77.9, 77.9, 77.9],
-    std=[92.6, 92.6, 92.6],
+    mean=[77.85, 77.85, 77.85],
+    std=[82.44, 82.44, 82.44],
     to_rgb=False,
 )
 

@@ -1,0 +1,350 @@
+"""Each structure against a transcription of the released one, layer for layer."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.registry import MODELS
+from torch import nn
+
+import mmirnet  # noqa: F401
+from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede
+from mmirnet.models import IRResNet, IRResNet_CIFAR, IRVGGSmall
+
+W1A32 = dict(
+    conv_cfg=dict(type='IRConv2d', binarize_input=False), act_cfg=dict(type='ReLU')
+)
+BACKBONES = {
+    'resnet18': lambda **kw: IRResNet(depth=18, **kw),
+    'resnet34': lambda **kw: IRResNet(depth=34, **kw),
+    'resnet20_cifar': lambda **kw: IRResNet_CIFAR(depth=20, **kw),
+    'resnet18_cifar': lambda **kw: IRResNet_CIFAR(depth=18, **kw),
+    'vgg-small': IRVGGSmall,
+}
+
+
+def bireal_block(x, block, act, shortcut):
+    x = act(block.bn1(block.conv1(x)) + shortcut(x))
+    return act(block.bn2(block.conv2(x)) + x)
+
+
+def normal_block(x, block, act, shortcut):
+    y = block.bn2(block.conv2(act(block.bn1(block.conv1(x)))))
+    return act(y + shortcut(x))
+
+
+def option_a(block, planes):
+    def shortcut(x):
+        if block.downsample is None:
+            return x
+        x = x[:, :, ::2, ::2]
+        return F.pad(x, (0, 0, 0, 0, planes // 4, planes // 4), 'constant', 0)
+
+    return shortcut
+
+
+def option_b(block, planes):
+    def shortcut(x):
+        if block.downsample is None:
+            return x
+        conv, bn = block.downsample
+        assert type(conv) is nn.Conv2d and conv.kernel_size == (1, 1)
+        return bn(conv(x))
+
+    return shortcut
+
+
+def released_resnet(net, x, act, block, option, stem):
+    """The released forward pass over our layers, by their released names."""
+    x = stem(net, x)
+    for i, planes in enumerate(net_channels(net)):
+        for b in getattr(net, f'layer{i + 1}'):
+            x = block(x, b, act, option(b, planes))
+    return x
+
+
+def net_channels(net):
+    layers = [getattr(net, f'layer{i + 1}') for i in range(net.num_stages)]
+    return [layer[0].conv1.out_channels for layer in layers]
+
+
+def stem_act(act):
+    return lambda net, x: act(net.bn1(net.conv1(x)))
+
+
+def stem_bare(net, x):
+    return net.bn1(net.conv1(x))
+
+
+def stem_pool(act):
+    return lambda net, x: F.max_pool2d(act(net.bn1(net.conv1(x))), 3, 2, 1)
+
+
+def released_vgg(net, x):
+    def conv_bn_act(x, layer, pool):
+        x = layer.conv(x)
+        return F.hardtanh(layer.bn(F.max_pool2d(x, 2) if pool else x))
+
+    x = conv_bn_act(x, net.conv0, False)
+    x = conv_bn_act(x, net.layer1[0], True)
+    x = conv_bn_act(x, net.layer2[0], False)
+    x = conv_bn_act(x, net.layer2[1], True)
+    x = conv_bn_act(x, net.layer3[0], False)
+    return conv_bn_act(x, net.layer3[1], True)
+
+
+RELEASED = {
+    'resnet20 1/1': (
+        lambda: IRResNet_CIFAR(depth=20),
+        lambda net, x: released_resnet(
+            net, x, F.hardtanh, bireal_block, option_a, stem_act(F.hardtanh)
+        ),
+    ),
+    'resnet20 normal 1/1': (
+        lambda: IRResNet_CIFAR(depth=20, structure='normal'),
+        lambda net, x: released_resnet(
+            net, x, F.hardtanh, normal_block, option_a, stem_act(F.hardtanh)
+        ),
+    ),
+    'resnet20 1/32': (
+        lambda: IRResNet_CIFAR(
+            depth=20, structure='normal', stem_act=False, **copy.deepcopy(W1A32)
+        ),
+        # the released code has one more ReLU behind the last stage, where all
+        # numbers are >= 0 already
+        lambda net, x: F.relu(
+            released_resnet(net, x, F.relu, normal_block, option_a, stem_bare)
+        ),
+    ),
+    'resnet18 cifar 1/1': (
+        lambda: IRResNet_CIFAR(depth=18, structure='normal', stem_act=False),
+        lambda net, x: released_resnet(
+            net, x, F.hardtanh, normal_block, option_b, stem_bare
+        ),
+    ),
+    'vgg-small': (IRVGGSmall, released_vgg),
+    'resnet18 imagenet 1/1': (
+        lambda: IRResNet(depth=18),
+        lambda net, x: released_resnet(
+            net, x, F.hardtanh, bireal_block, option_b, stem_pool(F.hardtanh)
+        ),
+    ),
+    'resnet34 imagenet 1/32': (
+        lambda: IRResNet(depth=34, structure='normal', **copy.deepcopy(W1A32)),
+        lambda net, x: released_resnet(
+            net, x, F.relu, normal_block, option_b, stem_pool(F.relu)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_equals_the_released_structure(name):
+    torch.manual_seed(0)
+    build, released = RELEASED[name]
+    net = build()
+    net.init_weights()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 0.8, 0.3)
+            nn.init.normal_(m.bias, 0, 0.3)
+    set_ede(net, 1.0)
+    twin = copy.deepcopy(net)
+    x = torch.randn(2, 3, 64, 64) if 'imagenet' in name else torch.randn(2, 3, 32, 32)
+    ours, theirs = net(x)[-1], released(twin, x)
+    assert torch.equal(ours, theirs)
+    ours.square().sum().backward()
+    theirs.square().sum().backward()
+    for (n, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6), n
+    for p, q in zip(net.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize(
+    'name, blocks, binary, params',
+    [
+        ('resnet20_cifar', (3, 3, 3), 18, 269_072),
+        ('resnet18_cifar', (2, 2, 2, 2), 16, 11_168_832),
+        ('vgg-small', (1, 2, 2), 5, 4_578_176),
+        ('resnet18', (2, 2, 2, 2), 16, 11_176_512),
+        ('resnet34', (3, 4, 6, 3), 32, 21_284_672),
+    ],
+)
+def test_size(name, blocks, binary, params):
+    net = BACKBONES[name]()
+    stages = [getattr(net, f'layer{i + 1}') for i in range(net.num_stages)]
+    assert tuple(len(stage) for stage in stages) == blocks
+    assert len(list(binary_layers(net))) == binary
+    assert sum(p.numel() for p in net.parameters()) == params
+
+
+@pytest.mark.parametrize(
+    'name, channels, strides',
+    [
+        ('resnet20_cifar', (16, 32, 64), (1, 2, 4)),
+        ('resnet18_cifar', (64, 128, 256, 512), (1, 2, 4, 8)),
+        ('vgg-small', (128, 256, 512), (2, 4, 8)),
+        ('resnet18', (64, 128, 256, 512), (4, 8, 16, 32)),
+        ('resnet34', (64, 128, 256, 512), (4, 8, 16, 32)),
+    ],
+)
+def test_feature_maps(name, channels, strides):
+    net = BACKBONES[name](out_indices=tuple(range(len(channels)))).eval()
+    shapes = [tuple(f.shape) for f in net(torch.randn(1, 3, 64, 96))]
+    assert shapes == [
+        (1, c, 64 // s, 96 // s) for c, s in zip(channels, strides, strict=True)
+    ]
+    some = BACKBONES[name](out_indices=(0, -1)).eval()
+    some.load_state_dict(net.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    for a, b in zip(some(x), (net(x)[0], net(x)[-1]), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet18_cifar'])
+def test_downsample_is_full_precision_unless_asked(name):
+    def kinds(**kwargs):
+        net = BACKBONES[name](**kwargs)
+        return {
+            type(m) for m in net.modules() if getattr(m, 'kernel_size', 0) == (1, 1)
+        }
+
+    assert kinds() == {nn.Conv2d}
+    assert kinds(downsample_conv_cfg=dict(type='IRConv2d')) == {IRConv2d}
+
+
+@pytest.mark.parametrize('name', ['resnet20_cifar', 'vgg-small', 'resnet18'])
+class TestTrainingArguments:
+    def test_frozen_stages(self, name):
+        net = BACKBONES[name](frozen_stages=1)
+        net.train()
+        frozen = [*net.stem_modules(), net.layer1]
+        assert not any(p.requires_grad for m in frozen for p in m.parameters())
+        assert not any(m.training for m in frozen)
+        assert all(p.requires_grad for p in net.layer2.parameters())
+        assert net.layer2.training
+
+    def test_norm_eval(self, name):
+        net = BACKBONES[name](norm_eval=True)
+        net.train()
+        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms and not any(m.training for m in norms)
+        assert net.layer2.training
+
+    def test_with_cp_changes_nothing_but_memory(self, name):
+        plain = BACKBONES[name]()
+        cp = BACKBONES[name](with_cp=True)
+        cp.load_state_dict(plain.state_dict())
+        x = torch.randn(2, 3, 32, 32)
+        saved = {}
+        for key, net in (('plain', plain), ('cp', cp)):
+            set_ede(net, 1.0)
+            kept = []
+            with torch.autograd.graph.saved_tensors_hooks(
+                lambda a, kept=kept: kept.append(a.numel()) or a, lambda a: a
+            ):
+                y = net(x)[-1]
+            saved[key] = sum(kept)
+            y.square().sum().backward()
+        for p, q in zip(plain.parameters(), cp.parameters(), strict=True):
+            assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-5)
+        assert saved['cp'] < saved['plain']
+
+    @pytest.mark.parametrize(
+        'kwargs, message',
+        [
+            (dict(out_indices=(7,)), r'out_indices must lie in -\d\.\.\d .*\(7,\)'),
+            (dict(frozen_stages=9), r'frozen_stages must lie in -1\.\.\d, got 9'),
+        ],
+    )
+    def test_refuses(self, name, kwargs, message):
+        with pytest.raises(ValueError, match=message):
+            BACKBONES[name](**kwargs)
+
+
+@pytest.mark.parametrize('backbone', [IRResNet, IRResNet_CIFAR])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(depth=50), r'depth must be one of \[.*18.*\], got 50'),
+        (
+            dict(depth=18, structure='real'),
+            r"structure must be one of .*'bireal'.*'real'",
+        ),
+    ],
+)
+def test_unknown_choice(backbone, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        backbone(**kwargs)
+
+
+@pytest.mark.parametrize(
+    'name, std',
+    [
+        ('resnet20_cifar', lambda w: (2 / w[0].numel()) ** 0.5),
+        ('vgg-small', lambda w: (2 / (w.shape[0] * w[0, 0].numel())) ** 0.5),
+        ('resnet34', lambda w: (2 / (w.shape[0] * w[0, 0].numel())) ** 0.5),
+        # torch's own: uniform within 1/sqrt(fan in)
+        ('resnet18_cifar', lambda w: (1 / 3 / w[0].numel()) ** 0.5),
+    ],
+)
+def test_initialisation(name, std):
+    net = BACKBONES[name]()
+    net.init_weights()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            w = module.weight
+            assert w.std().item() == pytest.approx(std(w), rel=0.05)
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_compiles_to_one_graph(name):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    net = BACKBONES[name]()
+    compiled = torch.compile(net, fullgraph=True, backend=counter)
+    for progress in (0, 0.5):
+        set_ede(net, *ede(progress))
+        compiled(torch.randn(2, 3, 32, 32))[-1].sum().backward()
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        dict(type='mmpretrain.ResNet', depth=18),
+        dict(type='mmpretrain.VGG', depth=11, num_classes=10),
+        dict(type='mmpretrain.MobileNetV2'),  # groups
+    ],
+    ids=lambda cfg: cfg['type'],
+)
+def test_conv_cfg_makes_mmpretrain_models_binary(cfg):
+    net = MODELS.build(dict(conv_cfg=dict(type='IRConv2d'), **cfg))
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    binary = [m for m in convs if isinstance(m, IRConv2d)]
+    assert len(binary) == len(convs) > 5
+    if 'Mobile' in cfg['type']:
+        assert any(m.groups > 1 for m in binary)
+    size = 224 if 'VGG' in cfg['type'] else 32
+    out = net(torch.randn(2, 3, size, size))
+    sum(f.sum() for f in out).backward()
+    assert all(m.weight.grad.isfinite().all() for m in binary)
+
+
+def test_conv_module():
+    from mmcv.cnn import ConvModule
+
+    module = ConvModule(
+        4,
+        8,
+        3,
+        conv_cfg=dict(type='IRConv2d', binarize_input=False),
+        norm_cfg=dict(type='BN'),
+        act_cfg=dict(type='Hardtanh'),
+    )
+    assert isinstance(module.conv, IRConv2d)
+    assert module(torch.randn(2, 4, 8, 8)).abs().max() <= 1

@@ -1,0 +1,58 @@
+"""IR-Net's formulas written down literally, one operation after the other.
+
+What the fast quantisers of :mod:`mmirnet.binary` are compared with: for the same
+numbers in the tests, for time and memory in the benchmarks. Autograd keeps what it
+likes; the only hand-written derivative is the paper's.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EDESign(torch.autograd.Function):
+    """Sign, with EDE's derivative k t (1 - tanh(t x)^2)."""
+
+    @staticmethod
+    def forward(ctx, x, t, k):
+        """Sign of x, sign(0) = +1."""
+        ctx.save_for_backward(x, t, k)
+        out = torch.sign(x)
+        return torch.where(out == 0, torch.ones_like(out), out)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """EDE, eq. 10."""
+        x, t, k = ctx.saved_tensors
+        return k * t * (1 - torch.pow(torch.tanh(x * t), 2)) * grad, None, None
+
+
+def libra_pb(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Balanced, standardised weight and its power-of-two scale."""
+    shape = (-1, *[1] * (weight.dim() - 1))
+    flat = weight.reshape(weight.shape[0], -1)
+    w = weight - flat.mean(-1).reshape(shape)
+    w = w / w.reshape(w.shape[0], -1).std(-1).reshape(shape)
+    mean_abs = w.reshape(w.shape[0], -1).abs().mean(-1)
+    s = torch.pow(2.0, (torch.log(mean_abs) / torch.log(torch.tensor(2.0))).round())
+    return w, s.reshape(shape).detach()
+
+
+class ReferenceConv2d(nn.Conv2d):
+    """The binary convolution, operation by operation."""
+
+    def __init__(self, *args, binarize_input: bool = True, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.binarize_input = binarize_input
+        self.register_buffer('t', torch.tensor(0.1), persistent=False)
+        self.register_buffer('k', torch.tensor(10.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve sign(x) with s * sign(w)."""
+        w, s = libra_pb(self.weight)
+        w = EDESign.apply(w, self.t, self.k) * s
+        if self.binarize_input:
+            x = EDESign.apply(x, self.t, self.k)
+        return F.conv2d(
+            x, w, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
