@@ -1,11 +1,15 @@
 """Packed checkpoints and the 1-bit engine.
 
-Reading and running a packed file needs numpy and safetensors; packing,
-unpacking and exporting import torch when they are called.
+Reading and running a packed file needs numpy and safetensors. What trains or
+converts is imported when it is first used: `pack`, `write` and `unpack` need
+torch.
 """
+
+from typing import Any
 
 from .engine import Engine, default_threads, instruction_sets, load
 from .format import Packed, PackedFileError, read
+from .images import read_image
 
 __all__ = [
     'Engine',
@@ -14,5 +18,19 @@ __all__ = [
     'default_threads',
     'instruction_sets',
     'load',
+    'pack',
     'read',
+    'read_image',
+    'unpack',
+    'write',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ('pack', 'unpack', 'write'):
+        from importlib import import_module
+
+        module = import_module('.pack', __name__)
+        globals().update({n: getattr(module, n) for n in ('pack', 'unpack', 'write')})
+        return globals()[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

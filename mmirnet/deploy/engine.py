@@ -101,6 +101,8 @@ class Engine:
             raise ValueError(
                 f'instruction set {isa!r} is not one of {native.instruction_sets()}'
             )
+        self.packed = Packed(packed.input, packed.graph, {}, packed.classes,
+                             packed.source, packed.shapes)
         self.input = packed.input
         self.classes = packed.classes
         steps, logits = plan.fuse(packed)

@@ -351,6 +351,7 @@ class Simulation(nn.Module):
 
     def __init__(self, packed: Packed):
         super().__init__()
+        self.packed = packed
         self.graph = packed.graph
         self.layers = nn.ModuleList()
         for operation in packed.graph:
