@@ -15,6 +15,7 @@ __all__ = [
     'Engine',
     'Packed',
     'PackedFileError',
+    'Simulation',
     'default_threads',
     'instruction_sets',
     'load',
@@ -26,11 +27,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ('pack', 'unpack', 'write'):
-        from importlib import import_module
+_TORCH = ('Simulation', 'pack', 'unpack', 'write')
 
-        module = import_module('.pack', __name__)
-        globals().update({n: getattr(module, n) for n in ('pack', 'unpack', 'write')})
-        return globals()[name]
+
+def __getattr__(name: str) -> Any:
+    if name in _TORCH:
+        from . import packing
+
+        return getattr(packing, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

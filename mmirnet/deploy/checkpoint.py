@@ -17,7 +17,7 @@ from ..engine.run import check_checkpoint, load_config
 from . import onnx
 from .engine import Engine, load
 from .format import Packed
-from .pack import pack, unpack, write
+from .packing import pack, unpack, write
 
 
 def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
@@ -73,7 +73,7 @@ def pack_checkpoint(
         checkpoint: Its checkpoint.
         out: The packed file.
         size: Height and width of the images; by default the config's.
-        float_dtype: See :func:`mmirnet.deploy.pack.pack`.
+        float_dtype: See :func:`mmirnet.deploy.pack`.
         cfg_options: Settings by dotted key, over the config's.
 
     Returns:
