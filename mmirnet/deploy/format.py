@@ -7,7 +7,7 @@ A safetensors file whose metadata holds one JSON text under ``mmirnet``::
                "mean": [...], "std": [...]},
      "classes": ["...", ...] or null,
      "source": "sha256 of the weights that were packed",
-     "graph": [{"op": "conv2d", "inputs": ["input"], "output": "conv1",
+     "graph": [{"op": "conv2d", "src": ["input"], "dst": "conv1",
                 "stride": 2, "padding": 3}, ...]}
 
 The graph is an ordered list: an operation reads values that stand before it,
@@ -80,7 +80,7 @@ class Packed:
 
     def operation_tensors(self, operation: dict[str, Any]) -> dict[str, np.ndarray]:
         """The arrays of one operation by their role."""
-        names = {r: f'{operation["output"]}.{r}' for r in _roles(operation['op'])}
+        names = {r: f'{operation["dst"]}.{r}' for r in _roles(operation['op'])}
         return {r: self.tensors[n] for r, n in names.items() if n in self.tensors}
 
 
@@ -252,26 +252,26 @@ def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]
     kind = operation.get('op')
     _need(isinstance(kind, str) and kind in OPERATIONS, f'unknown operation {kind!r}')
     schema = OPERATIONS[kind]
-    known = {'op', 'inputs', 'output', *schema.attributes}
+    known = {'op', 'src', 'dst', *schema.attributes}
     _need(set(operation) == known, f'fields must be {sorted(known)}')
-    names = operation['inputs']
+    names = operation['src']
     _need(
         isinstance(names, list) and len(names) == schema.inputs,
-        f'inputs must be a list of {schema.inputs}',
+        f'src must be a list of {schema.inputs}',
     )
     for name in names:
         _need(
             isinstance(name, str) and name in shapes,
-            f'input {name!r} is not a value computed before',
+            f'src {name!r} is not a value computed before',
         )
         _need(
             name != 'input' or kind in ('conv2d', 'linear'),
             f'{kind} cannot read the image itself',
         )
-    output = operation['output']
+    output = operation['dst']
     _need(
         isinstance(output, str) and output not in shapes,
-        f'output {output!r} is no new name',
+        f'dst {output!r} is no new name',
     )
     arrays = {}
     for role in _roles(kind):
@@ -347,7 +347,7 @@ def check(packed: Packed) -> Packed:
             # One copy as floats, one as bits, both padded for vectors.
             total += shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
             _need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')
-            shapes[operation['output']] = shape
+            shapes[operation['dst']] = shape
         field_name = 'output'
         _need(shape[1:] == (1, 1), f'logits of shape {shape} are no vector')
         _need(

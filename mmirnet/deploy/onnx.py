@@ -45,14 +45,14 @@ def to_onnx(packed: Packed):
     def convolution(op: dict, source: str, weight: np.ndarray) -> None:
         node(
             'Conv',
-            [source, constant(f'{op["output"]}.weight', weight)],
-            op['output'],
+            [source, constant(f'{op["dst"]}.weight', weight)],
+            op['dst'],
             strides=[op['stride']] * 2,
             pads=[op['padding']] * 4,
         )
 
     for op in packed.graph:
-        kind, sources, output = op['op'], op['inputs'], op['output']
+        kind, sources, output = op['op'], op['src'], op['dst']
         tensors = packed.operation_tensors(op)
         channels = packed.shapes[sources[0]][0]
         if kind == 'conv2d':
@@ -118,7 +118,7 @@ def to_onnx(packed: Packed):
 
     spec = packed.input
     shape = ['batch', spec['channels'], spec['height'], spec['width']]
-    logits = packed.graph[-1]['output']
+    logits = packed.graph[-1]['dst']
     classes = packed.shapes[logits][0]
     graph = helper.make_graph(
         nodes,
@@ -138,3 +138,24 @@ def to_onnx(packed: Packed):
 def export(packed: Packed, path: str | os.PathLike) -> None:
     """Writes a network as ONNX, see :func:`to_onnx`."""
     Path(path).write_bytes(to_onnx(packed).SerializeToString())
+
+
+def run(path: str | os.PathLike, images: np.ndarray) -> np.ndarray:
+    """Logits of float (N, C, H, W) images from ONNX Runtime.
+
+    Without its optimisations: they fold BatchNorm into weights of +-1, and sums
+    that round differently move signs.
+
+    Raises:
+        ImportError: If ONNX Runtime is not installed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
+    return session.run(None, {session.get_inputs()[0].name: images})[0]

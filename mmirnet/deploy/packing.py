@@ -232,12 +232,13 @@ def trace(model: nn.Module) -> tuple[list[dict], dict[str, np.ndarray]]:
             names[node] = sources[0]
             continue
         kind, attributes, arrays = _operation(node, module)
-        name = str(node.target).removeprefix('model.') if arrays else node.name
-        if any(name == operation['output'] for operation in graph):
-            name = node.name  # a layer that is called twice
+        # A layer with weights keeps its name, unless it is called twice.
+        name = str(node.target).removeprefix('model.')
+        if not arrays or any(name == operation['dst'] for operation in graph):
+            name = f'{kind}{len(graph)}'
         names[node] = name
         tensors.update({f'{name}.{role}': array for role, array in arrays.items()})
-        graph.append(dict(op=kind, inputs=sources, output=name) | attributes)
+        graph.append(dict(op=kind, src=sources, dst=name) | attributes)
     return graph, tensors
 
 
@@ -296,7 +297,7 @@ def pack(
         if role == 'weight':
             dtypes[name] = _DTYPES[float_dtype]
             tensors[name] = _round(array, dtypes[name])
-    channels = tensors[f'{graph[0]["output"]}.weight'].shape[1]
+    channels = tensors[f'{graph[0]["dst"]}.weight'].shape[1]
     mean, std = _normalisation(model, channels)
     height, width = input_size
     return format.check(
@@ -357,7 +358,7 @@ class Simulation(nn.Module):
         for operation in packed.graph:
             arrays = packed.operation_tensors(operation)
             if operation['op'] == 'binary_conv2d':
-                channels = packed.shapes[operation['inputs'][0]][0]
+                channels = packed.shapes[operation['src'][0]][0]
                 weight = binary_weight(operation, arrays, channels)
                 arrays = {'weight': weight.transpose(0, 3, 1, 2)}
             tensors = {
@@ -373,10 +374,10 @@ class Simulation(nn.Module):
         """Logits (N, classes) of images (N, C, H, W)."""
         values = {'input': x}
         for op, layer in zip(self.graph, self.layers, strict=True):
-            inputs = [values[name] for name in op['inputs']]
+            inputs = [values[name] for name in op['src']]
             tensors = dict(layer.named_buffers())
-            values[op['output']] = _SIMULATE[op['op']](op, *inputs, **tensors)
-        return values[self.graph[-1]['output']]
+            values[op['dst']] = _SIMULATE[op['op']](op, *inputs, **tensors)
+        return values[self.graph[-1]['dst']]
 
 
 def _simulate_binary(op: dict, x: Tensor, weight: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def _aligned(size: int) -> int:
 
 def fuse(packed: Packed) -> tuple[list[Step], str]:
     """Groups the graph into steps; also says which value is the logits."""
-    readers = Counter(name for op in packed.graph for name in op['inputs'])
+    readers = Counter(name for op in packed.graph for name in op['src'])
     steps: list[Step] = []
     made_by: dict[str, int] = {}  # value -> index of its step
     alias: dict[str, str] = {'input': 'input'}
@@ -82,8 +82,8 @@ def fuse(packed: Packed) -> tuple[list[Step], str]:
         steps.append(step)
 
     for op in packed.graph:
-        kind, output = op['op'], op['output']
-        sources = [alias[name] for name in op['inputs']]
+        kind, output = op['op'], op['dst']
+        sources = [alias[name] for name in op['src']]
         alias[output] = output
         if kind == 'flatten':
             # Only a name: the linear layer knows how features are ordered.
@@ -114,7 +114,7 @@ def fuse(packed: Packed) -> tuple[list[Step], str]:
             extend(step, output)
         else:
             append(Step(kind, sources[0], output, op))
-    logits = alias[packed.graph[-1]['output']]
+    logits = alias[packed.graph[-1]['dst']]
     _choose_forms(packed, steps, logits)
     return steps, logits
 

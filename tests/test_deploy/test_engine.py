@@ -27,11 +27,11 @@ def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, t
     height, width = size
     eye = np.eye(x_channels, dtype=np.float32)[..., None, None]
     graph = [
-        dict(op='conv2d', inputs=['input'], output='copy', stride=1, padding=0),
+        dict(op='conv2d', src=['input'], dst='copy', stride=1, padding=0),
         dict(
             op='binary_conv2d',
-            inputs=['copy'],
-            output='conv',
+            src=['copy'],
+            dst='conv',
             kernel=kernel,
             stride=stride,
             padding=padding,
@@ -42,7 +42,7 @@ def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, t
     out = len(signs)
     out_size = [(side + 2 * padding - kernel) // stride + 1 for side in size]
     features = out * out_size[0] * out_size[1]
-    graph += [dict(op='linear', inputs=[graph[-1]['output']], output='values')]
+    graph += [dict(op='linear', src=[graph[-1]['dst']], dst='values')]
     window = kernel * kernel * x_channels
     tensors = {
         'copy.weight': eye,
@@ -160,12 +160,12 @@ def test_integer_thresholds_equal_the_float_epilogue(isa, act):
     affine[:, 24:32] = [[0.5], [-3.0]]  # ties at a sum of 6
     affine[:, 32:40] = [[-0.5], [3.0]]
     exponent[24:40] = 0
-    tail = [dict(op='affine', inputs=['conv'], output='bn')]
+    tail = [dict(op='affine', src=['conv'], dst='bn')]
     if act:
-        tail.append(dict(op=act, inputs=['bn'], output='act'))
-    last = tail[-1]['output']
+        tail.append(dict(op=act, src=['bn'], dst='act'))
+    last = tail[-1]['dst']
     tail.append(
-        dict(op='binary_conv2d', inputs=[last], output='conv2', kernel=1, stride=1,
+        dict(op='binary_conv2d', src=[last], dst='conv2', kernel=1, stride=1,
              padding=0, binarize_input=True)
     )
     packed = binary_network(signs, exponent, channels, 3, 1, 1, (6, 6), tail)
