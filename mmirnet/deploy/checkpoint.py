@@ -150,7 +150,7 @@ def _float_effect(cfg: Config, full: Packed, reduced: Packed) -> str:
     right, moved, total, difference = [0, 0], 0, 0, 0.0
     for batch in loader:
         data = preprocess(batch)
-        logits = [engine.predict(data['src'].numpy()) for engine in engines]
+        logits = [engine.predict(data['inputs'].numpy()) for engine in engines]
         labels = np.array([int(s.gt_label) for s in data['data_samples']])
         classes = [values.argmax(1) for values in logits]
         for i in range(2):

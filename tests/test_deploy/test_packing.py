@@ -141,7 +141,7 @@ def test_normalisation_and_classes_travel(tmp_path):
     assert engine.classes == names
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     data = dict(inputs=list(torch.from_numpy(images).permute(0, 3, 1, 2)))
-    x = model.data_preprocessor(data)['src']
+    x = model.data_preprocessor(data)['inputs']
     np.testing.assert_array_equal(engine.predict(images), engine.predict(x))
 
 
