@@ -6,6 +6,7 @@ namespace mmirnet {
 
 #ifdef MMIRNET_X86
 extern const Kernels kAvx512, kAvx2;
+double avx512_peak_rate();
 #endif
 #ifdef MMIRNET_NEON
 extern const Kernels kNeon;
@@ -20,6 +21,13 @@ const Kernels* const kAllKernels[] = {
     &kNeon,
 #endif
     &kPortable, nullptr};
+
+double peak_rate() {
+#ifdef MMIRNET_X86
+  if (kAvx512.supported()) return avx512_peak_rate();
+#endif
+  return 0;
+}
 
 const Kernels* find_kernels(const char* name) {
   for (const Kernels* const* k = kAllKernels; *k; ++k)

@@ -85,6 +85,9 @@ struct Kernels {
 
 // The kernels for MMIRNET_ISA, or the best that this CPU has.
 const Kernels* find_kernels(const char* name);
+// Multiply-accumulates a second of nothing but xor, popcount and add in
+// registers on this core: what the AVX-512 path is measured against. 0 without.
+double peak_rate();
 extern const Kernels* const kAllKernels[];  // best first, null at the end
 
 }  // namespace mmirnet

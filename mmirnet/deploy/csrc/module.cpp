@@ -95,9 +95,11 @@ NB_MODULE(_engine, m) {
       .def("add_shortcut", &Network::add_shortcut)
       .def("predict", predict<uint8_t>)
       .def("predict", predict<float>)
+      .def("time_operations", &Network::time_operations, "repeats"_a)
       .def_prop_ro("isa", &Network::isa)
       .def_prop_ro("threads", &Network::threads);
 
+  m.def("peak_rate", &mmirnet::peak_rate);
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const mmirnet::Kernels* const* k = mmirnet::kAllKernels; *k; ++k)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -579,6 +580,23 @@ void Network::run_images(const Pixel* images, int count, float* logits) {
           progress[i * steps + s].work(items, threads, run);
       }
   });
+}
+
+std::vector<std::vector<double>> Network::time_operations(int repeats) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const SingleThreaded library;
+  const auto memory = allocate(arena_bytes_ + kSlack + kAlign);
+  const auto scratch = allocate(4 * (scratch_floats_ + kSlack));
+  const Context context{memory.get(), reinterpret_cast<float*>(scratch.get())};
+  std::vector<std::vector<double>> seconds(repeats);
+  for (std::vector<double>& times : seconds)
+    for (const Operation& operation : operations_) {
+      const auto start = std::chrono::steady_clock::now();
+      operation.run(context, 0, operation.items);
+      const auto end = std::chrono::steady_clock::now();
+      times.push_back(std::chrono::duration<double>(end - start).count());
+    }
+  return seconds;
 }
 
 void Network::run(const uint8_t* images, int count, float* logits) {

@@ -68,6 +68,10 @@ class Network {
   void run(const uint8_t* images, int count, float* logits);
   void run(const float* images, int count, float* logits);
 
+  // Seconds of each operation, `repeats` times, on one thread, on whatever the
+  // tensors hold.
+  std::vector<std::vector<double>> time_operations(int repeats);
+
   const char* isa() const { return kernels_->name; }
   int threads() const { return team_.size(); }
   const Tensor& input() const { return tensor(input_); }
