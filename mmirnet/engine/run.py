@@ -28,10 +28,12 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import DATASETS
 from torch import distributed, nn
+
+from .checkpoint import find_whole_checkpoint
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -69,8 +71,9 @@ def train(
         work_dir (str, optional): Folder for logs and checkpoints. Defaults to the
             config's, else ``work_dirs/<name of the config>``.
         resume (str, optional): Checkpoint to continue from; ``'auto'`` for the
-            newest one in ``work_dir``.
-        amp (bool): Automatic mixed precision. Defaults to False.
+            newest whole one in ``work_dir``, if there is any.
+        amp (bool): Automatic mixed precision: float16 on GPUs, bfloat16 on CPUs.
+            Defaults to False.
         no_validate (bool): Skips validation. Defaults to False.
         auto_scale_lr (bool): Scales the learning rate to the batch size in use.
             Defaults to False.
@@ -93,11 +96,11 @@ def train(
     cfg = load_config(config, work_dir, launcher)
     if no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    if amp:
-        if not torch.cuda.is_available():
-            raise ValueError('--amp needs a GPU, and this machine shows none')
+    if amp and torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif amp:
+        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
@@ -116,11 +119,7 @@ def train(
         pin_memory=not no_pin_memory,
         persistent_workers=not no_persistent_workers,
     )
-    if runner.cfg.get('resume') and runner.cfg.get('load_from') is None:
-        checkpoint = find_latest_checkpoint(runner.work_dir)
-    else:
-        checkpoint = runner.cfg.get('load_from')
-    if checkpoint:
+    if checkpoint := runner.cfg.get('load_from'):
         check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
     runner.train()
     return runner
@@ -248,6 +247,9 @@ def build_runner(
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = find_whole_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
     _join_processes(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
@@ -268,16 +270,14 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
         ValueError: If the file cannot be read or its weights do not fit.
         FileNotFoundError: If there is no such file.
     """
-    if '://' not in path and not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'checkpoint {path}: there is no such file')
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
-        weights = dict(checkpoint.get('state_dict', checkpoint))
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f'checkpoint {path} is damaged or no checkpoint ({reason})'
-        ) from error
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
+    weights = (
+        checkpoint.get('state_dict', checkpoint)
+        if isinstance(checkpoint, dict)
+        else None
+    )
+    if not isinstance(weights, dict):
+        raise ValueError(f'checkpoint {path} holds no weights')
 
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
