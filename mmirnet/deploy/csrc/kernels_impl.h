@@ -111,6 +111,10 @@ struct Implementation {
     task.words = words32(c.in.channels);
     task.lanes = lanes;
     task.counts = counts;
+    if (task.words == task.in_pixel) {  // a row of the window is one run of words
+      task.words *= task.columns;
+      task.columns = 1;
+    }
 
     for (int y = y0; y < y1; ++y) {
       const int top = y * c.stride - c.pad;
