@@ -14,7 +14,7 @@ show_validations() {
   local line result='Epoch\(val\) \[([0-9]+)\].*accuracy/top1: ([0-9.]+)'
   while read -r line; do
     if [[ $line =~ $result ]]; then
-      printf '  epoch %2d: %s %% accuracy\n' "${BASH_REMATCH[@]:1:2}"
+      printf '  epoch %2d: %s %% accuracy\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]%??}"
     fi
   done
 }
@@ -40,6 +40,7 @@ run "$work_dir/train.txt" tools/train.py "$config" --work-dir "$work_dir"
 
 echo '[3/4] Evaluation'
 checkpoint=$(<"$work_dir/last_checkpoint")
+checkpoint=$work_dir/${checkpoint##*/}
 run "$work_dir/test.txt" tools/test.py "$config" "$checkpoint" \
   --work-dir "$work_dir/test" --out "$work_dir/metrics.json" --out-item metrics
 
