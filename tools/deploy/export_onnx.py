@@ -4,9 +4,6 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmirnet.deploy.checkpoint import export_checkpoint
-from mmirnet.engine.run import one_line_errors
-
 
 def main() -> None:
     """Reads the command line."""
@@ -19,6 +16,10 @@ def main() -> None:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.deploy.checkpoint import export_checkpoint
+    from mmirnet.engine.run import one_line_errors
+
     with one_line_errors():
         print(
             export_checkpoint(

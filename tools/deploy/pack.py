@@ -4,9 +4,6 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmirnet.deploy.checkpoint import pack_checkpoint
-from mmirnet.engine.run import one_line_errors
-
 
 def main() -> None:
     """Reads the command line."""
@@ -26,6 +23,10 @@ def main() -> None:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.deploy.checkpoint import pack_checkpoint
+    from mmirnet.engine.run import one_line_errors
+
     with one_line_errors():
         print(
             pack_checkpoint(
