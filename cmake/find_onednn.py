@@ -6,7 +6,9 @@ from importlib.metadata import files
 def find(package: str, name: str) -> str:
     """The path of a package's file whose name ends so."""
     return next(
-        str(file.locate().resolve()) for file in files(package) if str(file).endswith(name)
+        str(file.locate().resolve())
+        for file in files(package)
+        if str(file).endswith(name)
     )
 
 

@@ -143,9 +143,7 @@ def _float_effect(cfg: Config, full: Packed, reduced: Packed) -> str:
     loader = Runner.build_dataloader(
         dict(cfg.test_dataloader, num_workers=0, persistent_workers=False)
     )
-    preprocess = MODELS.build(
-        dict(cfg.data_preprocessor, type='ClsDataPreprocessor')
-    )
+    preprocess = MODELS.build(dict(cfg.data_preprocessor, type='ClsDataPreprocessor'))
     engines = Engine(full), Engine(reduced)
     right, moved, total, difference = [0, 0], 0, 0, 0.0
     for batch in loader:

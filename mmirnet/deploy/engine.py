@@ -32,7 +32,7 @@ def instruction_sets() -> list[str]:
 
 
 def _library() -> str:
-    """oneDNN as installed beside the engine, or '' for plain loops."""
+    """OneDNN as installed beside the engine, or '' for plain loops."""
     found = sorted(Path(__file__).parent.glob('libdnnl.*'))
     return str(found[0]) if found else ''
 
@@ -101,8 +101,9 @@ class Engine:
             raise ValueError(
                 f'instruction set {isa!r} is not one of {native.instruction_sets()}'
             )
-        self.packed = Packed(packed.input, packed.graph, {}, packed.classes,
-                             packed.source, packed.shapes)
+        self.packed = Packed(
+            packed.input, packed.graph, {}, packed.classes, packed.source, packed.shapes
+        )
         self.input = packed.input
         self.classes = packed.classes
         steps, logits = plan.fuse(packed)
@@ -208,8 +209,17 @@ class Engine:
             TypeError: If they are neither uint8 nor float.
 
         Example:
-            >>> engine = load('resnet20.safetensors')  # doctest: +SKIP
-            >>> engine.predict(np.zeros((1, 32, 32, 3), np.uint8))  # doctest: +SKIP
+            >>> from mmirnet.deploy import pack
+            >>> from torch import nn
+            >>> net = nn.Sequential(
+            ...     nn.Conv2d(3, 8, 3, bias=False),
+            ...     nn.AdaptiveAvgPool2d(1),
+            ...     nn.Flatten(),
+            ...     nn.Linear(8, 2),
+            ... )
+            >>> engine = Engine(pack(net, (8, 8)), threads=1)
+            >>> engine.predict(np.zeros((5, 8, 8, 3), np.uint8)).shape
+            (5, 2)
         """
         images = np.asarray(images)
         spec = self.input

@@ -12,14 +12,16 @@ A safetensors file whose metadata holds one JSON text under ``mmirnet``::
 
 The graph is an ordered list: an operation reads values that stand before it,
 and the last one gives the logits. The tensors of an operation are named after
-its output: ``conv1.weight``.
+its ``dst``: ``conv1.weight``.
 
 ``signs`` of a binary convolution are uint64 of shape (out, words), a set bit for
 +1. The bit of window position (y, x) and input channel c has index
 ``(y * kernel + x) * channels + c``, 64 in a word. ``exponent`` is log2 of each
 output channel's scale. An affine holds a BatchNorm as (2, channels): y = x *
-affine[0] + affine[1], with one rounding. A packed file is untrusted: :func:`read` checks everything against
-everything before anything is allocated for it.
+affine[0] + affine[1], with one rounding.
+
+A packed file is untrusted: :func:`read` checks everything against everything before
+anything is allocated for it.
 """
 
 import json
@@ -127,9 +129,7 @@ def _conv2d(operation, inputs, tensors):
     )
     out, _, kernel_height, kernel_width = weight.shape
     stride = _integer(operation, 'stride', 1, 64)
-    padding = _integer(
-        operation, 'padding', 0, min(kernel_height, kernel_width) - 1
-    )
+    padding = _integer(operation, 'padding', 0, min(kernel_height, kernel_width) - 1)
     return (out, *_window(shape, kernel_height, kernel_width, stride, padding))
 
 
@@ -153,9 +153,7 @@ def _binary_conv2d(operation, inputs, tensors):
         and np.abs(exponent.astype(int)).max() <= MAX_EXPONENT,
         f'exponent: {len(signs)} values within +-{MAX_EXPONENT} expected',
     )
-    _need(
-        type(operation['binarize_input']) is bool, 'binarize_input must be a bool'
-    )
+    _need(type(operation['binarize_input']) is bool, 'binarize_input must be a bool')
     stride = _integer(operation, 'stride', 1, 64)
     padding = _integer(operation, 'padding', 0, kernel - 1)
     return (len(signs), *_window(shape, kernel, kernel, stride, padding))
@@ -318,9 +316,7 @@ def check(packed: Packed) -> Packed:
                 and all(type(v) is float and np.isfinite(v) for v in spec[name]),
                 f'{name} must be {channels} finite numbers',
             )
-        _need(
-            all(1e-6 <= abs(v) <= 1e6 for v in spec['std']), 'std must not be zero'
-        )
+        _need(all(1e-6 <= abs(v) <= 1e6 for v in spec['std']), 'std must not be zero')
         field_name = 'classes'
         _need(
             packed.classes is None
@@ -341,9 +337,7 @@ def check(packed: Packed) -> Packed:
         total = 0
         for index, operation in enumerate(packed.graph):
             field_name = f'graph[{index}]'
-            shape = _check_operation(
-                operation, shapes, packed.tensors, packed.dtypes
-            )
+            shape = _check_operation(operation, shapes, packed.tensors, packed.dtypes)
             # One copy as floats, one as bits, both padded for vectors.
             total += shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
             _need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')

@@ -61,10 +61,11 @@ def to_onnx(packed: Packed):
             source = sources[0]
             if op['binarize_input']:
                 zero = constant('zero', np.float32(0))
-                positive = node(
-                    'GreaterOrEqual', [source, zero], f'{output}.positive'
-                )
-                signs = [constant('plus', np.float32(1)), constant('minus', np.float32(-1))]
+                positive = node('GreaterOrEqual', [source, zero], f'{output}.positive')
+                signs = [
+                    constant('plus', np.float32(1)),
+                    constant('minus', np.float32(-1)),
+                ]
                 source = node('Where', [positive, *signs], f'{output}.sign')
             weight = binary_weight(op, tensors, channels).transpose(0, 3, 1, 2)
             convolution(op, source, weight)
@@ -80,7 +81,10 @@ def to_onnx(packed: Packed):
             names = [constant(f'{output}.{i}', v) for i, v in enumerate(values)]
             node('BatchNormalization', [sources[0], *names], output, epsilon=0.0)
         elif kind == 'hardtanh':
-            bounds = [constant('minus', np.float32(-1)), constant('plus', np.float32(1))]
+            bounds = [
+                constant('minus', np.float32(-1)),
+                constant('plus', np.float32(1)),
+            ]
             node('Clip', [sources[0], *bounds], output)
         elif kind == 'relu':
             node('Relu', sources, output)

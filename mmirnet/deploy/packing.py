@@ -64,8 +64,9 @@ def _window(name: str, conv: nn.Conv2d) -> dict:
 def _binary_conv(name: str, conv: IRConv2d) -> tuple[dict, dict]:
     if conv.rule.scale == 'mean':
         _refuse(name, "scale='mean' is no power of two; use 'shift' or None")
-    weight, scale = libra_pb(conv.weight.detach(), conv.rule.standardize,
-                             conv.rule.scale)
+    weight, scale = libra_pb(
+        conv.weight.detach(), conv.rule.standardize, conv.rule.scale
+    )
     scale = torch.ones(len(weight)) if scale is None else scale.flatten().cpu()
     exponent = torch.log2(scale)
     if not torch.equal(exponent, exponent.round()):
@@ -286,8 +287,16 @@ def pack(
         UnsupportedModelError: For a layer that the format does not have.
 
     Example:
-        >>> packed = pack(model, (32, 32))  # doctest: +SKIP
-        >>> write(packed, 'resnet20.safetensors')  # doctest: +SKIP
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, bias=False),
+        ...     IRConv2d(8, 8, 3, bias=False),
+        ...     nn.AdaptiveAvgPool2d(1),
+        ...     nn.Flatten(),
+        ...     nn.Linear(8, 2),
+        ... )
+        >>> packed = pack(net, (8, 8))
+        >>> packed.tensors['1.signs'].nbytes  # 72 bits for each of 8 channels
+        128
     """
     graph, tensors = trace(model)
     dtypes = {}

@@ -135,9 +135,7 @@ def _choose_forms(packed: Packed, steps: list[Step], logits: str) -> None:
         step.floats |= not step.bits
 
 
-def buffers(
-    packed: Packed, steps: list[Step], logits: str
-) -> tuple[list[Buffer], int]:
+def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer], int]:
     """Gives every value its place; values share memory when not alive together.
 
     Returns:

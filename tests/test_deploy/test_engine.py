@@ -46,9 +46,7 @@ def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, t
     window = kernel * kernel * x_channels
     tensors = {
         'copy.weight': eye,
-        'conv.signs': pack_bits(
-            (signs > 0).transpose(0, 2, 3, 1).reshape(out, window)
-        ),
+        'conv.signs': pack_bits((signs > 0).transpose(0, 2, 3, 1).reshape(out, window)),
         'conv.exponent': exponent,
         'values.weight': np.eye(features, dtype=np.float32),
     }
@@ -95,11 +93,13 @@ SHAPES = [
 def check_binary(isa, seed, channels, out, kernel, stride, padding, height, width):
     rng, signs, exponent = random_case(seed, channels, out, kernel)
     packed = check(
-        binary_network(signs, exponent, channels, kernel, stride, padding,
-                       (height, width))
+        binary_network(
+            signs, exponent, channels, kernel, stride, padding, (height, width)
+        )
     )
-    x = rng.choice(np.float32([-2, -1, -0.0, 0.0, 1e-30, 3]),
-                   (2, channels, height, width))
+    x = rng.choice(
+        np.float32([-2, -1, -0.0, 0.0, 1e-30, 3]), (2, channels, height, width)
+    )
     got = Engine(packed, threads=1, isa=isa).predict(x)
     x_sign = torch.from_numpy(np.where(x >= 0, 1, -1).astype('f8'))
     sums = F.conv2d(x_sign, torch.from_numpy(signs).double(), None, stride, padding)
@@ -165,8 +165,15 @@ def test_integer_thresholds_equal_the_float_epilogue(isa, act):
         tail.append(dict(op=act, src=['bn'], dst='act'))
     last = tail[-1]['dst']
     tail.append(
-        dict(op='binary_conv2d', src=[last], dst='conv2', kernel=1, stride=1,
-             padding=0, binarize_input=True)
+        dict(
+            op='binary_conv2d',
+            src=[last],
+            dst='conv2',
+            kernel=1,
+            stride=1,
+            padding=0,
+            binarize_input=True,
+        )
     )
     packed = binary_network(signs, exponent, channels, 3, 1, 1, (6, 6), tail)
     packed.tensors['bn.affine'] = affine
@@ -207,8 +214,9 @@ def test_batches_and_threads(mixed, isa, threads, batch):
 def test_uint8_images_are_normalised_as_in_training(mixed):
     _, packed = mixed
     packed = Packed(**vars(packed))
-    packed.input = dict(packed.input, mean=[123.675, 116.28, 103.53],
-                        std=[58.395, 57.12, 57.375])
+    packed.input = dict(
+        packed.input, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
+    )
     images = np.random.default_rng(0).integers(0, 256, (4, 13, 10, 3), np.uint8)
     mean, std = (torch.tensor(packed.input[k]).view(3, 1, 1) for k in ('mean', 'std'))
     x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - mean) / std

@@ -14,15 +14,13 @@ TOOLS = 'aarch64-linux-gnu-g++', 'qemu-aarch64'
 )
 def test_neon_equals_portable(tmp_path):
     compiler, emulator = TOOLS
-    names = 'dispatch float_conv isa_neon isa_portable network team'.split()
+    names = ['dispatch', 'float_conv', 'isa_neon', 'isa_portable', 'network', 'team']
     sources = [CSRC / f'{name}.cpp' for name in names]
     flags = '-std=c++17 -O1 -fno-strict-aliasing -ffp-contract=off'
     program = tmp_path / 'neon'
-    subprocess.run(
-        [compiler, *flags.split(), '-static', '-pthread', '-DMMIRNET_NEON', f'-I{CSRC}']
-        + [*sources, Path(__file__).with_name('neon.cpp'), '-o', program],
-        check=True,
-    )
+    options = [*flags.split(), '-static', '-pthread', '-DMMIRNET_NEON', f'-I{CSRC}']
+    test = Path(__file__).with_name('neon.cpp')
+    subprocess.run([compiler, *options, *sources, test, '-o', program], check=True)
     result = subprocess.run(
         [emulator, program], capture_output=True, text=True, check=True
     )

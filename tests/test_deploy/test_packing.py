@@ -156,7 +156,10 @@ def test_packing_leaves_the_model_as_it_was():
 
 def network_with(layer):
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 8, 3, bias=False),
+        layer,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(8, 2),
     )
 
@@ -177,5 +180,5 @@ def network_with(layer):
     ids=str,
 )
 def test_unsupported_layers_are_named(layer):
-    with pytest.raises(UnsupportedModelError, match='cannot pack 1|cannot pack model.1'):
+    with pytest.raises(UnsupportedModelError, match=r'cannot pack (model\.)?1'):
         deploy.pack(network_with(layer), (9, 9))

@@ -13,10 +13,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-for variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'):
-    os.environ.setdefault(variable, '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('MKL_NUM_THREADS', '1')
 
 import numpy as np
 import torch
@@ -285,7 +286,9 @@ def show(title: str, times: dict[str, float], ours: str) -> None:
     for kind in ('fp32', 'int8'):
         others = [t for name, t in times.items() if kind in name]
         if others:
-            print(f'  ours against the fastest {kind}: {min(others) / times[ours]:.2f}x')
+            print(
+                f'  ours against the fastest {kind}: {min(others) / times[ours]:.2f}x'
+            )
 
 
 def measure_blocks(args) -> None:
@@ -309,9 +312,7 @@ def measure_blocks(args) -> None:
             others.append(alternate(candidates, 1, 0.05))
         times = {name: statistics.median(values) for name, values in samples.items()}
         times |= {n: statistics.median(o[n] for o in others) for n in candidates}
-        show(
-            f'block {channels} x {size} x {size}, batch 1', times, f'engine {isas[0]}'
-        )
+        show(f'block {channels} x {size} x {size}, batch 1', times, f'engine {isas[0]}')
         if peak:
             # Rows outside of the image are skipped, so they do not count.
             work = channels**2 * size * 3 * (3 * size - 2)
@@ -331,10 +332,10 @@ def measure_network(args, folder: Path) -> None:
         candidates = {}
         for isa in deploy.instruction_sets()[:-1]:
             engine = deploy.Engine(binary, 1, isa)
-            candidates[f'engine {isa}'] = lambda e=engine: e.predict(array)
+            candidates[f'engine {isa}'] = partial(engine.predict, array)
         ours = next(iter(candidates))
         two = deploy.Engine(binary, 2)
-        candidates['engine, 2 threads'] = lambda: two.predict(array)
+        candidates['engine, 2 threads'] = partial(two.predict, array)
         candidates |= dict(torch_candidates(float_model, x))
         candidates |= dict(onnx_candidates(packed, array, folder))
         candidates |= dict(openvino_candidates(packed, array, folder))
