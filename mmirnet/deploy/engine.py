@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import import_module
 from math import inf
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from . import plan
 from .format import Packed, read
 
 try:
-    from . import _engine
+    _engine = import_module(f'{__package__}._engine')
 except ImportError as error:  # installed without a compiler
     _engine, _reason = None, error
 
