@@ -68,9 +68,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and evaluates."""
     args = parse_args()
-    from mmirnet.engine import run  # seconds of imports that -h does not need
+    from mmirnet.engine import errors, run  # seconds of imports that -h does not need
 
-    with run.one_line_errors():
+    with errors.one_line_errors():
         run.evaluate(**vars(args))
 
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, load_checkpoint
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
-from ..engine.run import check_checkpoint, load_config
+from ..engine.run import check_checkpoint, load_config, unwrap
 from . import onnx
 from .engine import Engine, load
 from .format import Packed
@@ -202,8 +201,7 @@ def replace_network(
         PackedFileError: If the file is damaged or was tampered with.
         ValueError: If it has another number of classes than the model.
     """
-    while is_model_wrapper(model):
-        model = model.module
+    model = unwrap(model)
     network = load(path, **options) if engine else unpack(path)
     shapes = network.packed.shapes
     classes = shapes[network.packed.graph[-1]['dst']][0]
@@ -213,4 +211,5 @@ def replace_network(
     model.backbone = _PackedBackbone(network).to(next(model.parameters()).device)
     model.neck = None
     head = _LogitsHead(topk=model.head.topk, cal_acc=model.head.cal_acc)
+    head.num_classes = classes
     model.head = head

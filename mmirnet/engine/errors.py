@@ -35,9 +35,8 @@ def one_line_errors() -> Iterator[None]:
         rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
         print(f'{rank}error: {message}', file=sys.stderr)
         sys.exit(2)
-    finally:
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def user_message(error: Exception) -> str | None:

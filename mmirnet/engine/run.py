@@ -11,13 +11,8 @@ import copy
 import datetime
 import importlib.util
 import inspect
-import linecache
 import os
-import re
 import subprocess
-import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import mmengine
@@ -32,10 +27,9 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import DATASETS
 from torch import distributed, nn
+from torch.utils.data import Dataset
 
 from .checkpoint import find_whole_checkpoint
-
-PACKAGE = Path(__file__).parents[1]
 
 #: Where each launcher says a process's rank, the number of processes, and the
 #: rank on its node.
@@ -121,6 +115,8 @@ def train(
     )
     if checkpoint := runner.cfg.get('load_from'):
         check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
+    dataset = runner.train_dataloader.dataset
+    check_classes(dataset, runner.model, 'train_dataloader.dataset')
     runner.train()
     return runner
 
@@ -211,6 +207,9 @@ def evaluate(
         replace_network(runner.model, checkpoint, engine)
     else:
         check_checkpoint(checkpoint, runner.model)
+    check_classes(
+        runner.test_dataloader.dataset, runner.model, 'test_dataloader.dataset'
+    )
     if out and out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     metrics = runner.test()
@@ -266,6 +265,33 @@ def build_runner(
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def check_classes(dataset: Dataset, model: nn.Module, key: str) -> None:
+    """Refuses data with more classes than the model's head tells apart.
+
+    Args:
+        dataset (Dataset): The data set.
+        model (nn.Module): The model, wrapped or not.
+        key (str): Where the data set stands in the config.
+
+    Raises:
+        ValueError: If there are too few outputs; names both numbers.
+    """
+    model = unwrap(model)
+    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if outputs and classes and len(classes) > outputs:
+        raise ValueError(
+            f'{key} has {len(classes)} classes, but model.head.num_classes is {outputs}'
+        )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distribution and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> None:
     """Refuses a checkpoint that is damaged or does not fit the model.
 
@@ -291,8 +317,7 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
     if not isinstance(weights, dict):
         raise ValueError(f'checkpoint {path} holds no weights')
 
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrap(model)
     weights = {name.removeprefix('module.'): w for name, w in weights.items()}
     given = {name: _shape(w) for name, w in weights.items()}
     wanted = {name: _shape(w) for name, w in model.state_dict().items()}
@@ -310,37 +335,6 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
         f'{given.get(name, "missing")} in the file and '
         f'{wanted.get(name, "missing")} in the model'
     )
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line and exit code 2 where the user can mend it.
-
-    That is an error which this package raises on purpose, or one of the operating
-    system (a missing file, no permission, a full disk). All others are bugs and
-    keep their traceback.
-    """
-    try:
-        yield
-    except Exception as error:
-        system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
-        if not system and not _raised_here(error):
-            raise
-        rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
-        # A data worker's error carries its traceback; the message comes last.
-        message = str(error.args[0] if isinstance(error, KeyError) else error)
-        message = re.sub(r'^\w+Error: ', '', message.strip().splitlines()[-1])
-        print(f'{rank}error: {message}', file=sys.stderr)
-        sys.exit(2)
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-def _raised_here(error: Exception) -> bool:
-    """Whether a raise statement of this package made the error."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-    return PACKAGE in Path(frame.filename).parents and line.startswith('raise ')
 
 
 def _shape(weight: object) -> tuple[int, ...] | str:

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
-from mmengine.registry import HOOKS
+import torch
+from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain.registry import MODELS
 
 import mmirnet  # noqa: F401
-from mmirnet.engine.errors import unknown_argument
+from mmirnet.engine import run
+from mmirnet.engine.errors import one_line_errors, unknown_argument
 
 BACKBONE = dict(type='mmpretrain.IRResNet_CIFAR', depth=20)
 
@@ -52,6 +56,7 @@ BACKBONE = dict(type='mmpretrain.IRResNet_CIFAR', depth=20)
     ],
 )
 def test_names_the_nearest_argument(registry, cfg, message):
+    init_default_scope('mmpretrain')
     with pytest.raises(TypeError) as caught:
         registry.build(cfg)
     assert message in unknown_argument(caught.value)
@@ -65,3 +70,47 @@ def test_other_errors_are_not_ours_to_explain(bug):
     with pytest.raises(TypeError) as caught:
         bug()
     assert unknown_argument(caught.value) is None
+
+
+class TestOneLineErrors:
+    """one_line_errors: whose fault it is decides."""
+
+    @staticmethod
+    def ours():
+        run.load_config('absent::a.py', None, 'none')
+
+    @staticmethod
+    def systems():
+        Path('absent').read_bytes()
+
+    @staticmethod
+    def torchs():
+        torch.zeros(2) + torch.zeros(3)
+
+    @staticmethod
+    def a_bug():
+        run._average_over_flips(None)
+
+    @pytest.mark.parametrize(
+        ('fault', 'message'),
+        [
+            ('ours', 'error: CONFIG absent::a.py: there is no package absent\n'),
+            ('systems', "error: [Errno 2] No such file or directory: 'absent'\n"),
+        ],
+    )
+    def test_the_users(self, capsys, fault, message):
+        with pytest.raises(SystemExit) as exit, one_line_errors():
+            getattr(self, fault)()
+        assert exit.value.code == 2
+        assert capsys.readouterr().err == message
+
+    @pytest.mark.parametrize('bug', ['torchs', 'a_bug'])
+    def test_bugs_keep_their_traceback(self, bug):
+        with pytest.raises((RuntimeError, AttributeError)), one_line_errors():
+            getattr(self, bug)()
+
+    def test_names_the_rank(self, capsys, monkeypatch):
+        monkeypatch.setenv('RANK', '3')
+        with pytest.raises(SystemExit), one_line_errors():
+            self.systems()
+        assert capsys.readouterr().err.startswith('[rank 3] error: ')

@@ -1,7 +1,6 @@
 import json
 import logging
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from small_run import TEST_IMAGES, small_config
 from torch import nn
 
 from mmirnet.engine import Bf16OptimWrapper, run
+from mmirnet.engine.errors import one_line_errors
 
 
 @pytest.fixture(scope='module')
@@ -155,6 +155,11 @@ def test_config_of_an_installed_package():
             r"train_dataloader\.dataset\.data_root: there is no folder 'absent'",
         ),
         (
+            dict(cfg_options={'model.head.num_classes': 7}),
+            ValueError,
+            r'train_dataloader\.dataset has 10 classes, .*num_classes is 7',
+        ),
+        (
             dict(cfg_options={'model.backbone.structure': 'birael'}),
             ValueError,
             "structure must be .*'birael'",
@@ -261,50 +266,6 @@ class TestCheckCheckpoint:
             run.check_checkpoint(path, model)
 
 
-class TestOneLineErrors:
-    """one_line_errors: whose fault it is decides."""
-
-    @staticmethod
-    def ours():
-        run.load_config('absent::a.py', None, 'none')
-
-    @staticmethod
-    def systems():
-        Path('absent').read_bytes()
-
-    @staticmethod
-    def torchs():
-        torch.zeros(2) + torch.zeros(3)
-
-    @staticmethod
-    def a_bug():
-        run._average_over_flips(None)
-
-    @pytest.mark.parametrize(
-        ('fault', 'message'),
-        [
-            ('ours', 'error: CONFIG absent::a.py: there is no package absent\n'),
-            ('systems', "error: [Errno 2] No such file or directory: 'absent'\n"),
-        ],
-    )
-    def test_the_users(self, capsys, fault, message):
-        with pytest.raises(SystemExit) as exit, run.one_line_errors():
-            getattr(self, fault)()
-        assert exit.value.code == 2
-        assert capsys.readouterr().err == message
-
-    @pytest.mark.parametrize('bug', ['torchs', 'a_bug'])
-    def test_bugs_keep_their_traceback(self, bug):
-        with pytest.raises((RuntimeError, AttributeError)), run.one_line_errors():
-            getattr(self, bug)()
-
-    def test_names_the_rank(self, capsys, monkeypatch):
-        monkeypatch.setenv('RANK', '3')
-        with pytest.raises(SystemExit), run.one_line_errors():
-            self.systems()
-        assert capsys.readouterr().err.startswith('[rank 3] error: ')
-
-
 @pytest.mark.parametrize(('damage', 'workers'), [(b'no image', 0), (b'', 1)])
 def test_an_unreadable_image_is_named(tmp_path, capsys, damage, workers):
     for i in range(8):
@@ -328,7 +289,7 @@ train_dataloader = dict(
 )""",
     )
     logging.disable()
-    with pytest.raises(SystemExit), run.one_line_errors():
+    with pytest.raises(SystemExit), one_line_errors():
         run.train(str(config), work_dir=str(tmp_path), no_validate=True)
     logging.disable(logging.NOTSET)
     error = capsys.readouterr().err.splitlines()[-1]

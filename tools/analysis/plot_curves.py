@@ -15,7 +15,7 @@ def main() -> None:
     """Reads the arguments and draws."""
     args = parse_args()
     from mmirnet.analysis.curves import plot_curves
-    from mmirnet.engine.run import one_line_errors
+    from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
         print(plot_curves(args.work_dir, args.out))
