@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
 build=build/sanitize
 rm -rf $build && mkdir -p $build/tree
-cmake -S . -B $build/cmake -DSKBUILD=ON -DMMIRNET_SANITIZE=ON \
+cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON -DMMIRNET_SANITIZE=ON \
   -DPython_EXECUTABLE="$(command -v "$python")" \
   -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)"
 cmake --build $build/cmake --parallel
