@@ -1,5 +1,6 @@
 from .digits import Digits
 from .fashion_mnist import FashionMNIST32
-from .in_memory import InMemory, InMemorySampler, keep_in_memory
+from .in_memory import InMemory, keep_in_memory
+from .seeding import ExactSampler
 
-__all__ = ['Digits', 'FashionMNIST32', 'InMemory', 'InMemorySampler', 'keep_in_memory']
+__all__ = ['Digits', 'ExactSampler', 'FashionMNIST32', 'InMemory', 'keep_in_memory']

@@ -2,25 +2,26 @@
 
 For images of 32x32 the pipeline of one sample after another, its worker processes
 and the copies to a GPU cost more than the network. Here a batch is a few operations,
-wherever the model is. Crops and flips are those of MMPretrain's
+wherever the model is. Crops and flips are distributed as those of MMPretrain's
 transforms, and follow from seed, epoch and sample alone: neither what ran before nor
 the number of processes changes them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from mmcv.transforms import RandomFlip
 from mmengine.config import ConfigDict
-from mmengine.dataset import DefaultSampler
 from mmengine.device import get_device
-from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
+from mmengine.registry import FUNCTIONS
 from mmpretrain.datasets.transforms import PackInputs, RandomCrop
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
+
+from .seeding import SeededIndex
 
 
 def crop_and_flip(
@@ -48,7 +49,8 @@ def crop_and_flip(
     padded = torch.nn.functional.pad(images, [padding] * 4)
     # A view of all (2 * padding + 1)^2 crops, of which one is copied.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    crops = windows[torch.arange(n, device=images.device), :, *offsets.unbind(1)]
+    sample = torch.arange(n, device=images.device)
+    crops = windows[sample, :, offsets[:, 0], offsets[:, 1]]
     return torch.where(flips[:, None, None, None], crops.flip(-1), crops)
 
 
@@ -57,8 +59,8 @@ class InMemory(Dataset):
     """A data set of equally sized images, all of them in one tensor.
 
     Reads the images of another data set once, without its pipeline, and does the
-    pipeline's work on whole batches. Goes with :class:`InMemorySampler`, with
-    ``collate_fn=dict(type='as_is')`` and without worker processes;
+    pipeline's work on whole batches. :class:`~mmirnet.datasets.ExactSampler` tells it
+    seed and epoch; it needs ``collate_fn=dict(type='as_is')`` and no worker processes.
     :func:`keep_in_memory` writes all of that into a config.
 
     Args:
@@ -72,12 +74,13 @@ class InMemory(Dataset):
         ValueError: If the pipeline has anything else, or images differ in size.
 
     Example:
+        >>> from mmirnet.datasets import ExactSampler
         >>> data = InMemory(dict(type='Digits', split='test', pipeline=[
         ...     dict(type='RandomCrop', crop_size=32, padding=4),
         ...     dict(type='PackInputs')]))
-        >>> data.draw(seed=0, epoch=0)
-        >>> data.__getitems__([3, 5, 7])['inputs'].shape
-        torch.Size([3, 3, 32, 32])
+        >>> indices = list(ExactSampler(data, seed=0))
+        >>> data.__getitems__(indices[:64])['inputs'].shape
+        torch.Size([64, 3, 32, 32])
     """
 
     def __init__(self, dataset: dict, device: str | None = None) -> None:
@@ -92,11 +95,11 @@ class InMemory(Dataset):
             )
         self.metainfo = source.metainfo
         device = device or get_device()
-        images = torch.from_numpy(np.stack([item['img'] for item in items]))
+        images = torch.from_numpy(np.stack([np.atleast_3d(i['img']) for i in items]))
         self.images = images.movedim(-1, 1).contiguous().to(device)
         self.labels = torch.tensor([item['gt_label'] for item in items]).to(device)
         self.padding, self.flip_prob = self._augmentation(pipeline)
-        self.offsets = self.flips = None
+        self._drawn_for = None
 
     def _augmentation(self, pipeline: Sequence[dict]) -> tuple[int, float]:
         """Padding of the crop and probability of the flip in a pipeline's words."""
@@ -123,21 +126,18 @@ class InMemory(Dataset):
             )
         return padding, flip_prob
 
-    def draw(self, seed: int, epoch: int) -> None:
-        """Draw crop and flip of every sample for an epoch.
-
-        Args:
-            seed (int): The run's seed.
-            epoch (int): The epoch.
-        """
-        # A stream apart from the shuffling's, whose generator is seeded with the sum.
-        state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        n, device = len(self), self.images.device
-        high = 2 * self.padding + 1
-        offsets = torch.randint(high, (n, 2), generator=generator)
-        flips = torch.rand(n, generator=generator) < self.flip_prob
-        self.offsets, self.flips = offsets.to(device), flips.to(device)
+    def _draw(self, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Crop and flip of every sample in an epoch."""
+        if self._drawn_for != (seed, epoch):
+            words = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(words[0]))
+            n, device = len(self), self.images.device
+            high = 2 * self.padding + 1
+            offsets = torch.randint(high, (n, 2), generator=generator)
+            flips = torch.rand(n, generator=generator) < self.flip_prob
+            self._drawn = offsets.to(device), flips.to(device)
+            self._drawn_for = seed, epoch
+        return self._drawn
 
     def __len__(self) -> int:
         return len(self.images)
@@ -146,33 +146,38 @@ class InMemory(Dataset):
         """A batch, as MMPretrain's data preprocessor takes it.
 
         Args:
-            indices (Sequence[int]): Samples.
+            indices (Sequence[int]): Samples of one epoch; seeded ones where there is
+                something to draw.
 
         Returns:
             dict: ``inputs``, (N, 3, H, W) uint8 on the device, and ``data_samples``,
             a list of N labels.
 
         Raises:
-            ValueError: In a worker process, which cannot share the device's memory.
+            ValueError: In a worker process, which cannot share the device's memory,
+                or if seeds are missing.
         """
         if get_worker_info() is not None:
-            raise ValueError('InMemory needs num_workers=0: there is nothing to wait for')
+            raise ValueError(
+                'InMemory needs num_workers=0: there is nothing to wait for'
+            )
         rows = torch.tensor(indices, device='cpu').to(self.images.device)
         images = self.images[rows]
         if self.padding or self.flip_prob:
-            if self.offsets is None:
+            if not isinstance(indices[0], SeededIndex):
                 raise ValueError(
-                    "InMemory is told the epoch by sampler=dict(type='InMemorySampler')"
+                    'InMemory augments by the seed and epoch of its indices: it needs '
+                    "sampler=dict(type='ExactSampler')"
                 )
-            images = crop_and_flip(
-                images, self.offsets[rows], self.flips[rows], self.padding
-            )
+            seed, _, epoch, _ = indices[0].seed
+            offsets, flips = self._draw(seed, epoch)
+            images = crop_and_flip(images, offsets[rows], flips[rows], self.padding)
         samples = []
         for index, label in zip(indices, self.labels[rows].split(1), strict=True):
             sample = DataSample()
             # Half the time of set_gt_label, which checks what is known here.
             sample.set_field(label, 'gt_label')
-            sample.set_field(index, 'sample_idx', field_type='metainfo')
+            sample.set_field(int(index), 'sample_idx', field_type='metainfo')
             samples.append(sample)
         return dict(inputs=images, data_samples=samples)
 
@@ -180,32 +185,6 @@ class InMemory(Dataset):
         """One sample, in the form of one from an ordinary pipeline."""
         batch = self.__getitems__([index])
         return dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
-
-
-@DATA_SAMPLERS.register_module()
-class InMemorySampler(DefaultSampler):
-    """MMEngine's sampler, which also tells an :class:`InMemory` the epoch.
-
-    Args:
-        dataset (InMemory): The data set.
-        **kwargs: As for MMEngine's ``DefaultSampler``: ``shuffle``, ``seed``,
-            ``round_up``.
-
-    Attributes:
-        start (int): Samples of this process to leave out in the next iteration, and
-            only there: where a resumed epoch goes on.
-    """
-
-    def __init__(self, dataset: InMemory, **kwargs) -> None:
-        super().__init__(dataset, **kwargs)
-        self.start = 0
-
-    def __iter__(self) -> Iterator[int]:
-        """Iterate over the samples of this process."""
-        self.dataset.draw(self.seed, self.epoch)
-        indices = list(super().__iter__())[self.start :]
-        self.start = 0
-        return iter(indices)
 
 
 @FUNCTIONS.register_module()
@@ -220,11 +199,8 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     Args:
         dataloader (ConfigDict): With a ``DefaultSampler``; changed in place.
     """
-    dataloader.update(
-        dataset=dict(type='InMemory', dataset=dataloader.dataset),
-        sampler=dict(dataloader.sampler, type='InMemorySampler'),
-        collate_fn=dict(type='as_is'),
-        num_workers=0,
-        persistent_workers=False,
-        pin_memory=False,
-    )
+    dataloader.dataset = dict(type='InMemory', dataset=dataloader.dataset)
+    dataloader.sampler.type = 'ExactSampler'
+    dataloader.collate_fn = dict(type='as_is')
+    dataloader.num_workers = 0
+    dataloader.persistent_workers = dataloader.pin_memory = False

@@ -1,3 +1,15 @@
-from .hooks import EDEHook
+from . import checkpoint
+from .amp import Bf16OptimWrapper
+from .hooks import EDEHook, FiniteLossHook, PreemptionHook, WholeCheckpointHook
+from .loops import ExactEpochLoop, ExactIterLoop
 
-__all__ = ['EDEHook']
+__all__ = [
+    'Bf16OptimWrapper',
+    'EDEHook',
+    'ExactEpochLoop',
+    'ExactIterLoop',
+    'FiniteLossHook',
+    'PreemptionHook',
+    'WholeCheckpointHook',
+    'checkpoint',
+]

@@ -7,11 +7,13 @@ options that fit their workers, and what cannot work is refused before it starts
 """
 
 import contextlib
+import copy
 import datetime
 import importlib.util
 import inspect
 import linecache
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -24,7 +26,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -100,7 +102,7 @@ def train(
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
     if auto_scale_lr:
-        if 'auto_scale_lr' not in cfg:
+        if not cfg.get('auto_scale_lr'):
             raise ValueError(
                 f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
                 f'in {config}'
@@ -277,12 +279,16 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
             f'checkpoint {path} is damaged or no checkpoint ({reason})'
         ) from error
 
-    while is_model_wrapper(model):
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    given = {name.removeprefix('module.'): _shape(w) for name, w in weights.items()}
+    weights = {name.removeprefix('module.'): w for name, w in weights.items()}
+    given = {name: _shape(w) for name, w in weights.items()}
     wanted = {name: _shape(w) for name, w in model.state_dict().items()}
     common = {name for name in wanted if given.get(name) == wanted[name]}
     if len(common) == len(wanted) == len(given) or (partial and common):
+        return
+    with contextlib.suppress(RuntimeError):  # a model may rename old weights
+        copy.deepcopy(model).load_state_dict(weights)
         return
 
     name = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
@@ -304,15 +310,15 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        ours = not isinstance(error, OSError) and _raised_here(error)
+    except Exception as error:
         system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
-        if not ours and not system:
+        if not system and not _raised_here(error):
             raise
         rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
         # A data worker's error carries its traceback; the message comes last.
         message = str(error.args[0] if isinstance(error, KeyError) else error)
-        print(f'{rank}error: {message.strip().splitlines()[-1]}', file=sys.stderr)
+        message = re.sub(r'^\w+Error: ', '', message.strip().splitlines()[-1])
+        print(f'{rank}error: {message}', file=sys.stderr)
         sys.exit(2)
     if distributed.is_initialized():
         distributed.destroy_process_group()

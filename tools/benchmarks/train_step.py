@@ -105,7 +105,9 @@ class Step:
     def __init__(self, arch: str, variant: Variant, x: Tensor, labels: Tensor) -> None:
         self.variant = variant
         self.model = build(arch, variant, x.device)
-        layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+        layout = (
+            torch.channels_last if variant.channels_last else torch.contiguous_format
+        )
         self.x = x.to(memory_format=layout)
         self.labels = labels
         self.optimizer = torch.optim.SGD(
@@ -149,12 +151,12 @@ def gradients(layer: Callable, weight: Tensor, x: Tensor, grad: Tensor) -> list[
     return torch.autograd.grad(layer(x), (x, weight), grad)
 
 
-def check_gradients(arch: str, x: Tensor, compiled: bool) -> dict[str, float]:
+def check_gradients(arch: str, images: Tensor, compiled: bool) -> dict[str, float]:
     """Compare every binary layer's gradients with the transcription's.
 
     Args:
         arch (str): Network.
-        x (Tensor): (N, 3, H, W), images.
+        images (Tensor): (N, 3, H, W).
         compiled (bool): Compare compiled layers as well.
 
     Returns:
@@ -164,10 +166,10 @@ def check_gradients(arch: str, x: Tensor, compiled: bool) -> dict[str, float]:
     Raises:
         ValueError: If a layer is off by more than 1e-5.
     """
-    net = build(arch, Variant(IRConv2d), x.device).backbone
+    net = build(arch, Variant(IRConv2d), images.device).backbone
     fast = torch.compile(IRConv2d.forward, dynamic=False, fullgraph=True)
     worst = {}
-    for name, (ours, x, grad) in layers_and_inputs(net, x).items():
+    for name, (ours, x, grad) in layers_and_inputs(net, images).items():
         ref = ReferenceConv2d(
             ours.in_channels, ours.out_channels, 3, ours.stride, 1, bias=False
         ).to(x.device)
@@ -330,9 +332,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     MMLogger.get_current_instance().setLevel('WARNING')  # not each weight's first value
     device = torch.device(args.device)
-    report = measure(
-        args.arch, args.batch, device, args.repeats, args.only, args.size
-    )
+    report = measure(args.arch, args.batch, device, args.repeats, args.only, args.size)
     print(table(report))
     write_json(f'{args.out}.json', report)
     plot(report, f'{args.out}.png')

@@ -1,3 +1,6 @@
+from .checkpoint_hook import WholeCheckpointHook
 from .ede_hook import EDEHook
+from .finite_loss_hook import FiniteLossHook
+from .preemption_hook import PreemptionHook
 
-__all__ = ['EDEHook']
+__all__ = ['EDEHook', 'FiniteLossHook', 'PreemptionHook', 'WholeCheckpointHook']

@@ -1,0 +1,1 @@
+"""Looking at trained networks: curves, bits and operations, diagnostics."""

@@ -1,0 +1,90 @@
+"""Leaving a cluster in good order when it asks for the machine."""
+
+import signal
+import sys
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import distributed
+
+from .checkpoint_hook import WholeCheckpointHook
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """On SIGTERM or SIGUSR1: finish the iteration, save, and exit with code 0.
+
+    Slurm sends these before it takes a machine away (``--signal=USR1@60``).
+    ``--resume`` continues with the next iteration of the same epoch.
+
+    Args:
+        interval (int): Distributed runs ask each other every so many iterations
+            whether anybody was signalled: all have to stop at the same one.
+
+    Raises:
+        ValueError: If the interval is not positive, or the run has no
+            WholeCheckpointHook to save with.
+
+    Example:
+        >>> custom_hooks = [dict(type='PreemptionHook')]
+    """
+
+    #: After everything else that happens in an iteration.
+    priority = 'LOWEST'
+    signals = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self, interval: int = 10) -> None:
+        if interval < 1:
+            raise ValueError(
+                f'PreemptionHook needs a positive interval, got {interval}'
+            )
+        self.interval = interval
+        self.received: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen for the signals."""
+        savers = [h for h in runner.hooks if isinstance(h, WholeCheckpointHook)]
+        if not savers:
+            raise ValueError(
+                'PreemptionHook saves through WholeCheckpointHook: set '
+                "default_hooks.checkpoint.type='WholeCheckpointHook'"
+            )
+        self.saver = savers[0]
+        self.previous = {s: signal.signal(s, self._receive) for s in self.signals}
+        # On the CPU, so that asking does not wait for the GPU.
+        several = get_world_size() > 1
+        self.group = distributed.new_group(backend='gloo') if several else None
+
+    def _receive(self, signum: int, frame) -> None:
+        self.received = signum
+
+    def _anybody_received(self, runner: Runner) -> bool:
+        if self.group is None:
+            return self.received is not None
+        if (runner.iter + 1) % self.interval:
+            return False
+        flag = torch.tensor(int(self.received is not None))
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self.group)
+        return bool(flag)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Save and leave if the cluster asked for it."""
+        if not self._anybody_received(runner):
+            return
+        name = signal.Signals(self.received or signal.SIGTERM).name
+        path = self.saver.save_within_epoch(runner)
+        runner.logger.info(
+            f'{name}: saved {path} after iteration {runner.iter + 1}; --resume '
+            'continues there'
+        )
+        sys.exit(0)
+
+    def after_train(self, runner: Runner) -> None:
+        """Hand the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
