@@ -1,5 +1,7 @@
 """A network and a runner that train in no time, for tests of hooks and tools."""
 
+import uuid
+
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -29,6 +31,7 @@ class TinyNet(BaseModel):
 
     def __init__(self, binary=True):
         super().__init__()
+        torch.manual_seed(0)
         conv = IRConv2d if binary else nn.Conv2d
         self.net = nn.Sequential(
             conv(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(54, 2)
@@ -60,7 +63,7 @@ def tiny_runner(work_dir, hooks=(), binary=True, model=None, **kwargs):
         custom_hooks=list(hooks),
         default_scope='mmengine',
         log_level='WARNING',
-        experiment_name=f'tiny-{id(work_dir)}',
+        experiment_name=f'tiny-{uuid.uuid4()}',
         randomness=dict(seed=0),
     )
     args.update(kwargs)

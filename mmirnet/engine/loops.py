@@ -64,12 +64,19 @@ class _ExactLoop:
         """Seed what the model and its preprocessor draw in this iteration."""
         seed_all(self.runner.seed, get_rank(), self.iter)
 
-    def _validation_is_due(self, done: int, total: int) -> bool:
-        return (
-            self.runner.val_loop is not None
-            and done >= max(self.val_begin, 1)
-            and (done % self.val_interval == 0 or done == total)
-        )
+    def _validate(self, done: int, total: int) -> None:
+        """Validate if it is due after this epoch or iteration."""
+        self._decide_current_val_interval()
+        due = done % self.val_interval == 0 or done == total
+        if self.runner.val_loop is not None and done >= self.val_begin and due:
+            # In front, so that a checkpoint of the validation's end knows.
+            self.runner.message_hub.update_info('validated_at', self.iter)
+            self.runner.val_loop.run()
+
+    def _missed_validation(self) -> bool:
+        """Whether a resumed run's checkpoint is older than its validation."""
+        validated_at = self.runner.message_hub.runtime_info.get('validated_at')
+        return self.iter > 0 and validated_at != self.iter
 
 
 @LOOPS.register_module()
@@ -89,11 +96,12 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
     def run(self):
         """Train, and return the model."""
         self.runner.call_hook('before_train')
-        if self._iter and self._iter == self._epoch * len(self.dataloader):
-            self._validate()
+        at_boundary = self._iter == self._epoch * len(self.dataloader)
+        if at_boundary and self._missed_validation():
+            self._validate(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            self._validate()
+            self._validate(self._epoch, self._max_epochs)
         self.runner.call_hook('after_train')
         return self.runner.model
 
@@ -107,11 +115,6 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
-
-    def _validate(self) -> None:
-        self._decide_current_val_interval()
-        if self._validation_is_due(self._epoch, self._max_epochs):
-            self.runner.val_loop.run()
 
 
 @LOOPS.register_module()
@@ -138,8 +141,8 @@ class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
         """Train, and return the model."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        if self._iter:
-            self._validate()
+        if self._missed_validation():
+            self._validate(self._iter, self._max_iters)
         while self._iter < self._max_iters and not self.stop_training:
             self._run_pass()
         self.runner.call_hook('after_train_epoch')
@@ -152,11 +155,6 @@ class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
             self.runner.model.train()
             self._seed()
             self.run_iter(data_batch)
-            self._validate()
+            self._validate(self._iter, self._max_iters)
             if self._iter == self._max_iters or self.stop_training:
                 return
-
-    def _validate(self) -> None:
-        self._decide_current_val_interval()
-        if self._validation_is_due(self._iter, self._max_iters):
-            self.runner.val_loop.run()

@@ -65,8 +65,12 @@ class EDEHook(Hook):
     def _set(self, runner: Runner) -> None:
         t, k = self.values(runner)
         set_ede(runner.model, t, k)
-        runner.message_hub.update_scalar('train/t', t)
-        runner.message_hub.update_scalar('train/k', k)
+        hub = runner.message_hub
+        for name, value in (('train/t', t), ('train/k', k)):
+            # A resumed run may have this entry already.
+            known = name in hub.log_scalars
+            if not known or hub.get_scalar(name).current() != value:
+                hub.update_scalar(name, value)
 
     def before_train(self, runner: Runner) -> None:
         """Check that there is something to set, and set where training starts."""
