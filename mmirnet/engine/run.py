@@ -33,6 +33,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import DATASETS
 from torch import distributed, nn
 
+from ..datasets import keep_in_memory
+from .speed import allow_tf32, compile_model
+
 PACKAGE = Path(__file__).parents[1]
 
 #: Where each launcher says a process's rank, the number of processes, and the
@@ -54,6 +57,7 @@ def train(
     work_dir: str | None = None,
     resume: str | None = None,
     amp: bool = False,
+    compile: bool = False,
     no_validate: bool = False,
     auto_scale_lr: bool = False,
     no_pin_memory: bool = False,
@@ -71,6 +75,8 @@ def train(
         resume (str, optional): Checkpoint to continue from; ``'auto'`` for the
             newest one in ``work_dir``.
         amp (bool): Automatic mixed precision. Defaults to False.
+        compile (bool): Compiles the backbone, see
+            :func:`~mmirnet.engine.speed.compile_model`. Defaults to False.
         no_validate (bool): Skips validation. Defaults to False.
         auto_scale_lr (bool): Scales the learning rate to the batch size in use.
             Defaults to False.
@@ -91,6 +97,8 @@ def train(
         >>> runner = train('mmirnet::irnet/resnet20_bireal_digits.py')  # doctest: +SKIP
     """
     cfg = load_config(config, work_dir, launcher)
+    if compile:
+        cfg.compile = cfg.get('compile') or True
     if no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if amp:
@@ -244,12 +252,20 @@ def build_runner(
     cfg.merge_from_dict(cfg_options or {})
     for name in loaders:
         if loader := cfg.get(name):
+            if cfg.get('in_memory'):
+                keep_in_memory(loader)
             _check_data(loader.dataset, f'{name}.dataset')
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
+    allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if options := cfg.get('compile'):
+        # MMEngine would compile train_step, with the Python in it.
+        options = options if isinstance(options, dict) else {}
+        runner._maybe_compile = lambda _: compile_model(runner.model, **options)
+    return runner
 
 
 def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import mmirnet  # noqa: F401
 from mmirnet.binary import IRConv2d, set_ede
-from mmirnet.engine.compiling import compile_model
+from mmirnet.engine.speed import compile_model
 
 ARCHS = {
     'resnet20': dict(
