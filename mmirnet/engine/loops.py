@@ -70,13 +70,13 @@ class _ExactLoop:
         due = done % self.val_interval == 0 or done == total
         if self.runner.val_loop is not None and done >= self.val_begin and due:
             # In front, so that a checkpoint of the validation's end knows.
-            self.runner.message_hub.update_info('validated_at', self.iter)
+            self.runner.message_hub.update_info('iter_of_validation', self.iter)
             self.runner.val_loop.run()
 
     def _missed_validation(self) -> bool:
         """Whether a resumed run's checkpoint is older than its validation."""
-        validated_at = self.runner.message_hub.runtime_info.get('validated_at')
-        return self.iter > 0 and validated_at != self.iter
+        last = self.runner.message_hub.runtime_info.get('iter_of_validation')
+        return self.iter > 0 and last != self.iter
 
 
 @LOOPS.register_module()

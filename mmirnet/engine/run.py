@@ -11,13 +11,8 @@ import copy
 import datetime
 import importlib.util
 import inspect
-import linecache
 import os
-import re
 import subprocess
-import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import mmengine
@@ -28,15 +23,15 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.registry import DATASETS
 from torch import distributed, nn
+from torch.utils.data import Dataset
 
 from ..datasets import keep_in_memory
+from .checkpoint import find_whole_checkpoint
 from .speed import allow_tf32, compile_model
-
-PACKAGE = Path(__file__).parents[1]
 
 #: Where each launcher says a process's rank, the number of processes, and the
 #: rank on its node.
@@ -73,8 +68,9 @@ def train(
         work_dir (str, optional): Folder for logs and checkpoints. Defaults to the
             config's, else ``work_dirs/<name of the config>``.
         resume (str, optional): Checkpoint to continue from; ``'auto'`` for the
-            newest one in ``work_dir``.
-        amp (bool): Automatic mixed precision. Defaults to False.
+            newest whole one in ``work_dir``, if there is any.
+        amp (bool): Automatic mixed precision: float16 on GPUs, bfloat16 on CPUs.
+            Defaults to False.
         compile (bool): Compiles the backbone, see
             :func:`~mmirnet.engine.speed.compile_model`. Defaults to False.
         no_validate (bool): Skips validation. Defaults to False.
@@ -101,11 +97,11 @@ def train(
         cfg.compile = cfg.get('compile') or True
     if no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    if amp:
-        if not torch.cuda.is_available():
-            raise ValueError('--amp needs a GPU, and this machine shows none')
+    if amp and torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif amp:
+        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
@@ -124,12 +120,10 @@ def train(
         pin_memory=not no_pin_memory,
         persistent_workers=not no_persistent_workers,
     )
-    if runner.cfg.get('resume') and runner.cfg.get('load_from') is None:
-        checkpoint = find_latest_checkpoint(runner.work_dir)
-    else:
-        checkpoint = runner.cfg.get('load_from')
-    if checkpoint:
+    if checkpoint := runner.cfg.get('load_from'):
         check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
+    dataset = runner.train_dataloader.dataset
+    check_classes(dataset, runner.model, 'train_dataloader.dataset')
     runner.train()
     return runner
 
@@ -208,6 +202,9 @@ def evaluate(
         pin_memory=not no_pin_memory,
     )
     check_checkpoint(checkpoint, runner.model)
+    check_classes(
+        runner.test_dataloader.dataset, runner.model, 'test_dataloader.dataset'
+    )
     if out and out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     metrics = runner.test()
@@ -258,14 +255,45 @@ def build_runner(
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = find_whole_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
     allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if options := cfg.get('compile'):
         # MMEngine would compile train_step, with the Python in it.
         options = options if isinstance(options, dict) else {}
-        runner._maybe_compile = lambda _: compile_model(runner.model, **options)
+        model = unwrap(runner.model)
+        runner._maybe_compile = lambda _: compile_model(model, **options)
     return runner
+
+
+def check_classes(dataset: Dataset, model: nn.Module, key: str) -> None:
+    """Refuses data with more classes than the model's head tells apart.
+
+    Args:
+        dataset (Dataset): The data set.
+        model (nn.Module): The model, wrapped or not.
+        key (str): Where the data set stands in the config.
+
+    Raises:
+        ValueError: If there are too few outputs; names both numbers.
+    """
+    model = unwrap(model)
+    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if outputs and classes and len(classes) > outputs:
+        raise ValueError(
+            f'{key} has {len(classes)} classes, but model.head.num_classes is {outputs}'
+        )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers for distribution and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> None:
@@ -284,19 +312,16 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
         ValueError: If the file cannot be read or its weights do not fit.
         FileNotFoundError: If there is no such file.
     """
-    if '://' not in path and not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'checkpoint {path}: there is no such file')
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
-        weights = dict(checkpoint.get('state_dict', checkpoint))
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f'checkpoint {path} is damaged or no checkpoint ({reason})'
-        ) from error
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
+    weights = (
+        checkpoint.get('state_dict', checkpoint)
+        if isinstance(checkpoint, dict)
+        else None
+    )
+    if not isinstance(weights, dict):
+        raise ValueError(f'checkpoint {path} holds no weights')
 
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrap(model)
     weights = {name.removeprefix('module.'): w for name, w in weights.items()}
     given = {name: _shape(w) for name, w in weights.items()}
     wanted = {name: _shape(w) for name, w in model.state_dict().items()}
@@ -314,37 +339,6 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
         f'{given.get(name, "missing")} in the file and '
         f'{wanted.get(name, "missing")} in the model'
     )
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line and exit code 2 where the user can mend it.
-
-    That is an error which this package raises on purpose, or one of the operating
-    system (a missing file, no permission, a full disk). All others are bugs and
-    keep their traceback.
-    """
-    try:
-        yield
-    except Exception as error:
-        system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
-        if not system and not _raised_here(error):
-            raise
-        rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
-        # A data worker's error carries its traceback; the message comes last.
-        message = str(error.args[0] if isinstance(error, KeyError) else error)
-        message = re.sub(r'^\w+Error: ', '', message.strip().splitlines()[-1])
-        print(f'{rank}error: {message}', file=sys.stderr)
-        sys.exit(2)
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-def _raised_here(error: Exception) -> bool:
-    """Whether a raise statement of this package made the error."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-    return PACKAGE in Path(frame.filename).parents and line.startswith('raise ')
 
 
 def _shape(weight: object) -> tuple[int, ...] | str:

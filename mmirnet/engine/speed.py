@@ -1,7 +1,6 @@
 """Settings that make training fast: what is compiled, and float32's precision."""
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 
@@ -17,7 +16,7 @@ def compile_model(model: nn.Module, **options) -> None:
     from a buffer. Weights, names and copies of the model (EMA's) stay as they are.
 
     Args:
-        model (nn.Module): Any model with a ``backbone``, wrapped or not.
+        model (nn.Module): Any model with a ``backbone``, without a wrapper.
         **options: For ``torch.compile``; ``dynamic=False`` makes a graph for each
             batch size.
 
@@ -31,8 +30,6 @@ def compile_model(model: nn.Module, **options) -> None:
         ...     backbone=dict(type='IRResNet_CIFAR', depth=20)))
         >>> compile_model(model)
     """
-    while is_model_wrapper(model):
-        model = model.module
     if not hasattr(model, 'backbone'):
         raise ValueError(
             f'compile needs a model with a backbone, got {type(model).__name__}'

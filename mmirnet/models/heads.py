@@ -11,6 +11,7 @@ class FlattenNeck(BaseModule):
     """Feature maps (N, C, H, W) as vectors (N, C*H*W), for VGG-Small.
 
     Example:
+        >>> import torch
         >>> FlattenNeck()((torch.zeros(2, 512, 4, 4),))[0].shape
         torch.Size([2, 8192])
     """
@@ -33,6 +34,7 @@ class BNLinearClsHead(LinearClsHead):
             ``cal_acc``.
 
     Example:
+        >>> import torch
         >>> head = BNLinearClsHead(num_classes=10, in_channels=64)
         >>> head((torch.randn(4, 64),)).shape
         torch.Size([4, 10])

@@ -145,6 +145,19 @@ def test_epochs_differ_and_repeat(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(one[2:], rest, strict=True))
 
 
+def test_a_sample_is_augmented_anew_in_each_epoch():
+    from mmirnet.datasets import ExactSampler
+
+    dataset = SeededDataset(NoisyPoints())
+    sampler = ExactSampler(dataset, seed=0)
+    views = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        index = next(i for i in sampler if i == 5)
+        views.append(dataset[index]['inputs'])
+    assert not torch.equal(*views)
+
+
 def test_samples_leave_the_generators_of_the_model_alone():
     dataset = SeededDataset(NoisyPoints())
     from mmirnet.datasets import ExactSampler

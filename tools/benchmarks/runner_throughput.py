@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from timing import clock, machine, seconds, write_json
 
 from mmirnet.engine import run
+from mmirnet.engine.errors import one_line_errors
 
 
 class Throughput(Hook):
@@ -135,7 +136,7 @@ def main() -> None:
     """Measures, prints, writes."""
     args = parse_args()
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as work_dir, run.one_line_errors():
+    with tempfile.TemporaryDirectory() as work_dir, one_line_errors():
         cfg = run.load_config(args.config, work_dir, 'none')
         if args.compile:
             cfg.compile = True

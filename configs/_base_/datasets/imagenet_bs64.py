@@ -10,7 +10,16 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=224, backend='pillow'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='ColorJitter', brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
+    # torchvision's, as in the released code; mmcv 2.2 fails on numpy 2 (negative hue).
+    dict(type='NumpyToPIL', to_rgb=True),
+    dict(
+        type='torchvision/ColorJitter',
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.2,
+        hue=0.1,
+    ),
+    dict(type='PILToNumpy', to_bgr=True),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

@@ -40,6 +40,11 @@ class WholeCheckpointHook(CheckpointHook):
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault('backend_args', dict(backend='whole'))
         super().__init__(**kwargs)
+        if self.args:  # MMEngine keeps what it does not know, and fails when it saves
+            raise TypeError(
+                'WholeCheckpointHook.__init__() got an unexpected keyword argument '
+                f'{next(iter(self.args))!r}'
+            )
         self._buffers: list[dict[str, torch.Tensor]] = []
 
     def save_within_epoch(self, runner: Runner) -> str:
@@ -78,7 +83,6 @@ class WholeCheckpointHook(CheckpointHook):
             meta=meta,
             by_epoch=self.by_epoch,
             backend_args=self.backend_args,
-            **self.args,
         )
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'

@@ -53,6 +53,7 @@ class IRResNet(StagedBackbone):
             ``frozen_stages`` is out of range.
 
     Example:
+        >>> import torch
         >>> net = IRResNet(depth=18, out_indices=(0, 3))
         >>> [tuple(f.shape) for f in net(torch.randn(1, 3, 64, 64))]
         [(1, 64, 16, 16), (1, 512, 2, 2)]

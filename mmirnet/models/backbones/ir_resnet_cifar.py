@@ -59,6 +59,7 @@ class IRResNet_CIFAR(StagedBackbone):
             ``frozen_stages`` is out of range.
 
     Example:
+        >>> import torch
         >>> net = IRResNet_CIFAR(depth=20, out_indices=(0, 1, 2))
         >>> [tuple(f.shape) for f in net(torch.randn(1, 3, 32, 32))]
         [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]

@@ -71,6 +71,7 @@ class IRVGGSmall(StagedBackbone):
         ValueError: If ``out_indices`` or ``frozen_stages`` is out of range.
 
     Example:
+        >>> import torch
         >>> [tuple(f.shape) for f in IRVGGSmall()(torch.randn(1, 3, 32, 32))]
         [(1, 512, 4, 4)]
     """

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from tiny import TinyNet, tiny_runner
 
@@ -48,7 +46,4 @@ def test_a_good_run_goes_on(tmp_path):
 def test_reads_what_the_log_has_and_asks_the_device_for_nothing(tmp_path):
     runner = tiny_runner(tmp_path)
     runner.message_hub.update_scalar('train/loss', 0.5)
-    hook, start = FiniteLossHook(), time.perf_counter()
-    for _ in range(1000):
-        hook.after_train_iter(runner, 0, outputs=object())  # outputs are not touched
-    print('us per call:', (time.perf_counter() - start) * 1000)
+    FiniteLossHook().after_train_iter(runner, 0, outputs=None)

@@ -1,0 +1,296 @@
+import json
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.fileio import load
+from PIL import Image
+from small_run import TEST_IMAGES, small_config
+from torch import nn
+
+from mmirnet.engine import Bf16OptimWrapper, run
+from mmirnet.engine.errors import one_line_errors
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A trained run: its config and its working folder."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = small_config(folder)
+    run.train(str(config), work_dir=str(folder))
+    return config, folder
+
+
+def test_training_leaves_checkpoints_and_scalars(trained):
+    _, folder = trained
+    assert (folder / 'epoch_2.pth').is_file()
+    scalars = next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    assert [json.loads(line)['t'] for line in scalars if '"t"' in line] == [0.1, 1.0]
+
+
+def test_evaluation_writes_metrics_or_predictions(trained, tmp_path):
+    config, folder = trained
+    arguments = dict(checkpoint=str(folder / 'epoch_2.pth'), work_dir=str(tmp_path))
+    metrics = run.evaluate(
+        str(config), out=str(tmp_path / 'm.json'), out_item='metrics', **arguments
+    )
+    assert load(tmp_path / 'm.json') == metrics
+    run.evaluate(str(config), out=str(tmp_path / 'p.pkl'), **arguments)
+    predictions = pickle.loads((tmp_path / 'p.pkl').read_bytes())
+    right = [bool(p['pred_label'] == p['gt_label']) for p in predictions]
+    assert len(right) == TEST_IMAGES
+    assert metrics['accuracy/top1'] == pytest.approx(100 * np.mean(right))
+
+
+def test_tta_averages_an_image_and_its_mirror(trained, tmp_path):
+    config, folder = trained
+    checkpoint = str(folder / 'epoch_2.pth')
+    scores = {}
+    mirror = [dict(type='RandomFlip', prob=1.0), dict(type='PackInputs')]
+    for name, options in {
+        'plain': {},
+        'mirror': {'cfg_options': {'test_dataloader.dataset.pipeline': mirror}},
+        'tta': {'tta': True},
+    }.items():
+        out = tmp_path / f'{name}.pkl'
+        config = small_config(tmp_path / name)
+        run.evaluate(
+            str(config), checkpoint, work_dir=str(tmp_path), out=str(out), **options
+        )
+        predictions = pickle.loads(out.read_bytes())
+        scores[name] = torch.stack([p['pred_score'] for p in predictions])
+    torch.testing.assert_close(scores['tta'], (scores['plain'] + scores['mirror']) / 2)
+    assert not torch.equal(scores['tta'], scores['plain'])
+
+
+@pytest.mark.parametrize('resume', ['auto', 'path'])
+def test_resume_continues(trained, tmp_path, resume):
+    _, folder = trained
+    config = small_config(tmp_path)
+    (tmp_path / 'epoch_2.pth').write_bytes((folder / 'epoch_2.pth').read_bytes())
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    runner = run.train(
+        str(config),
+        work_dir=str(tmp_path),
+        resume='auto' if resume == 'auto' else str(folder / 'epoch_2.pth'),
+        cfg_options={'train_cfg.max_epochs': 3},
+    )
+    epochs = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    assert {json.loads(line).get('epoch') for line in epochs} == {3, None}
+    assert runner.epoch == 3
+
+
+def test_auto_resume_without_a_checkpoint_starts(tmp_path):
+    config = small_config(tmp_path)
+    options = {'train_cfg.max_epochs': 1}
+    run.train(str(config), work_dir=str(tmp_path), resume='auto', cfg_options=options)
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_auto_resume_passes_over_a_checkpoint_cut_short(trained, tmp_path):
+    _, folder = trained
+    config = small_config(tmp_path)
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    with (tmp_path / 'epoch_2.pth').open('r+b') as file:
+        file.truncate(1000)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    runner = run.train(str(config), work_dir=str(tmp_path), resume='auto')
+    assert runner.cfg.load_from == str(tmp_path / 'epoch_1.pth')
+    assert runner.epoch == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='has a GPU')
+def test_amp_on_a_cpu_is_bfloat16(tmp_path):
+    config = small_config(tmp_path)
+    options = {'train_cfg.max_epochs': 1}
+    runner = run.train(
+        str(config), work_dir=str(tmp_path), amp=True, cfg_options=options
+    )
+    assert isinstance(runner.optim_wrapper, Bf16OptimWrapper)
+
+
+def test_training_options_reach_the_runner(tmp_path):
+    config = small_config(tmp_path)
+    cfg_options = {
+        'train_dataloader.num_workers': 1,
+        'train_cfg.max_epochs': 1,
+        'auto_scale_lr.base_batch_size': 64,
+        'param_scheduler': [],
+    }
+    runner = run.train(
+        str(config),
+        work_dir=str(tmp_path),
+        no_validate=True,
+        auto_scale_lr=True,
+        no_persistent_workers=True,
+        cfg_options=cfg_options,
+    )
+    assert runner.val_loop is None
+    assert not runner.train_dataloader.persistent_workers
+    assert not runner.train_dataloader.pin_memory
+    lr = runner.cfg.optim_wrapper.optimizer.lr
+    assert runner.optim_wrapper.get_lr()['lr'] == [lr * 16 / 64]
+
+
+def test_config_of_an_installed_package():
+    cfg = run.load_config('mmirnet::irnet/resnet20_bireal_digits.py', None, 'none')
+    assert cfg.work_dir == 'work_dirs/resnet20_bireal_digits'
+    assert cfg.model.backbone.type == 'IRResNet_CIFAR'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (dict(config='absent.py'), FileNotFoundError, 'CONFIG absent.py'),
+        (dict(config='mmirnet::irnet/absent.py'), FileNotFoundError, 'absent.py'),
+        (dict(config='absent::irnet/a.py'), ValueError, 'no package absent'),
+        (dict(resume='absent.pth'), FileNotFoundError, 'checkpoint absent.pth'),
+        (dict(launcher='pytorch'), ValueError, 'RANK, WORLD_SIZE, LOCAL_RANK'),
+        (
+            dict(cfg_options={'train_dataloader.dataset.data_root': 'absent'}),
+            FileNotFoundError,
+            r"train_dataloader\.dataset\.data_root: there is no folder 'absent'",
+        ),
+        (
+            dict(cfg_options={'model.head.num_classes': 7}),
+            ValueError,
+            r'train_dataloader\.dataset has 10 classes, .*num_classes is 7',
+        ),
+        (
+            dict(cfg_options={'model.backbone.structure': 'birael'}),
+            ValueError,
+            "structure must be .*'birael'",
+        ),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else '',
+)
+def test_train_refuses(tmp_path, monkeypatch, arguments, error, message):
+    for name in run.RANK_VARIABLES['pytorch']:
+        monkeypatch.delenv(name, raising=False)
+    arguments = {'config': str(small_config(tmp_path)), **arguments}
+    with pytest.raises(error, match=message):
+        run.train(work_dir=str(tmp_path / 'work'), **arguments)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(out_item='metrics'), '--out-item needs --out'),
+        (dict(out='pred.json'), r'pred.json: the name must end in .pkl, .pickle'),
+        (dict(out='m.txt', out_item='metrics'), r'm.txt: .* \.json'),
+    ],
+)
+def test_evaluate_refuses_what_it_could_not_write(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run.evaluate('config.py', 'checkpoint.pth', **arguments)
+
+
+def test_auto_scale_lr_needs_a_base_batch_size(tmp_path):
+    config = small_config(tmp_path)
+    text = config.read_text().replace('randomness =', 'auto_scale_lr = None\nr =')
+    config.write_text(text)
+    with pytest.raises(ValueError, match='--auto-scale-lr needs auto_scale_lr'):
+        run.train(str(config), work_dir=str(tmp_path), auto_scale_lr=True)
+
+
+def test_data_that_downloads_itself_needs_no_folder():
+    run._check_data(dict(type='CIFAR10', data_root='absent'), 'train')
+    with pytest.raises(FileNotFoundError, match=r'train\.data_root'):
+        run._check_data(
+            dict(type='CIFAR10', data_root='absent', download=False), 'train'
+        )
+    nested = dict(type='RepeatDataset', dataset=dict(type='ImageNet', data_root='no'))
+    with pytest.raises(FileNotFoundError, match=r'train\.dataset\.data_root'):
+        run._check_data(nested, 'train')
+
+
+class TestCheckCheckpoint:
+    """check_checkpoint, on a network of two layers."""
+
+    @pytest.fixture
+    def model(self):
+        return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+    @pytest.mark.parametrize('wrap', [dict, lambda w: dict(state_dict=w, meta={})])
+    @pytest.mark.parametrize('prefix', ['', 'module.'])
+    def test_accepts_its_own(self, tmp_path, model, wrap, prefix):
+        weights = {prefix + name: w for name, w in model.state_dict().items()}
+        torch.save(wrap(weights), tmp_path / 'own.pth')
+        run.check_checkpoint(str(tmp_path / 'own.pth'), model)
+
+    @pytest.mark.parametrize(
+        ('other', 'message'),
+        [
+            (nn.Linear(3, 4), '0 of 4 weights fit; 0.weight is missing in the file'),
+            (
+                nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)),
+                r'2 of 4 .*1.weight is \(5, 4\) in the file and \(2, 4\) in the model',
+            ),
+            (
+                nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)),
+                '4 of 4 .*2.weight is .* and missing in the model',
+            ),
+        ],
+    )
+    def test_refuses_another_architecture(self, tmp_path, model, other, message):
+        path = str(tmp_path / 'other.pth')
+        torch.save(other.state_dict(), path)
+        with pytest.raises(ValueError, match=message):
+            run.check_checkpoint(path, model)
+
+    def test_partial_needs_something_in_common(self, tmp_path, model):
+        path = str(tmp_path / 'other.pth')
+        torch.save(nn.Sequential(nn.Linear(3, 4)).state_dict(), path)
+        run.check_checkpoint(path, model, partial=True)
+        torch.save(nn.Linear(3, 4).state_dict(), path)
+        with pytest.raises(ValueError, match='0 of 4 weights fit'):
+            run.check_checkpoint(path, model, partial=True)
+
+    @pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.9, 0.999])
+    def test_refuses_a_truncated_file(self, tmp_path, model, share):
+        path = tmp_path / 'cut.pth'
+        torch.save(model.state_dict(), path)
+        data = path.read_bytes()
+        path.write_bytes(data[: int(share * len(data))])
+        with pytest.raises(ValueError, match=r'cut\.pth (is damaged|cannot be read)'):
+            run.check_checkpoint(str(path), model)
+
+    @pytest.mark.parametrize('content', [[1, 2], 'text', torch.zeros(3)])
+    def test_refuses_what_holds_no_weights(self, tmp_path, model, content):
+        path = str(tmp_path / 'list.pth')
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r'list\.pth holds no weights'):
+            run.check_checkpoint(path, model)
+
+
+@pytest.mark.parametrize(('damage', 'workers'), [(b'no image', 0), (b'', 1)])
+def test_an_unreadable_image_is_named(tmp_path, capsys, damage, workers):
+    for i in range(8):
+        file = tmp_path / 'images' / f'class{i % 2}' / f'{i}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(file)
+    file.write_bytes(damage)
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    config = small_config(
+        tmp_path,
+        f"""
+train_dataloader = dict(
+    batch_size=4,
+    num_workers={workers},
+    dataset=dict(
+        _delete_=True,
+        type='CustomDataset',
+        data_root='{tmp_path}/images',
+        pipeline={pipeline},
+    ),
+)""",
+    )
+    logging.disable()
+    with pytest.raises(SystemExit), one_line_errors():
+        run.train(str(config), work_dir=str(tmp_path), no_validate=True)
+    logging.disable(logging.NOTSET)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f'error: cannot read image {file}: ')

@@ -1,0 +1,198 @@
+"""The scripts themselves, with stand-ins for what they start."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from small_run import ROOT, TOOLS, environment
+
+SCRIPTS = [*sorted(TOOLS.rglob('*.sh')), ROOT / '.ci' / 'run']
+LAUNCHERS = sorted([*TOOLS.glob('dist_*.sh'), *TOOLS.glob('slurm_*.sh')])
+PROGRAMS = [p for p in sorted(TOOLS.rglob('*.py')) if 'argparse' in p.read_text()]
+
+#: A Python whose torch sees $GPUS_SEEN GPUs and which prints what it is to run.
+FAKE_PYTHON = """#!/usr/bin/env bash
+if [[ $1 == -c ]]; then
+  echo "$GPUS_SEEN"
+else
+  echo "PYTHONPATH=$PYTHONPATH"
+  echo "THREADS=$OMP_NUM_THREADS"
+  printf '%s\\n' "$@"
+fi
+"""
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def call(*command, **variables):
+    return subprocess.run(
+        [str(word) for word in command],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is missing')
+def test_scripts_are_clean():
+    result = call('shellcheck', *SCRIPTS)
+    assert result.returncode == 0, result.stdout
+
+
+def test_ci_runs_the_tests_script():
+    lines = (ROOT / '.ci' / 'run').read_text().splitlines()
+    assert lines[-1] == 'bash tools/run_tests.sh'
+
+
+@pytest.mark.parametrize('script', LAUNCHERS, ids=lambda path: path.name)
+def test_launchers_without_arguments_show_their_usage(script):
+    result = call('bash', script)
+    assert result.returncode == 2
+    assert f'Usage: tools/{script.name} ' in result.stderr
+
+
+@pytest.mark.parametrize('program', PROGRAMS, ids=lambda path: path.name)
+def test_help(program):
+    result = call(sys.executable, program, '-h')
+    assert result.returncode == 0, result.stderr
+    description = re.search(r'"""(.+?)[:.;]', program.read_text()).group(1)
+    assert ' '.join(description.split()[:4]) in ' '.join(result.stdout.split())
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Calls a launcher of a copy of tools/ with a stand-in for Python."""
+    executable(tmp_path / 'bin' / 'python', FAKE_PYTHON)
+    path = f'{tmp_path / "bin"}:{environment()["PATH"]}'
+
+    def call_copy(root, script, *arguments, **variables):
+        shutil.copytree(TOOLS, root / 'tools', dirs_exist_ok=True)
+        stand_ins = dict(PATH=path, PYTHONPATH='', GPUS_SEEN='0')
+        script = root / 'tools' / script
+        return call('bash', script, *arguments, **{**stand_ins, **variables})
+
+    return call_copy
+
+
+def test_a_checkout_comes_first_on_the_path(launch, tmp_path):
+    (tmp_path / 'mmirnet').mkdir()
+    (tmp_path / 'mmirnet' / '__init__.py').touch()
+    result = launch(tmp_path, 'dist_train.sh', 'config.py', '2')
+    assert f'PYTHONPATH={tmp_path}\n' in result.stdout
+
+
+def test_an_installed_wheel_adds_nothing_to_the_path(launch, tmp_path):
+    package = tmp_path / 'site-packages' / 'mmirnet'
+    package.mkdir(parents=True)
+    (package / '__init__.py').touch()
+    result = launch(package / '.mim', 'dist_train.sh', 'config.py', '2')
+    assert 'PYTHONPATH=\n' in result.stdout
+    assert str(package / '.mim' / 'tools' / 'train.py') in result.stdout
+
+
+def test_one_node_needs_no_port(launch, tmp_path):
+    arguments = ['config.py', 'a.pth', '3', '--out', 'a b.pkl']
+    words = launch(tmp_path, 'dist_test.sh', *arguments).stdout.splitlines()
+    assert 'THREADS=1' in words
+    assert '--standalone' in words
+    assert words[words.index('--nproc_per_node') + 1] == '3'
+    script = words.index(str(tmp_path / 'tools' / 'test.py'))
+    assert words[script + 1 :] == [
+        'config.py',
+        'a.pth',
+        '--out',
+        'a b.pkl',
+        '--launcher',
+        'pytorch',
+    ]
+
+
+def test_openmmlabs_variables_describe_several_nodes(launch, tmp_path):
+    result = launch(
+        tmp_path,
+        'dist_train.sh',
+        'config.py',
+        '8',
+        NNODES='4',
+        NODE_RANK='3',
+        MASTER_ADDR='10.1.1.1',
+        PORT='1234',
+    )
+    words = result.stdout.splitlines()
+    assert '--standalone' not in words
+    for option, value in {
+        '--nnodes': '4',
+        '--node_rank': '3',
+        '--master_addr': '10.1.1.1',
+        '--master_port': '1234',
+        '--nproc_per_node': '8',
+    }.items():
+        assert words[words.index(option) + 1] == value
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_more_processes_than_gpus_start_nothing(launch, tmp_path, script):
+    arguments = ['config.py', '3'] if script == 'dist_train.sh' else ['c', 'p', '3']
+    enough = launch(tmp_path, script, *arguments, GPUS_SEEN='3')
+    assert '--nproc_per_node' in enough.stdout
+    result = launch(tmp_path, script, *arguments, GPUS_SEEN='2')
+    assert (result.returncode, result.stdout) == (2, '')
+    assert result.stderr.count('\n') == 1
+    assert result.stderr.startswith('error: N = 3 processes, but this machine has 2')
+
+
+@pytest.mark.parametrize('number', ['0', '-1', 'two', '1.5', ''])
+def test_n_must_be_a_number(launch, tmp_path, number):
+    result = launch(tmp_path, 'dist_train.sh', 'config.py', number)
+    assert result.returncode == 2
+    assert f"N must be a number of processes, got '{number}'" in result.stderr
+
+
+def test_slurm_train_asks_for_its_tasks(launch, tmp_path):
+    executable(tmp_path / 'bin' / 'srun', '#!/usr/bin/env bash\nprintf "%s\\n" "$@"')
+    result = launch(
+        tmp_path,
+        'slurm_train.sh',
+        'gpus',
+        'job',
+        'config.py',
+        'work dir',
+        '--amp',
+        GPUS='16',
+        SRUN_ARGS='--time=10 --quiet',
+    )
+    python = str(tmp_path / 'bin' / 'python')
+    assert result.stdout.splitlines() == [
+        '-p',
+        'gpus',
+        '--job-name=job',
+        '--gres=gpu:8',
+        '--ntasks=16',
+        '--ntasks-per-node=8',
+        '--cpus-per-task=5',
+        '--kill-on-bad-exit=1',
+        '--time=10',
+        '--quiet',
+        python,
+        '-u',
+        str(tmp_path / 'tools' / 'train.py'),
+        'config.py',
+        '--work-dir',
+        'work dir',
+        '--amp',
+        '--launcher',
+        'slurm',
+    ]
+
+
+def test_a_mistake_ends_with_one_line_and_code_2(tmp_path):
+    result = call(sys.executable, TOOLS / 'test.py', 'absent.py', 'absent.pth')
+    assert result.returncode == 2
+    assert result.stderr == 'error: CONFIG absent.py: there is no file absent.py\n'

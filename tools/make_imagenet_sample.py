@@ -1,0 +1,50 @@
+"""Makes a small folder in ImageNet's layout from scikit-learn's two photographs.
+
+Each photograph is a class; the images are random crops of it, as JPEG, under
+OUT/train/CLASS and OUT/val/CLASS. It is for trying ImageNet configs without ImageNet.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'out', type=Path, help='folder to make (data_root of the config)'
+    )
+    parser.add_argument(
+        '--train', type=int, default=64, help='training images of each class (64)'
+    )
+    parser.add_argument(
+        '--val', type=int, default=16, help='validation images of each class (16)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the crops (0)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Cuts and saves the crops."""
+    args = parse_args()
+    rng = np.random.default_rng(args.seed)
+    sample = load_sample_images()
+    for name, photograph in zip(sample.filenames, sample.images, strict=True):
+        height, width = photograph.shape[:2]
+        for split, number in (('train', args.train), ('val', args.val)):
+            folder = args.out / split / Path(name).stem
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(number):
+                size = int(rng.integers(96, 384))
+                top = int(rng.integers(height - size))
+                left = int(rng.integers(width - size))
+                crop = photograph[top : top + size, left : left + size]
+                Image.fromarray(crop).save(folder / f'{i:04}.jpg', quality=90)
+
+
+if __name__ == '__main__':
+    main()

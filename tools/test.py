@@ -1,0 +1,73 @@
+"""Evaluates a checkpoint on the test set of a config."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config',
+        help='config file, or PACKAGE::PATH of one in an installed package '
+        '(mmirnet::irnet/resnet20_bireal_digits.py)',
+    )
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for logs (work_dirs/CONFIG)')
+    parser.add_argument('--out', metavar='FILE', help='where to write the results')
+    parser.add_argument(
+        '--out-item',
+        choices=['metrics', 'pred'],
+        help='what to write there: predictions (.pkl, default) or metrics (.json)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings over those of the config, such as '
+        'test_dataloader.batch_size=16 or key="[(a,b),(c,d)]" (quotation marks, '
+        'no spaces)',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--show-dir', metavar='FOLDER', help='draw the predictions into FOLDER'
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show the predictions in a window'
+    )
+    parser.add_argument(
+        '--interval', type=int, default=1, help='draw one image in so many (1)'
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds a window stays (2)'
+    )
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='do not pin batches in memory'
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation: the config's, else an image and its mirror",
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who started this process (set by dist_test.sh and slurm_test.sh)',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Reads the arguments and evaluates."""
+    args = parse_args()
+    from mmirnet.engine import errors, run  # seconds of imports that -h does not need
+
+    with errors.one_line_errors():
+        run.evaluate(**vars(args))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,75 @@
+"""Trains a model from a config."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config',
+        help='config file, or PACKAGE::PATH of one in an installed package '
+        '(mmirnet::irnet/resnet20_bireal_digits.py)',
+    )
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (work_dirs/CONFIG)'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from CHECKPOINT, or from the newest whole one in the work dir',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision: float16 on GPUs, bfloat16 on CPUs',
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='compile the backbone with torch.compile'
+    )
+    parser.add_argument('--no-validate', action='store_true', help='skip validation')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate from the config's batch size to the actual one",
+    )
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='do not pin batches in memory'
+    )
+    parser.add_argument(
+        '--no-persistent-workers',
+        action='store_true',
+        help='start new data workers each epoch',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings over those of the config, such as train_cfg.max_epochs=2 or '
+        'key="[(a,b),(c,d)]" (quotation marks, no spaces)',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who started this process (set by dist_train.sh and slurm_train.sh)',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Reads the arguments and trains."""
+    args = parse_args()
+    from mmirnet.engine import errors, run  # seconds of imports that -h does not need
+
+    with errors.one_line_errors():
+        run.train(**vars(args))
+
+
+if __name__ == '__main__':
+    main()
