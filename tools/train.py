@@ -28,6 +28,9 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='automatic mixed precision: float16 on GPUs, bfloat16 on CPUs',
     )
+    parser.add_argument(
+        '--compile', action='store_true', help='compile the backbone with torch.compile'
+    )
     parser.add_argument('--no-validate', action='store_true', help='skip validation')
     parser.add_argument(
         '--auto-scale-lr',

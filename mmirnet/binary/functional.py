@@ -187,7 +187,10 @@ def _filters(weight: Tensor, standardize: bool, scale: str | None) -> _Filters:
     # Rounding alone leaves a constant filter this far from its mean.
     info = torch.finfo(w.dtype)
     constant = std <= 16 * info.eps * mean.abs() + info.tiny
-    centred = centred.masked_fill(constant, 0)
+    if torch.is_grad_enabled():
+        centred = centred * ~constant
+    else:  # fresh memory costs more than the arithmetic
+        centred *= ~constant
     inv_std = std.masked_fill(constant, 1).reciprocal() if standardize else 1.0
     if scale is None:
         return _Filters(centred, inv_std, None)
@@ -252,23 +255,26 @@ def _quantize(filters: _Filters, shape, dtype) -> Tensor:
     """Q_w = s * sign(w_std). The sign needs no division by the deviation."""
     q = sign(filters.centred)
     if filters.scale is not None:
-        q = q * filters.scale
+        q *= filters.scale
     return q.reshape(shape).to(dtype)
 
 
 def _weight_vjp(grad, filters: _Filters, t, k, rule: WeightRule) -> Tensor:
-    """Through the estimator, the standardisation and the mean; s is constant."""
+    """Through the estimator, the standardisation and the mean; s is constant.
+
+    Overwrites the filters: fresh memory costs more than the arithmetic.
+    """
     centred, inv_std, s = filters
     estimator = ESTIMATORS[rule.estimator]
     gain = inv_std * estimator.gain(t, k)
     if s is not None:
         gain = s * gain
-    z = centred * inv_std if rule.standardize else centred
-    d = estimator.vjp(grad.flatten(1).to(z.dtype), z, t) * gain
-    d = d - d.mean(1, keepdim=True)
+    z = centred.mul_(inv_std) if rule.standardize else centred
+    d = estimator.vjp(grad.flatten(1).to(z.dtype), z, t).mul_(gain)
+    d -= d.mean(1, keepdim=True)
     if rule.standardize:
         # z has mean 0, so its product with d is the same before and after.
-        d = d - z * ((d * z).sum(1, keepdim=True) / (z.shape[1] - 1))
+        d.addcmul_(z, (d * z).sum(1, keepdim=True), value=-1 / (z.shape[1] - 1))
     return d.reshape(grad.shape)
 
 

@@ -1,6 +1,14 @@
 from .digits import Digits
 from .fashion_mnist import FashionMNIST32
+from .in_memory import InMemory, keep_in_memory
 from .loading import LoadImageFromFile
 from .seeding import ExactSampler
 
-__all__ = ['Digits', 'ExactSampler', 'FashionMNIST32', 'LoadImageFromFile']
+__all__ = [
+    'Digits',
+    'ExactSampler',
+    'FashionMNIST32',
+    'InMemory',
+    'LoadImageFromFile',
+    'keep_in_memory',
+]

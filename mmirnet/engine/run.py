@@ -29,7 +29,9 @@ from mmpretrain.registry import DATASETS
 from torch import distributed, nn
 from torch.utils.data import Dataset
 
+from ..datasets import keep_in_memory
 from .checkpoint import find_whole_checkpoint
+from .speed import allow_tf32, compile_model
 
 #: Where each launcher says a process's rank, the number of processes, and the
 #: rank on its node.
@@ -50,6 +52,7 @@ def train(
     work_dir: str | None = None,
     resume: str | None = None,
     amp: bool = False,
+    compile: bool = False,
     no_validate: bool = False,
     auto_scale_lr: bool = False,
     no_pin_memory: bool = False,
@@ -68,6 +71,8 @@ def train(
             newest whole one in ``work_dir``, if there is any.
         amp (bool): Automatic mixed precision: float16 on GPUs, bfloat16 on CPUs.
             Defaults to False.
+        compile (bool): Compiles the backbone, see
+            :func:`~mmirnet.engine.speed.compile_model`. Defaults to False.
         no_validate (bool): Skips validation. Defaults to False.
         auto_scale_lr (bool): Scales the learning rate to the batch size in use.
             Defaults to False.
@@ -88,6 +93,8 @@ def train(
         >>> runner = train('mmirnet::irnet/resnet20_bireal_digits.py')  # doctest: +SKIP
     """
     cfg = load_config(config, work_dir, launcher)
+    if compile:
+        cfg.compile = cfg.get('compile') or True
     if no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if amp and torch.cuda.is_available():
@@ -254,6 +261,8 @@ def build_runner(
     cfg.merge_from_dict(cfg_options or {})
     for name in loaders:
         if loader := cfg.get(name):
+            if cfg.get('in_memory'):
+                keep_in_memory(loader)
             _check_data(loader.dataset, f'{name}.dataset')
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
@@ -261,8 +270,15 @@ def build_runner(
     if cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = find_whole_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
+    allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if options := cfg.get('compile'):
+        # MMEngine would compile train_step, with the Python in it.
+        options = options if isinstance(options, dict) else {}
+        model = unwrap(runner.model)
+        runner._maybe_compile = lambda _: compile_model(model, **options)
+    return runner
 
 
 def check_classes(dataset: Dataset, model: nn.Module, key: str) -> None:

@@ -6,6 +6,9 @@ data_preprocessor = dict(
     to_rgb=False,
 )
 
+# True keeps all images on the device and augments whole batches there.
+in_memory = False
+
 # No flip: a mirrored digit is another sign.
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=4),

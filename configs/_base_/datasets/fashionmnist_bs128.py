@@ -8,6 +8,9 @@ data_preprocessor = dict(
     to_rgb=False,
 )
 
+# True keeps all images on the device and augments whole batches there.
+in_memory = False
+
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=4),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),

@@ -1,6 +1,13 @@
 # 32 GPUs x 64 images: warm-up over 2500 iterations, steps at 30, 60 and 90 epochs.
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.8, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    optimizer=dict(
+        type='SGD',
+        lr=0.8,
+        momentum=0.9,
+        weight_decay=1e-4,
+        nesterov=True,
+        fused=True,
+    )
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=2500),

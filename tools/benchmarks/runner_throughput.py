@@ -1,0 +1,156 @@
+"""Images per second through MMEngine's whole Runner, against the bare step.
+
+Epochs of the Runner (loader, augmentation, hooks, logging, checkpoints) alternate with
+as many bare steps on one batch that lies ready: forward, loss, backward, optimizer.
+"""
+
+import argparse
+import statistics
+import tempfile
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
+from timing import clock, machine, seconds, write_json
+
+from mmirnet.engine import run
+from mmirnet.engine.errors import one_line_errors
+
+
+class Throughput(Hook):
+    """Times epochs and validations, and bare steps after each epoch.
+
+    Attributes:
+        rounds (list[dict]): Of each epoch: images/s of Runner and bare step, and the
+            seconds of training and validation.
+    """
+
+    #: After everything else that happens at the end of an epoch.
+    priority = 'LOWEST'
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.now = clock(device)[1]
+        self.rounds = []
+        self.batch = None
+
+    def _time(self) -> float:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        return self.now()
+
+    def before_train_epoch(self, runner) -> None:
+        """Start."""
+        self.images = 0
+        self.start = self._time()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Count the images, and keep a first batch for the bare steps."""
+        self.images += len(data_batch['inputs'])
+        if self.batch is None:
+            self.batch = runner.model.data_preprocessor(data_batch, True)
+
+    def after_train_epoch(self, runner) -> None:
+        """Stop, and time as many bare steps."""
+        taken = self._time() - self.start
+        steps = len(runner.train_dataloader)
+        bare = sum(
+            seconds(lambda: self._bare_step(runner), self.device) for _ in range(steps)
+        )
+        self.rounds.append(
+            dict(
+                runner_images_per_s=self.images / taken,
+                bare_images_per_s=steps * len(self.batch['inputs']) / bare,
+                train_s=taken,
+                val_s=0.0,
+            )
+        )
+
+    def _bare_step(self, runner) -> None:
+        wrapper = runner.optim_wrapper
+        with wrapper.optim_context(runner.model):
+            loss = runner.model(**self.batch, mode='loss')['loss']
+        wrapper.optimizer.zero_grad()
+        wrapper.backward(loss)
+        wrapper.step()
+
+    def before_val_epoch(self, runner) -> None:
+        """Start."""
+        self.start = self._time()
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Stop."""
+        self.rounds[-1]['val_s'] = self._time() - self.start
+
+
+def measure(cfg: Config, epochs: int, images: int | None, options: dict) -> dict:
+    """Train some epochs and time them.
+
+    Args:
+        cfg (Config): The run.
+        epochs (int): Timed epochs; one more goes before them.
+        images (int | None): Images of an epoch, all of the data set by default.
+        options (dict): As for ``--cfg-options``.
+
+    Returns:
+        dict: The report that is written as JSON.
+    """
+    total = cfg.train_cfg.max_epochs
+    options = {'train_cfg.max_epochs': epochs + 1, **options}
+    if images:
+        options['train_dataloader.dataset.indices'] = images
+    runner = run.build_runner(cfg, options, ('train_dataloader', 'val_dataloader'))
+    hook = Throughput(next(runner.model.parameters()).device)
+    runner.register_hook(hook)
+    runner.train()
+    rounds = hook.rounds[1:]
+    ratios = [r['runner_images_per_s'] / r['bare_images_per_s'] for r in rounds]
+    middle = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
+    return dict(
+        machine=machine(hook.device),
+        config=cfg.filename,
+        options=options,
+        batch=runner.train_dataloader.batch_size,
+        epochs=epochs,
+        **middle,
+        ratio=dict(median=statistics.median(ratios), low=min(ratios), high=max(ratios)),
+        whole_run_minutes=total * (middle['train_s'] + middle['val_s']) / 60,
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='as for tools/train.py')
+    parser.add_argument('--epochs', type=int, default=3, help='after one to warm up')
+    parser.add_argument('--images', type=int, help='of an epoch (all)')
+    parser.add_argument('--compile', action='store_true', help='the backbone')
+    parser.add_argument('--in-memory', action='store_true', help='keep the images')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--out', default='work_dirs/runner_throughput.json')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as work_dir, one_line_errors():
+        cfg = run.load_config(args.config, work_dir, 'none')
+        if args.compile:
+            cfg.compile = True
+        cfg.in_memory = args.in_memory
+        report = measure(cfg, args.epochs, args.images, args.cfg_options)
+    ratio = report['ratio']
+    print(
+        f'Runner {report["runner_images_per_s"]:.0f} images/s, bare step '
+        f'{report["bare_images_per_s"]:.0f}: {ratio["median"]:.3f} '
+        f'({ratio["low"]:.3f}-{ratio["high"]:.3f}); '
+        f'the whole run takes {report["whole_run_minutes"]:.1f} minutes'
+    )
+    write_json(args.out, report)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,342 @@
+"""Times a training step: literal transcription, full precision, and ours.
+
+Before anything is timed, the gradients of every binary layer are compared with the
+transcription's, layer by layer: end to end a binary network is chaotic, and a last
+bit decides signs.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from mmengine.logging import MMLogger
+from mmpretrain.registry import MODELS
+from reference import ReferenceConv2d
+from timing import (
+    interleaved,
+    machine,
+    peak_bytes,
+    ratio,
+    saved_bytes,
+    seconds,
+    write_json,
+)
+from torch import Tensor, nn
+
+import mmirnet  # noqa: F401
+from mmirnet.binary import IRConv2d, set_ede
+from mmirnet.engine.speed import compile_model
+
+ARCHS = {
+    'resnet20': dict(
+        backbone=dict(type='IRResNet_CIFAR', depth=20), classes=10, width=64, size=32
+    ),
+    'resnet18': dict(
+        backbone=dict(type='IRResNet', depth=18), classes=1000, width=512, size=224
+    ),
+}
+T = 0.5  # in the middle of EDE's schedule, where every path is taken
+TOLERANCE = 1e-5  # of a float32 layer's gradients, relative
+
+
+class Variant(NamedTuple):
+    """One way to run the network."""
+
+    conv: type | None  # None is nn.Conv2d
+    compile: bool = False
+    amp: bool = False
+    channels_last: bool = False
+
+
+def variants() -> dict[str, Variant]:
+    """Ref, fp and ours, each of the last two in all combinations."""
+    table = {'ref': Variant(ReferenceConv2d)}
+    for name, conv in (('fp', None), ('ours', IRConv2d)):
+        for options in range(8):
+            compiled, amp, last = (bool(options & bit) for bit in (4, 2, 1))
+            words = ['compiled'] * compiled + ['bf16'] * amp + ['channels_last'] * last
+            key = ' '.join([name, *(words or ['eager'])])
+            table[key] = Variant(conv, compiled, amp, last)
+    return table
+
+
+VARIANTS = variants()
+BASES = ('ref', 'fp eager')  # what the others are compared with
+
+
+def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
+    """The classifier, always with the same first weights."""
+    spec = ARCHS[arch]
+    conv_cfg = None if variant.conv is None else dict(type=variant.conv)
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(conv_cfg=conv_cfg, **spec['backbone']),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(
+                type='BNLinearClsHead',
+                num_classes=spec['classes'],
+                in_channels=spec['width'],
+            ),
+        )
+    )
+    model.init_weights()
+    model.to(device)
+    for layer in model.modules():
+        if isinstance(layer, ReferenceConv2d):
+            layer.t.fill_(T)
+            layer.k.fill_(max(1 / T, 1.0))
+    set_ede(model, T)
+    if variant.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if variant.compile:
+        compile_model(model)
+    return model
+
+
+class Step:
+    """A training step of one variant: forward, loss, backward, SGD."""
+
+    def __init__(self, arch: str, variant: Variant, x: Tensor, labels: Tensor) -> None:
+        self.variant = variant
+        self.model = build(arch, variant, x.device)
+        layout = (
+            torch.channels_last if variant.channels_last else torch.contiguous_format
+        )
+        self.x = x.to(memory_format=layout)
+        self.labels = labels
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
+        )
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        autocast = torch.autocast(self.x.device.type, torch.bfloat16)
+        with autocast if self.variant.amp else nullcontext():
+            return nn.functional.cross_entropy(self.model(self.x), self.labels)
+
+    def __call__(self) -> None:
+        """One step."""
+        self.optimizer.zero_grad()
+        self.forward().backward()
+        self.optimizer.step()
+
+
+def layers_and_inputs(model: nn.Module, x: Tensor) -> dict[str, tuple]:
+    """Every binary convolution of a network with what comes into it."""
+    seen = {}
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, args, out, name=name: seen.update(
+                {name: (layer, args[0].detach().clone(), torch.randn_like(out))}
+            )
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, IRConv2d)
+    ]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def gradients(layer: Callable, weight: Tensor, x: Tensor, grad: Tensor) -> list[Tensor]:
+    """Gradients with regard to input and weight."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(layer(x), (x, weight), grad)
+
+
+def check_gradients(arch: str, images: Tensor, compiled: bool) -> dict[str, float]:
+    """Compare every binary layer's gradients with the transcription's.
+
+    Args:
+        arch (str): Network.
+        images (Tensor): (N, 3, H, W).
+        compiled (bool): Compare compiled layers as well.
+
+    Returns:
+        dict[str, float]: Greatest relative difference of each float32 variant, over
+        layers and over the gradients of input and weight.
+
+    Raises:
+        ValueError: If a layer is off by more than 1e-5.
+    """
+    net = build(arch, Variant(IRConv2d), images.device).backbone
+    fast = torch.compile(IRConv2d.forward, dynamic=False, fullgraph=True)
+    worst = {}
+    for name, (ours, x, grad) in layers_and_inputs(net, images).items():
+        ref = ReferenceConv2d(
+            ours.in_channels, ours.out_channels, 3, ours.stride, 1, bias=False
+        ).to(x.device)
+        ref.load_state_dict(ours.state_dict())
+        ref.t.copy_(ours.ede[0])
+        ref.k.copy_(ours.ede[1])
+        wanted = gradients(ref, ref.weight, x, grad)
+        last = x.to(memory_format=torch.channels_last)
+        ways = [('eager', ours, x), ('eager channels_last', ours, last)]
+        if compiled:
+            layer = partial(fast, ours)
+            ways += [('compiled', layer, x), ('compiled channels_last', layer, last)]
+        for variant, layer, x_in in ways:
+            got = gradients(layer, ours.weight, x_in, grad)
+            for what, a, b in zip(('input', 'weight'), got, wanted, strict=True):
+                error = ((a - b).norm() / b.norm()).item()
+                worst[variant] = max(worst.get(variant, 0.0), error)
+                if not error <= TOLERANCE:
+                    raise ValueError(
+                        f'{variant}: gradient of the {what} of {name} is '
+                        f'{error:.1e} off the transcription'
+                    )
+    return worst
+
+
+def measure(
+    arch: str,
+    batch: int,
+    device: torch.device,
+    repeats: int,
+    only: list[str] | None = None,
+    size: int | None = None,
+) -> dict:
+    """Check gradients, then time all variants and weigh what they keep.
+
+    Args:
+        arch (str): Key of :data:`ARCHS`.
+        batch (int): Images a step.
+        device (torch.device): Where.
+        repeats (int): Timed steps of each variant.
+        only (list[str] | None): Some of the variants; ref and fp are always there.
+        size (int | None): Height and width of the images, the network's own by
+            default.
+
+    Returns:
+        dict: The report that is written as JSON.
+    """
+    size = size or ARCHS[arch]['size']
+    torch.manual_seed(0)
+    x = torch.randn(batch, 3, size, size, device=device)
+    labels = torch.randint(ARCHS[arch]['classes'], (batch,), device=device)
+    names = [*BASES, *(name for name in only or VARIANTS if name not in BASES)]
+    compiled = any(VARIANTS[name].compile for name in names)
+    # A layer has a graph of its own for each geometry and layout.
+    with torch._dynamo.config.patch(recompile_limit=100):
+        errors = check_gradients(arch, x[:8], compiled)
+    for variant, error in errors.items():
+        print(f'gradients, {variant}: at most {error:.1e} off the transcription')
+
+    steps, rows = {}, {}
+    for name in names:
+        step = Step(arch, VARIANTS[name], x, labels)
+        first = seconds(step, device)
+        for _ in range(2):
+            step()
+        steps[name] = step
+        rows[name] = dict(
+            first_step_s=first,
+            saved_bytes=saved_bytes(step.forward, step.model.parameters()),
+            peak_bytes=peak_bytes(step, device),
+        )
+    times = interleaved(steps, repeats, device)
+    for name, row in rows.items():
+        row['ms'] = statistics.median(times[name]) * 1e3
+        row['vs_ref'] = ratio(times[name], times['ref'])
+        row['vs_fp'] = ratio(times[name], times['fp eager'])
+        row['bytes_vs_fp'] = row['saved_bytes'] / rows['fp eager']['saved_bytes']
+        row['images_per_s'] = batch / row['ms'] * 1e3
+    if 'fp compiled bf16 channels_last' in times:
+        for name, row in rows.items():
+            base = times['fp compiled bf16 channels_last']
+            row['vs_fp_compiled_bf16'] = ratio(times[name], base)
+    return dict(
+        machine=machine(device),
+        arch=arch,
+        batch=batch,
+        size=size,
+        repeats=repeats,
+        gradient_errors=errors,
+        variants=rows,
+    )
+
+
+def table(report: dict) -> str:
+    """The report as a table to read."""
+    lines = [
+        f'{"":38}{"ms":>8}{"vs ref (quartiles)":>22}{"vs fp":>7}'
+        f'{"MB saved":>10}{"vs fp":>7}{"peak MB":>9}'
+    ]
+    for name, row in report['variants'].items():
+        ref = row['vs_ref']
+        lines.append(
+            f'{name:38}{row["ms"]:8.1f}'
+            f'{ref["median"]:8.2f} ({ref["low"]:.2f}-{ref["high"]:.2f}) '
+            f'{row["vs_fp"]["median"]:6.2f}{row["saved_bytes"] / 1e6:10.1f}'
+            f'{row["bytes_vs_fp"]:7.2f}{row["peak_bytes"] / 1e6:9.0f}'
+        )
+    return '\n'.join(lines)
+
+
+def plot(report: dict, path: str) -> None:
+    """Bars: time of every variant against the transcription's."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(report['variants'])[::-1]
+    ratios = [report['variants'][name]['vs_ref'] for name in names]
+    figure = Figure(figsize=(7, 0.3 * len(names) + 1.2), layout='constrained')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    middle = [r['median'] for r in ratios]
+    spread = [
+        [r['median'] - r['low'] for r in ratios],
+        [r['high'] - r['median'] for r in ratios],
+    ]
+    colours = ['#0072B2' if name.startswith('ours') else '#999999' for name in names]
+    axis.barh(names, middle, xerr=spread, color=colours)
+    axis.set_xlabel('time of a training step, relative to ref (median, quartiles)')
+    axis.set_title(
+        f'{report["arch"]}, batch {report["batch"]}, {report["machine"]["device"]}, '
+        f'{report["machine"]["threads"]} threads, {report["machine"]["clock"]}',
+        fontsize='medium',
+    )
+    figure.savefig(path, dpi=150)
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--arch', choices=ARCHS, default='resnet20')
+    parser.add_argument('--batch', type=int, default=128)
+    parser.add_argument('--size', type=int, help="images' height (the network's own)")
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--repeats', type=int, default=15)
+    parser.add_argument(
+        '--only',
+        nargs='*',
+        metavar='VARIANT',
+        choices=VARIANTS,
+        help=f'beside {" and ".join(BASES)}: {", ".join(VARIANTS)}',
+    )
+    parser.add_argument('--out', default='work_dirs/train_step', help='.json and .png')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    MMLogger.get_current_instance().setLevel('WARNING')  # not each weight's first value
+    device = torch.device(args.device)
+    report = measure(args.arch, args.batch, device, args.repeats, args.only, args.size)
+    print(table(report))
+    write_json(f'{args.out}.json', report)
+    plot(report, f'{args.out}.png')
+
+
+if __name__ == '__main__':
+    main()
