@@ -65,7 +65,7 @@ def reports(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob('rank_*.json'))]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def two_ranks(tmp_path_factory):
     """A run of dist_train.sh with two processes: its config and working folder."""
     folder = tmp_path_factory.mktemp('two_ranks')
@@ -141,7 +141,7 @@ def test_two_nodes_of_two_ranks_end_alike(nodes, tmp_path):
     assert first['world_size'] == 4
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def one_process(two_ranks, tmp_path_factory):
     """Metrics and predictions of one process for the checkpoint of two_ranks."""
     config, folder = two_ranks
