@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv, trains a binary ResNet-20 on scikit-learn's handwritten digits
 # (about two minutes on two CPU cores), evaluates it and draws its curves.
+# Run again, it goes on where it was; remove work_dirs/quickstart to start afresh.
 # Usage: bash tools/quickstart.sh
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_setup_env.sh
@@ -24,7 +25,7 @@ show_validations() {
 run() {
   local log=$1
   shift
-  "$python" "$@" 2>&1 | tee "$log" | show_validations || {
+  "$python" "$@" 2>&1 | tee -a "$log" | show_validations || {
     tail -n 5 "$log" >&2
     die "$1 failed; everything it wrote is in $log."
   }
@@ -35,12 +36,13 @@ setup_env lite,demo
 cd "$root"
 mkdir -p "$work_dir"
 
-echo '[2/4] Training (about 2 minutes on two CPU cores)'
-run "$work_dir/train.txt" tools/train.py "$config" --work-dir "$work_dir"
+echo '[2/4] Training (about 2 minutes on two CPU cores; continues what is there)'
+run "$work_dir/train.txt" tools/train.py "$config" --work-dir "$work_dir" --resume
+checkpoint=$work_dir/$(basename "$(<"$work_dir/last_checkpoint")")
+[[ $checkpoint == */epoch_* ]] ||
+  die 'The training was interrupted. Run this again to continue it.'
 
 echo '[3/4] Evaluation'
-checkpoint=$(<"$work_dir/last_checkpoint")
-checkpoint=$work_dir/${checkpoint##*/}
 run "$work_dir/test.txt" tools/test.py "$config" "$checkpoint" \
   --work-dir "$work_dir/test" --out "$work_dir/metrics.json" --out-item metrics
 

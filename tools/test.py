@@ -13,7 +13,12 @@ def parse_args() -> argparse.Namespace:
         help='config file, or PACKAGE::PATH of one in an installed package '
         '(mmirnet::irnet/resnet20_bireal_digits.py)',
     )
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint', help='checkpoint file, or a packed one (.safetensors)'
+    )
+    parser.add_argument(
+        '--engine', action='store_true', help='run a packed file on the 1-bit engine'
+    )
     parser.add_argument('--work-dir', help='folder for logs (work_dirs/CONFIG)')
     parser.add_argument('--out', metavar='FILE', help='where to write the results')
     parser.add_argument(

@@ -141,6 +141,7 @@ def evaluate(
     interval: int = 1,
     wait_time: float = 2.0,
     tta: bool = False,
+    engine: bool = False,
     no_pin_memory: bool = False,
     cfg_options: dict | None = None,
     launcher: str = 'none',
@@ -149,7 +150,8 @@ def evaluate(
 
     Args:
         config (str): As in `train`.
-        checkpoint (str): Checkpoint file, all of whose weights fit the model.
+        checkpoint (str): Checkpoint file, all of whose weights fit the model, or a
+            packed file (``.safetensors``), which brings its network.
         work_dir (str, optional): As in `train`.
         out (str, optional): File for the predictions or the metrics.
         out_item (str, optional): What goes there: ``'pred'`` (``.pkl``) or
@@ -161,6 +163,8 @@ def evaluate(
         wait_time (float): Seconds a window stays. Defaults to 2.
         tta (bool): Averages the scores of an image and its mirror image, or what the
             config's ``tta_model`` and ``tta_pipeline`` say. Defaults to False.
+        engine (bool): Runs a packed file on the 1-bit engine, on the CPU, instead of
+            simulating it. Defaults to False.
         no_pin_memory (bool): As in `train`.
         cfg_options (dict, optional): As in `train`.
         launcher (str): As in `train`.
@@ -180,7 +184,10 @@ def evaluate(
         raise ValueError(f'--out {out}: the name must end in {", ".join(suffixes)}')
 
     cfg = load_config(config, work_dir, launcher)
-    cfg.load_from = checkpoint
+    packed = checkpoint.endswith('.safetensors')
+    if engine and not packed:
+        raise ValueError(f'--engine needs a packed file, not {checkpoint}')
+    cfg.load_from = None if packed else checkpoint
     if amp:
         cfg.test_cfg.fp16 = True
     if show or show_dir:
@@ -201,7 +208,12 @@ def evaluate(
         loaders=('test_dataloader',),
         pin_memory=not no_pin_memory,
     )
-    check_checkpoint(checkpoint, runner.model)
+    if packed:
+        from ..deploy.checkpoint import replace_network
+
+        replace_network(runner.model, checkpoint, engine)
+    else:
+        check_checkpoint(checkpoint, runner.model)
     check_classes(
         runner.test_dataloader.dataset, runner.model, 'test_dataloader.dataset'
     )

@@ -1,0 +1,168 @@
+// AVX2 has no popcount. popcount(x ^ w) of four bits is a table of 16 bytes
+// that the activation selects and the weight indexes, so one byte shuffle
+// serves four input channels of 32 output channels.
+#include <immintrin.h>
+
+#include "kernels_impl.h"
+
+namespace mmirnet {
+namespace {
+
+struct Tables {
+  alignas(64) uint8_t of[16][16];
+};
+
+constexpr Tables make_tables() {
+  Tables t{};
+  for (int a = 0; a < 16; ++a)
+    for (int w = 0; w < 16; ++w)
+      for (int bit = 0; bit < 4; ++bit) t.of[a][w] += ((a ^ w) >> bit) & 1;
+  return t;
+}
+
+constexpr Tables kTables = make_tables();
+
+struct Avx2 {
+  using Float = __m256;
+  static constexpr int kWidth = 8;
+  static constexpr int kPixels = 4;
+
+  static Float load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
+  static Float set(float v) { return _mm256_set1_ps(v); }
+  static Float fma(Float a, Float b, Float c) {
+    return _mm256_fmadd_ps(a, b, c);
+  }
+  static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
+  static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
+  static __m256i load_int(const int32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static Float from_int(const int32_t* p) {
+    return _mm256_cvtepi32_ps(load_int(p));
+  }
+  static uint64_t mask(Float v) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(v));
+  }
+  static uint64_t signs(Float v) {
+    return mask(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
+  }
+  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+    return 0xff ^ mask(_mm256_castsi256_ps(
+                      _mm256_cmpgt_epi32(load_int(p), load_int(limit))));
+  }
+
+  // [window row][column][word][nibble][64 bytes, one an output channel].
+  // Bytes are ordered so that the even and odd bytes of a register are two
+  // runs of 16 channels: widening to 16 bits then needs no shuffle.
+  static size_t weight_bytes(const BinaryConv& c) {
+    return size_t{8} * c.kernel * c.kernel * words32(c.in.channels) * kGroup;
+  }
+
+  static void pack_weights(const BinaryConv& c, const uint64_t* signs,
+                           int group, uint8_t* destination) {
+    const int words = words32(c.in.channels);
+    for (int tap = 0; tap < c.kernel * c.kernel; ++tap)
+      for (int word = 0; word < words; ++word)
+        for (int lane = 0; lane < kGroup; ++lane) {
+          const uint32_t bits =
+              sign_word(c, signs, group * kGroup + lane, tap, word);
+          const int byte = lane / 32 * 32 + lane % 16 * 2 + lane / 16 % 2;
+          for (int n = 0; n < 8; ++n)
+            destination[((ptrdiff_t{tap} * words + word) * 8 + n) * kGroup +
+                        byte] = bits >> (4 * n) & 15;
+        }
+  }
+
+  // Adds H halves of 32 channels for P pixels. Bytes hold up to 63 nibbles of
+  // 4, 16-bit sums up to 65535: the caller's windows are smaller than that.
+  template <int P, int H>
+  static void block(const CountTask& t, int half) {
+    const __m256i low = _mm256_set1_epi16(0xff);
+    __m256i wide[P][H][2];
+    __m256i sum[P][H];
+    for (int p = 0; p < P; ++p)
+      for (int h = 0; h < H; ++h)
+        sum[p][h] = wide[p][h][0] = wide[p][h][1] = _mm256_setzero_si256();
+    auto widen = [&] {
+      for (int p = 0; p < P; ++p)
+        for (int h = 0; h < H; ++h) {
+          wide[p][h][0] = _mm256_add_epi16(wide[p][h][0],
+                                           _mm256_and_si256(sum[p][h], low));
+          wide[p][h][1] = _mm256_add_epi16(wide[p][h][1],
+                                           _mm256_srli_epi16(sum[p][h], 8));
+          sum[p][h] = _mm256_setzero_si256();
+        }
+    };
+    int words = 0;  // since the last widening; 7 words of 8 nibbles fit
+    for (int r = 0; r < t.rows; ++r)
+      for (int c = 0; c < t.columns; ++c) {
+        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
+        const uint8_t* w =
+            t.weights + (ptrdiff_t{r} * t.columns + c) * t.words * 8 * kGroup +
+            32 * half;
+        for (int i = 0; i < t.words; ++i) {
+          uint32_t x[P];
+          for (int p = 0; p < P; ++p) x[p] = in[p * t.in_step + i];
+          for (int n = 0; n < 8; ++n, w += kGroup)
+            for (int p = 0; p < P; ++p) {
+              const __m256i table =
+                  _mm256_broadcastsi128_si256(_mm_load_si128(
+                      reinterpret_cast<const __m128i*>(
+                          kTables.of[x[p] >> (4 * n) & 15])));
+              for (int h = 0; h < H; ++h)
+                sum[p][h] = _mm256_add_epi8(
+                    sum[p][h],
+                    _mm256_shuffle_epi8(
+                        table, _mm256_load_si256(
+                                   reinterpret_cast<const __m256i*>(w) + h)));
+            }
+          if (++words == 7) {
+            widen();
+            words = 0;
+          }
+        }
+      }
+    widen();
+    for (int p = 0; p < P; ++p)
+      for (int h = 0; h < H; ++h)
+        for (int odd = 0; odd < 2; ++odd) {
+          auto* counts = reinterpret_cast<__m256i*>(
+              t.counts + p * kGroup + (half + h) * 32 + odd * 16);
+          const __m256i v = wide[p][h][odd];
+          _mm256_store_si256(counts,
+                             _mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)));
+          _mm256_store_si256(
+              counts + 1, _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
+        }
+  }
+
+  template <int P>
+  static void lanes(const CountTask& t) {
+    if (t.lanes > 32)
+      block<P, 2>(t, 0);
+    else
+      block<P, 1>(t, 0);
+  }
+
+  static void count(const CountTask& t) {
+    switch (t.pixels) {
+      case 1: return lanes<1>(t);
+      case 2: return lanes<2>(t);
+      case 3: return lanes<3>(t);
+      default: return lanes<4>(t);
+    }
+  }
+};
+
+bool supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+}  // namespace
+
+extern const Kernels kAvx2;
+const Kernels kAvx2 = Implementation<Avx2>::table("avx2", supported);
+
+}  // namespace mmirnet

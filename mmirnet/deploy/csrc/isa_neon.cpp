@@ -1,0 +1,101 @@
+// ARM64: a register holds 4 output channels by 32 input channels; `cnt` counts
+// bits per byte, widened before a byte can overflow.
+#include <arm_neon.h>
+
+#include "kernels_impl.h"
+
+namespace mmirnet {
+namespace {
+
+struct Neon {
+  using Float = float32x4_t;
+  static constexpr int kWidth = 4;
+  static constexpr int kPixels = 4;
+
+  static Float load(const float* p) { return vld1q_f32(p); }
+  static void store(float* p, Float v) { vst1q_f32(p, v); }
+  static Float set(float v) { return vdupq_n_f32(v); }
+  static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+  static Float add(Float a, Float b) { return vaddq_f32(a, b); }
+  static Float max(Float a, Float b) { return vmaxq_f32(a, b); }
+  static Float min(Float a, Float b) { return vminq_f32(a, b); }
+  static Float from_int(const int32_t* p) {
+    return vcvtq_f32_s32(vld1q_s32(p));
+  }
+  static uint64_t mask(uint32x4_t v) {
+    const uint32x4_t bit = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(v, bit));
+  }
+  static uint64_t signs(Float v) { return mask(vcgezq_f32(v)); }
+  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+    return mask(vcleq_s32(vld1q_s32(p), vld1q_s32(limit)));
+  }
+
+  static constexpr auto weight_bytes = lane_weight_bytes;
+  static constexpr auto pack_weights = lane_pack_weights;
+
+  // 16 output channels from `lane` on.
+  template <int P>
+  static void block(const CountTask& t, int lane) {
+    constexpr int V = 4;
+    uint8x16_t sum[P][V];
+    uint32x4_t wide[P][V];
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < V; ++v) {
+        sum[p][v] = vdupq_n_u8(0);
+        wide[p][v] = vdupq_n_u32(0);
+      }
+    auto widen = [&] {
+      for (int p = 0; p < P; ++p)
+        for (int v = 0; v < V; ++v) {
+          wide[p][v] = vpadalq_u16(wide[p][v], vpaddlq_u8(sum[p][v]));
+          sum[p][v] = vdupq_n_u8(0);
+        }
+    };
+    int words = 0;  // since the last widening; 31 words of 8 bits fit a byte
+    for (int r = 0; r < t.rows; ++r) {
+      const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) +
+                          ptrdiff_t{r} * t.columns * t.words * kGroup + lane;
+      for (int c = 0; c < t.columns; ++c) {
+        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
+        for (int i = 0; i < t.words; ++i, w += t.lanes) {
+          uint32x4_t weight[V];
+          for (int v = 0; v < V; ++v) weight[v] = vld1q_u32(w + 4 * v);
+          for (int p = 0; p < P; ++p) {
+            const uint32x4_t x = vdupq_n_u32(in[p * t.in_step + i]);
+            for (int v = 0; v < V; ++v)
+              sum[p][v] = vaddq_u8(sum[p][v], vcntq_u8(vreinterpretq_u8_u32(
+                                                  veorq_u32(x, weight[v]))));
+          }
+          if (++words == 31) {
+            widen();
+            words = 0;
+          }
+        }
+      }
+    }
+    widen();
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < V; ++v)
+        vst1q_s32(t.counts + p * kGroup + lane + 4 * v,
+                  vreinterpretq_s32_u32(wide[p][v]));
+  }
+
+  static void count(const CountTask& t) {
+    for (int lane = 0; lane < t.lanes; lane += 16) switch (t.pixels) {
+        case 1: block<1>(t, lane); break;
+        case 2: block<2>(t, lane); break;
+        case 3: block<3>(t, lane); break;
+        default: block<4>(t, lane);
+      }
+  }
+};
+
+bool supported() { return true; }
+
+}  // namespace
+
+extern const Kernels kNeon;
+const Kernels kNeon = Implementation<Neon>::table("neon", supported);
+
+}  // namespace mmirnet

@@ -1,0 +1,57 @@
+// Plain C++ for any CPU; also what the other paths are tested against.
+#include "kernels_impl.h"
+
+namespace mmirnet {
+namespace {
+
+struct Portable {
+  using Float = float;
+  static constexpr int kWidth = 1;
+  static constexpr int kPixels = 1;
+
+  static Float load(const float* p) { return *p; }
+  static void store(float* p, Float v) { *p = v; }
+  static Float set(float v) { return v; }
+  static Float fma(Float a, Float b, Float c) { return std::fma(a, b, c); }
+  static Float add(Float a, Float b) { return a + b; }
+  static Float max(Float a, Float b) { return a > b ? a : b; }
+  static Float min(Float a, Float b) { return a < b ? a : b; }
+  static Float from_int(const int32_t* p) { return static_cast<float>(*p); }
+  static uint64_t signs(Float v) { return v >= 0; }
+  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+    return *p <= *limit;
+  }
+
+  static constexpr auto weight_bytes = lane_weight_bytes;
+  static constexpr auto pack_weights = lane_pack_weights;
+
+  static uint32_t popcount(uint32_t v) {
+    v -= v >> 1 & 0x55555555u;
+    v = (v & 0x33333333u) + (v >> 2 & 0x33333333u);
+    return ((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
+  }
+
+  static void count(const CountTask& t) {
+    std::memset(t.counts, 0, sizeof(int32_t) * kGroup);
+    for (int r = 0; r < t.rows; ++r) {
+      const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) +
+                          ptrdiff_t{r} * t.columns * t.words * kGroup;
+      for (int c = 0; c < t.columns; ++c) {
+        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
+        for (int i = 0; i < t.words; ++i, w += t.lanes)
+          for (int lane = 0; lane < t.lanes; ++lane)
+            t.counts[lane] += popcount(in[i] ^ w[lane]);
+      }
+    }
+  }
+};
+
+bool supported() { return true; }
+
+}  // namespace
+
+extern const Kernels kPortable;
+const Kernels kPortable =
+    Implementation<Portable>::table("portable", supported);
+
+}  // namespace mmirnet

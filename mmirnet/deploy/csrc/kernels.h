@@ -1,0 +1,93 @@
+// What every instruction set implements, and the tasks it is given.
+//
+// Layouts. Activations are NHWC. A float pixel holds its channels padded to a
+// multiple of 16 with lanes nobody reads. A bit pixel holds 64 channels per
+// word, channel 0 in bit 0, a set bit for +1; the tail of the last word is
+// zero. Rows of bits carry zero columns on both sides for the padding of the
+// convolution that reads them; rows above and below do not exist.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "float_conv.h"
+
+namespace mmirnet {
+
+constexpr int kGroup = 64;       // output channels computed together
+constexpr int kFloatLanes = 16;  // float pixels are padded to this many lanes
+
+constexpr int round_up(int value, int unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// Everything after the sum of products, in one pass over a pixel:
+//   y = clamp(fma(x, alpha, beta) + residual, low, high)
+// `bits` receives sign(y) with sign(0) = +1. Null pointers leave a part out.
+struct Epilogue {
+  const float* alpha = nullptr;
+  const float* beta = nullptr;
+  float low = 0, high = 0;
+  const float* residual = nullptr;
+  float* out = nullptr;
+  uint64_t* bits = nullptr;
+};
+
+// A tensor of bits: `row` words from row to row, `pixel` from pixel to pixel,
+// `pad` zero pixels at each end of a row.
+struct BitShape {
+  int height, width, channels, pad;
+  int pixel() const { return (channels + 63) / 64; }
+  int row() const { return (width + 2 * pad) * pixel(); }
+};
+
+struct BinaryConv {
+  BitShape in;
+  int out_height, out_width, out_channels;
+  int kernel, stride, pad;
+  const uint8_t* weights;  // Kernels::pack_weights' layout
+  // Sums depend on how much of the window lies inside: outputs fall in a few
+  // classes of rows and of columns. The tables below are [row class][column
+  // class][out_channels rounded up to kGroup].
+  const int32_t* row_class;
+  const int32_t* column_class;
+  int column_classes;
+  const float* base;     // dot = base - 2 * popcount
+  const int32_t* limit;  // or null: bit = (popcount <= limit) ^ flip
+  const uint64_t* flip;  // one word per group
+};
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  // Bytes of one group of weights, and the layout of one group out of
+  // `signs` = [out][kernel * kernel][words] (a set bit for +1).
+  size_t (*weight_bytes)(const BinaryConv&);
+  void (*pack_weights)(const BinaryConv&, const uint64_t* signs, int group,
+                       uint8_t* destination);
+  // Rows [y0, y1) of output channels [64 * group, 64 * group + 64).
+  void (*binary_conv)(const BinaryConv&, const Epilogue&, int bit_pad,
+                      const uint64_t* in, int group, int y0, int y1);
+  // The epilogue over `pixels` float pixels; bits advance one pixel at a time.
+  void (*map)(const Epilogue&, int channels, int pixels, const float* in);
+  // Maximum over a window, then the epilogue, for one output row.
+  void (*max_pool)(const Epilogue&, int channels, int height, int width,
+                   int kernel, int stride, int pad, int out_width, int y,
+                   const float* in, float* scratch);
+  // (u8 - mean) / std for `count` values; mean and std repeat every `channels`.
+  void (*normalize)(const uint8_t* in, size_t count, int channels,
+                    const float* mean, const float* std, float* out);
+  // A float convolution in plain loops, for where no library has it. Weights
+  // are [out][row][column][in]; outputs a multiple of 16.
+  void (*float_conv)(const FloatConvShape&, const float* in,
+                     const float* weights, float* out);
+};
+
+// The kernels for MMIRNET_ISA, or the best that this CPU has.
+const Kernels* find_kernels(const char* name);
+// Multiply-accumulates a second of nothing but xor, popcount and add in
+// registers on this core: what the AVX-512 path is measured against. 0 without.
+double peak_rate();
+extern const Kernels* const kAllKernels[];  // best first, null at the end
+
+}  // namespace mmirnet

@@ -1,0 +1,280 @@
+// The blocked kernels, once for all instruction sets. An instruction set `I`
+// brings its vector type and `count`, the loop over xor and popcount:
+//
+//   I::Float, I::kWidth      a vector of floats, and how many it holds
+//   I::load, store, set, fma, add, max, min, from_int
+//   I::signs(v)              bit i set where v[i] >= 0
+//   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
+//   I::kPixels               most output pixels of one block
+//   I::count(task)           popcounts of a block into task.counts[pixel][64]
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels.h"
+
+namespace mmirnet {
+
+// A block: `pixels` neighbouring outputs of one row, one group of channels.
+struct CountTask {
+  const uint32_t* in;      // first word of the first pixel's window
+  ptrdiff_t in_row;        // 32-bit words to the next row of the window
+  ptrdiff_t in_step;       // ... to the next output pixel's window
+  ptrdiff_t in_pixel;      // ... to the next column of the window
+  int rows, columns, words;  // of the window; words that hold channels
+  const uint8_t* weights;  // at the window's first row
+  int lanes;               // output channels of the group, rounded up to 16
+  int pixels;
+  int32_t* counts;
+};
+
+inline int words32(int channels) { return (channels + 31) / 32; }
+
+// Channels of group `group`, rounded up to whole float vectors.
+inline int group_lanes(int channels, int group) {
+  return round_up(std::min(kGroup, channels - group * kGroup), kFloatLanes);
+}
+
+inline uint64_t group_mask(int channels, int group) {
+  int rest = channels - group * kGroup;
+  return rest >= 64 ? ~uint64_t{0} : (uint64_t{1} << rest) - 1;
+}
+
+template <class I>
+struct Implementation {
+  using Float = typename I::Float;
+
+  // One vector of the epilogue. The parts in use are template arguments, so
+  // that the innermost loops have no branches.
+  template <bool kAffine, bool kResidual, bool kOut>
+  static inline uint64_t finish(const Epilogue& e, Float y, ptrdiff_t at,
+                                int channel) {
+    if (kAffine)
+      y = I::fma(y, I::load(e.alpha + channel), I::load(e.beta + channel));
+    if (kResidual) y = I::add(y, I::load(e.residual + at));
+    y = I::min(I::max(y, I::set(e.low)), I::set(e.high));
+    if (kOut) I::store(e.out + at, y);
+    return I::signs(y);
+  }
+
+  template <class Run>
+  static void with_parts(const Epilogue& e, Run run) {
+    auto pick_out = [&](auto affine, auto residual) {
+      if (e.out)
+        run(affine, residual, std::true_type{});
+      else
+        run(affine, residual, std::false_type{});
+    };
+    auto pick_residual = [&](auto affine) {
+      if (e.residual)
+        pick_out(affine, std::true_type{});
+      else
+        pick_out(affine, std::false_type{});
+    };
+    if (e.alpha)
+      pick_residual(std::true_type{});
+    else
+      pick_residual(std::false_type{});
+  }
+
+  static void binary_conv(const BinaryConv& c, const Epilogue& e, int bit_pad,
+                          const uint64_t* in, int group, int y0, int y1) {
+    with_parts(e, [&](auto affine, auto residual, auto out) {
+      conv_rows<affine.value, residual.value, out.value>(c, e, bit_pad, in,
+                                                         group, y0, y1);
+    });
+  }
+
+  template <bool kAffine, bool kResidual, bool kOut>
+  static void conv_rows(const BinaryConv& c, const Epilogue& e, int bit_pad,
+                        const uint64_t* in, int group, int y0, int y1) {
+    alignas(64) int32_t counts[I::kPixels * kGroup];
+    const int lanes = group_lanes(c.out_channels, group);
+    const int float_pixel = round_up(c.out_channels, kFloatLanes);
+    const int bit_pixel = (c.out_channels + 63) / 64;
+    const int bit_row = (c.out_width + 2 * bit_pad) * bit_pixel;
+    const int table = round_up(c.out_channels, kGroup);
+    const uint64_t mask = group_mask(c.out_channels, group);
+    const uint64_t flip = c.limit ? c.flip[group] : 0;
+    const size_t group_bytes = I::weight_bytes(c);
+    // Blocks of nearly equal width waste least at the end of a row.
+    const int blocks = (c.out_width + I::kPixels - 1) / I::kPixels;
+
+    CountTask task;
+    task.in_row = 2 * c.in.row();
+    task.in_pixel = 2 * c.in.pixel();
+    task.in_step = c.stride * task.in_pixel;
+    task.columns = c.kernel;
+    task.words = words32(c.in.channels);
+    task.lanes = lanes;
+    task.counts = counts;
+    if (task.words == task.in_pixel) {  // a row of the window is one run of words
+      task.words *= task.columns;
+      task.columns = 1;
+    }
+
+    for (int y = y0; y < y1; ++y) {
+      const int top = y * c.stride - c.pad;
+      const int skip = std::max(0, -top);
+      task.rows = std::min(c.kernel, c.in.height - top) - skip;
+      const uint32_t* row =
+          reinterpret_cast<const uint32_t*>(in) + (top + skip) * task.in_row +
+          (c.in.pad - c.pad) * task.in_pixel;
+      task.weights = c.weights + group * group_bytes +
+                     skip * (group_bytes / c.kernel);
+      uint64_t* bits = e.bits ? e.bits + y * bit_row + group : nullptr;
+      if (bits) {
+        for (int x = 0; x < bit_pad; ++x) {
+          bits[x * bit_pixel] = 0;
+          bits[(bit_pad + c.out_width + x) * bit_pixel] = 0;
+        }
+        bits += bit_pad * bit_pixel;
+      }
+      const ptrdiff_t row_table = c.row_class[y] * c.column_classes;
+
+      for (int block = 0; block < blocks; ++block) {
+        const int x0 = c.out_width * block / blocks;
+        task.pixels = c.out_width * (block + 1) / blocks - x0;
+        task.in = row + x0 * task.in_step;
+        I::count(task);
+        for (int p = 0; p < task.pixels; ++p) {
+          const int x = x0 + p;
+          const int32_t* count = counts + p * kGroup;
+          const ptrdiff_t entry =
+              (row_table + c.column_class[x]) * table + group * kGroup;
+          uint64_t word = 0;
+          if (c.limit) {
+            for (int i = 0; i < lanes; i += I::kWidth)
+              word |= I::at_most(count + i, c.limit + entry + i) << i;
+            word ^= flip;
+          } else {
+            const ptrdiff_t at =
+                (ptrdiff_t{y} * c.out_width + x) * float_pixel + group * kGroup;
+            for (int i = 0; i < lanes; i += I::kWidth) {
+              Float dot = I::fma(I::from_int(count + i), I::set(-2.0f),
+                                 I::load(c.base + entry + i));
+              word |= finish<kAffine, kResidual, kOut>(e, dot, at + i,
+                                                       group * kGroup + i)
+                      << i;
+            }
+          }
+          if (bits) bits[x * bit_pixel] = word & mask;
+        }
+      }
+    }
+  }
+
+  static void map(const Epilogue& e, int channels, int pixels,
+                  const float* in) {
+    with_parts(e, [&](auto affine, auto residual, auto out) {
+      const int stride = round_up(channels, kFloatLanes);
+      const int groups = (channels + 63) / 64;
+      for (int p = 0; p < pixels; ++p)
+        for (int g = 0; g < groups; ++g) {
+          const int lanes = group_lanes(channels, g);
+          uint64_t word = 0;
+          for (int i = 0; i < lanes; i += I::kWidth) {
+            const int channel = g * kGroup + i;
+            const ptrdiff_t at = ptrdiff_t{p} * stride + channel;
+            word |= finish<affine.value, residual.value, out.value>(
+                        e, I::load(in + at), at, channel)
+                    << i;
+          }
+          if (e.bits) e.bits[p * groups + g] = word & group_mask(channels, g);
+        }
+    });
+  }
+
+  static void max_pool(const Epilogue& e, int channels, int height, int width,
+                       int kernel, int stride, int pad, int out_width, int y,
+                       const float* in, float* scratch) {
+    const int pixel = round_up(channels, kFloatLanes);
+    const int top = std::max(0, y * stride - pad);
+    const int bottom = std::min(height, y * stride - pad + kernel);
+    for (int x = 0; x < out_width; ++x) {
+      const int left = std::max(0, x * stride - pad);
+      const int right = std::min(width, x * stride - pad + kernel);
+      for (int c = 0; c < pixel; c += I::kWidth) {
+        Float best = I::set(-std::numeric_limits<float>::infinity());
+        for (int v = top; v < bottom; ++v)
+          for (int u = left; u < right; ++u)
+            best = I::max(
+                best, I::load(in + (ptrdiff_t{v} * width + u) * pixel + c));
+        I::store(scratch + x * pixel + c, best);
+      }
+    }
+    map(e, channels, out_width, scratch);
+  }
+
+  static void normalize(const uint8_t* in, size_t count, int channels,
+                        const float* mean, const float* std, float* out) {
+    for (size_t i = 0; i < count; i += channels)
+      for (int c = 0; c < channels; ++c)
+        out[i + c] = (static_cast<float>(in[i + c]) - mean[c]) / std[c];
+  }
+
+  static void float_conv(const FloatConvShape& s, const float* in,
+                         const float* weights, float* out) {
+    const ptrdiff_t row = ptrdiff_t{s.kernel_width} * s.in_channels;
+    for (int y = 0; y < s.out_height; ++y)
+      for (int x = 0; x < s.out_width; ++x) {
+        const int top = y * s.stride - s.top, left = x * s.stride - s.side;
+        const int v0 = std::max(0, -top), u0 = std::max(0, -left);
+        const int v1 = std::min(s.kernel_height, s.in_height - top);
+        const int u1 = std::min(s.kernel_width, s.in_width - left);
+        float* to = out + (ptrdiff_t{y} * s.out_width + x) * s.out_channels;
+        for (int o = 0; o < s.out_channels; ++o) {
+          float sum = 0;
+          for (int v = v0; v < v1; ++v) {
+            const float* a = in + (ptrdiff_t{top + v} * s.in_width + left + u0) *
+                                      s.in_channels;
+            const float* w = weights + (ptrdiff_t{o} * s.kernel_height + v) * row +
+                             ptrdiff_t{u0} * s.in_channels;
+            for (int i = 0; i < (u1 - u0) * s.in_channels; ++i)
+              sum = std::fma(a[i], w[i], sum);
+          }
+          to[o] = sum;
+        }
+      }
+  }
+
+  static constexpr Kernels table(const char* name, bool (*supported)()) {
+    return {name, supported, I::weight_bytes, I::pack_weights, binary_conv,
+            map,  max_pool,  normalize,       float_conv};
+  }
+};
+
+// The layout shared by the paths whose lanes are output channels with 32-bit
+// words of input channels: [window row][column][word][lane].
+inline size_t lane_weight_bytes(const BinaryConv& c) {
+  return size_t{4} * c.kernel * c.kernel * words32(c.in.channels) * kGroup;
+}
+
+inline uint32_t sign_word(const BinaryConv& c, const uint64_t* signs, int out,
+                          int tap, int word) {
+  if (out >= c.out_channels) return 0;
+  const ptrdiff_t at =
+      (ptrdiff_t{out} * c.kernel * c.kernel + tap) * c.in.pixel() + word / 2;
+  return static_cast<uint32_t>(signs[at] >> (32 * (word % 2)));
+}
+
+inline void lane_pack_weights(const BinaryConv& c, const uint64_t* signs,
+                              int group, uint8_t* destination) {
+  const int lanes = group_lanes(c.out_channels, group);
+  const int words = words32(c.in.channels), row = c.kernel * words * kGroup;
+  for (int tap = 0; tap < c.kernel * c.kernel; ++tap)
+    for (int word = 0; word < words; ++word)
+      for (int lane = 0; lane < lanes; ++lane) {
+        const uint32_t bits = sign_word(c, signs, group * kGroup + lane, tap, word);
+        // Rows keep the same distance in narrow groups, so that rows outside
+        // of the image can be skipped without knowing the group's width.
+        const ptrdiff_t at = ptrdiff_t{tap / c.kernel} * row +
+                             (tap % c.kernel * words + word) * lanes + lane;
+        std::memcpy(destination + 4 * at, &bits, 4);
+      }
+}
+
+}  // namespace mmirnet

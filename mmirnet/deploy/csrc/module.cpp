@@ -1,0 +1,109 @@
+// The Python face of Network: arrays in, arrays out, no logic.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "network.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using mmirnet::Finish;
+using mmirnet::Network;
+using mmirnet::Span;
+using mmirnet::Tensor;
+using mmirnet::Window;
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+Span<T> span(const Array<T>& array) {
+  return {array.data(), array.size()};
+}
+
+template <class T>
+nb::object predict(Network& network, const Array<T>& images) {
+  const Tensor& in = network.input();
+  const Tensor& out = network.output();
+  const size_t pixels = size_t{1} * in.height * in.width * in.channels;
+  if (images.ndim() < 1 || images.size() != images.shape(0) * pixels ||
+      images.shape(0) > (size_t{1} << 30))
+    throw std::invalid_argument("images of the wrong shape");
+  const size_t count = images.shape(0), classes = out.channels;
+  float* logits = new float[count * classes];
+  nb::capsule owner(logits, [](void* p) noexcept {
+    delete[] static_cast<float*>(p);
+  });
+  {
+    nb::gil_scoped_release release;
+    network.run(images.data(), static_cast<int>(count), logits);
+  }
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(
+      logits, {count, classes}, owner));
+}
+
+}  // namespace
+
+NB_MODULE(_engine, m) {
+  nb::enum_<Tensor::Kind>(m, "Kind")
+      .value("IMAGE", Tensor::kImage)
+      .value("FLOATS", Tensor::kFloats)
+      .value("BITS", Tensor::kBits);
+
+  nb::class_<Finish>(m, "Finish")
+      .def(
+          "__init__",
+          [](Finish* self, const Array<float>& alpha, const Array<float>& beta,
+             float low, float high, int residual, int out, int bits) {
+            new (self) Finish{span(alpha), span(beta), low,  high,
+                              residual,    out,        bits};
+          },
+          "alpha"_a, "beta"_a, "low"_a, "high"_a, "residual"_a, "out"_a,
+          "bits"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>());
+
+  nb::class_<Window>(m, "Window")
+      .def(nb::init<int, int, int, int>(), "kernel_height"_a, "kernel_width"_a,
+           "stride"_a, "pad"_a);
+
+  nb::class_<Network>(m, "Network")
+      .def(nb::init<const std::string&, const std::string&, int, size_t>(),
+           "isa"_a, "library"_a, "threads"_a, "arena_bytes"_a)
+      .def("add_tensor", &Network::add_tensor, "kind"_a, "height"_a, "width"_a,
+           "channels"_a, "pad"_a, "offset"_a)
+      .def("set_input",
+           [](Network& n, int tensor, const Array<float>& mean,
+              const Array<float>& std) {
+             n.set_input(tensor, span(mean), span(std));
+           })
+      .def("set_output", &Network::set_output)
+      .def("add_binary_conv",
+           [](Network& n, int in, const Window& window,
+              const Array<uint64_t>& signs, const Finish& finish) {
+             n.add_binary_conv(in, window, span(signs), finish);
+           })
+      .def("add_conv",
+           [](Network& n, int in, const Window& window,
+              const Array<float>& weight, const Finish& finish) {
+             n.add_conv(in, window, span(weight), finish);
+           })
+      .def("add_max_pool", &Network::add_max_pool)
+      .def("add_map", &Network::add_map)
+      .def("add_average_pool", &Network::add_average_pool)
+      .def("add_shortcut", &Network::add_shortcut)
+      .def("predict", predict<uint8_t>)
+      .def("predict", predict<float>)
+      .def("time_operations", &Network::time_operations, "repeats"_a)
+      .def_prop_ro("isa", &Network::isa)
+      .def_prop_ro("threads", &Network::threads);
+
+  m.def("peak_rate", &mmirnet::peak_rate);
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const mmirnet::Kernels* const* k = mmirnet::kAllKernels; *k; ++k)
+      if ((*k)->supported()) names.emplace_back((*k)->name);
+    return names;
+  });
+}

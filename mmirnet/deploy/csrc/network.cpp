@@ -1,0 +1,610 @@
+#include "network.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+
+namespace mmirnet {
+namespace {
+
+constexpr size_t kAlign = 64;
+// The vector copies read and write up to a register past the end.
+constexpr size_t kSlack = 256;
+// Float convolutions compute bands of about this many values: the epilogue
+// then finds them in the second-level cache.
+constexpr int kBandFloats = 1 << 16;
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+std::unique_ptr<uint8_t[], void (*)(void*)> allocate(size_t bytes) {
+  const size_t size = (bytes + kSlack + kAlign - 1) / kAlign * kAlign;
+  void* memory = std::aligned_alloc(kAlign, size);
+  if (!memory) throw std::bad_alloc();
+  std::memset(memory, 0, size);
+  return {static_cast<uint8_t*>(memory), std::free};
+}
+
+int out_size(int in, int kernel, int stride, int pad) {
+  return (in + 2 * pad - kernel) / stride + 1;
+}
+
+// The part of a window of `kernel` that starts at `start` and lies in [0, size).
+std::pair<int, int> inside(int start, int kernel, int size) {
+  return {std::max(0, -start), std::min(kernel, size - start)};
+}
+
+// Numbers the distinct parts of the window over all outputs.
+struct Classes {
+  std::vector<int32_t> of;
+  std::vector<std::pair<int, int>> parts;
+
+  Classes(int outputs, int kernel, int stride, int pad, int size) {
+    std::map<std::pair<int, int>, int32_t> seen;
+    for (int i = 0; i < outputs; ++i) {
+      const auto range = inside(i * stride - pad, kernel, size);
+      const auto found = seen.try_emplace(range, parts.size());
+      if (found.second) parts.push_back(range);
+      of.push_back(found.first->second);
+    }
+  }
+};
+
+// The smallest integer in [low, high] for which `test` holds, or high + 1;
+// `test` must be false up to some point and true after it.
+template <class Test>
+int first_true(int low, int high, Test test) {
+  while (low <= high) {
+    const int middle = low + (high - low) / 2;
+    if (test(middle))
+      high = middle - 1;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
+int floor_half(int value) { return (value - (value & 1)) / 2; }
+
+}  // namespace
+
+size_t Tensor::bytes() const {
+  if (kind == kBits) return size_t{8} * height * bit_shape().row();
+  return size_t{4} * height * width * lanes();
+}
+
+// A Finish whose tensors and constants have been looked up.
+struct Network::FinishPlan {
+  Epilogue constant;
+  const Tensor *residual = nullptr, *out = nullptr, *bits = nullptr;
+
+  // Pointers to the whole tensors.
+  Epilogue at(const Context& context) const {
+    Epilogue e = constant;
+    if (residual) e.residual = context.at<float>(*residual);
+    if (out) e.out = context.at<float>(*out);
+    if (bits) e.bits = context.at<uint64_t>(*bits);
+    return e;
+  }
+
+  // Pointers to row y; clears the zero columns of its bits.
+  Epilogue at(const Context& context, int y) const {
+    Epilogue e = at(context);
+    if (residual)
+      e.residual += ptrdiff_t{y} * residual->width * residual->lanes();
+    if (out) e.out += ptrdiff_t{y} * out->width * out->lanes();
+    if (bits) {
+      const BitShape shape = bits->bit_shape();
+      const int edge = shape.pad * shape.pixel();
+      e.bits += ptrdiff_t{y} * shape.row();
+      std::fill_n(e.bits, edge, 0);
+      std::fill_n(e.bits + shape.row() - edge, edge, 0);
+      e.bits += edge;
+    }
+    return e;
+  }
+};
+
+Network::Network(const std::string& isa, const std::string& library,
+                 int threads, size_t arena_bytes)
+    : kernels_(find_kernels(isa.empty() ? nullptr : isa.c_str())),
+      team_(threads),
+      arena_bytes_(arena_bytes) {
+  require(kernels_, "this CPU does not have the instruction set asked for");
+  require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+  load_float_library(library);
+  tensors_.reserve(4096);  // plans keep pointers to them
+}
+
+Network::~Network() = default;
+
+int Network::add_tensor(Tensor::Kind kind, int height, int width, int channels,
+                        int pad, size_t offset) {
+  constexpr int kMost = 1 << 20;
+  require(height > 0 && width > 0 && channels > 0 && height <= kMost &&
+              width <= kMost && channels <= kMost && pad >= 0 && pad < 1024,
+          "tensor size out of range");
+  require(tensors_.size() < tensors_.capacity(), "too many tensors");
+  const Tensor tensor{kind, height, width, channels, pad, offset};
+  require(offset % kAlign == 0 && offset <= arena_bytes_ &&
+              tensor.bytes() <= arena_bytes_ - offset,
+          "tensor outside of the arena");
+  tensors_.push_back(tensor);
+  return static_cast<int>(tensors_.size()) - 1;
+}
+
+const Tensor& Network::tensor(int id) const {
+  require(id >= 0 && id < static_cast<int>(tensors_.size()), "no such tensor");
+  return tensors_[id];
+}
+
+const Tensor& Network::tensor(int id, Tensor::Kind kind) const {
+  const Tensor& found = tensor(id);
+  require(found.kind == kind, "tensor of the wrong kind");
+  return found;
+}
+
+// A copy of `values` that lives as long as the network, zero up to `padded`.
+template <class T>
+const T* Network::keep(size_t count, const T* values, size_t padded) {
+  constants_.push_back(allocate(sizeof(T) * padded));
+  std::memcpy(constants_.back().get(), values, sizeof(T) * count);
+  return reinterpret_cast<const T*>(constants_.back().get());
+}
+
+Network::FinishPlan Network::plan(const Finish& finish, int height, int width,
+                                  int channels, int in) {
+  FinishPlan plan;
+  const auto look_up = [&](int id, Tensor::Kind kind) -> const Tensor* {
+    if (id < 0) return nullptr;
+    const Tensor& found = tensor(id, kind);
+    require(found.height == height && found.width == width &&
+                found.channels == channels,
+            "tensor of the wrong shape");
+    require(id != in, "an operation cannot overwrite its input");
+    return &found;
+  };
+  plan.residual = look_up(finish.residual, Tensor::kFloats);
+  plan.out = look_up(finish.out, Tensor::kFloats);
+  plan.bits = look_up(finish.bits, Tensor::kBits);
+  require(plan.out || plan.bits, "an operation needs an output");
+  const size_t size = channels;
+  require(finish.alpha.size == finish.beta.size &&
+              (finish.alpha.size == 0 || finish.alpha.size == size),
+          "affine of the wrong length");
+  if (finish.alpha.size) {
+    const size_t padded = round_up(channels, kGroup);
+    plan.constant.alpha = keep(size, finish.alpha.data, padded);
+    plan.constant.beta = keep(size, finish.beta.data, padded);
+  }
+  plan.constant.low = finish.low;
+  plan.constant.high = finish.high;
+  return plan;
+}
+
+void Network::set_input(int id, Span<float> mean, Span<float> std) {
+  const Tensor& image = tensor(id, Tensor::kImage);
+  const size_t channels = image.channels;
+  require(mean.size == channels && std.size == channels,
+          "normalisation of the wrong length");
+  mean_.assign(mean.data, mean.data + channels);
+  std_.assign(std.data, std.data + channels);
+  input_ = id;
+}
+
+void Network::set_output(int id) {
+  const Tensor& logits = tensor(id, Tensor::kFloats);
+  require(logits.height == 1 && logits.width == 1, "output is not a vector");
+  output_ = id;
+}
+
+void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
+                              const Finish& finish) {
+  const Tensor& in = tensor(in_id, Tensor::kBits);
+  const int k = window.kernel_height, stride = window.stride, pad = window.pad;
+  require(k == window.kernel_width, "binary kernels are square");
+  require(k > 0 && k <= 31 && stride > 0 && stride <= 64 && pad >= 0 && pad < k,
+          "convolution parameters out of range");
+  require(in.pad >= pad, "too few zero columns for this padding");
+  // 16-bit partial sums, and floats that hold every sum exactly.
+  require(int64_t{k} * k * in.channels <= 65535, "window too large");
+  const int height = out_size(in.height, k, stride, pad);
+  const int width = out_size(in.width, k, stride, pad);
+  require(in.height + 2 * pad >= k && in.width + 2 * pad >= k,
+          "window larger than the image");
+  const int words = in.bit_shape().pixel();
+  const size_t filter = size_t{1} * k * k * words;
+  require(signs.size > 0 && signs.size % filter == 0,
+          "weights of the wrong size");
+  const int channels = static_cast<int>(signs.size / filter);
+  const FinishPlan plan = this->plan(finish, height, width, channels, in_id);
+
+  BinaryConv conv{};
+  conv.in = in.bit_shape();
+  conv.out_height = height;
+  conv.out_width = width;
+  conv.out_channels = channels;
+  conv.kernel = k;
+  conv.stride = stride;
+  conv.pad = pad;
+
+  const int groups = (channels + kGroup - 1) / kGroup;
+  const size_t group_bytes = kernels_->weight_bytes(conv);
+  constants_.push_back(allocate(group_bytes * groups));
+  uint8_t* weights = constants_.back().get();
+  for (int group = 0; group < groups; ++group)
+    kernels_->pack_weights(conv, signs.data, group,
+                           weights + group * group_bytes);
+  conv.weights = weights;
+
+  const Classes rows(height, k, stride, pad, in.height);
+  const Classes columns(width, k, stride, pad, in.width);
+  conv.row_class = keep(rows.of.size(), rows.of.data(), rows.of.size());
+  conv.column_class =
+      keep(columns.of.size(), columns.of.data(), columns.of.size());
+  conv.column_classes = static_cast<int>(columns.parts.size());
+
+  // Rows outside are skipped. Columns outside read zero bits: there the
+  // popcount is the weights' own, which the base takes back.
+  const int table = groups * kGroup;
+  const auto base_of = [&](int out, std::pair<int, int> row,
+                           std::pair<int, int> column) {
+    int base = 0;
+    for (int v = row.first; v < row.second; ++v)
+      for (int u = 0; u < k; ++u) {
+        if (u >= column.first && u < column.second) {
+          base += in.channels;
+          continue;
+        }
+        const uint64_t* word =
+            signs.data + (size_t{1} * out * k * k + v * k + u) * words;
+        for (int i = 0; i < words; ++i)
+          base += 2 * __builtin_popcountll(word[i]);
+      }
+    return base;
+  };
+  std::vector<float> base(rows.parts.size() * columns.parts.size() * table);
+  std::vector<int32_t> limit(base.size());
+  std::vector<uint64_t> flip(groups);
+
+  // With nothing but a sign to produce, the epilogue is a step function of
+  // the integer sum: find the step instead of computing the function.
+  const bool only_sign = !plan.out && !plan.residual;
+  for (int out = 0; out < channels; ++out) {
+    const float alpha = finish.alpha.size ? finish.alpha.data[out] : 1.0f;
+    const float beta = finish.alpha.size ? finish.beta.data[out] : 0.0f;
+    const auto positive = [&](int dot) {
+      const float y = std::fma(static_cast<float>(dot), alpha, beta);
+      return std::min(std::max(y, finish.low), finish.high) >= 0;
+    };
+    const int most = k * k * in.channels;
+    const bool falling = alpha < 0;
+    // The bit is dot >= step, or its opposite where the slope is negative.
+    const int step = falling ? first_true(-most, most,
+                                          [&](int dot) { return !positive(dot); })
+                             : first_true(-most, most, positive);
+    if (falling) flip[out / kGroup] |= uint64_t{1} << (out % kGroup);
+    for (size_t r = 0; r < rows.parts.size(); ++r)
+      for (size_t c = 0; c < columns.parts.size(); ++c) {
+        const size_t at = (r * columns.parts.size() + c) * table + out;
+        const int value = base_of(out, rows.parts[r], columns.parts[c]);
+        base[at] = static_cast<float>(value);
+        limit[at] = floor_half(value - step);
+      }
+  }
+  conv.base = keep(base.size(), base.data(), base.size());
+  if (only_sign) {
+    conv.limit = keep(limit.size(), limit.data(), limit.size());
+    conv.flip = keep(flip.size(), flip.data(), flip.size());
+  }
+
+  const auto run = [this, conv, plan, &in](const Context& context, int begin,
+                                           int end) {
+    const Epilogue e = plan.at(context);
+    for (int item = begin; item < end;) {
+      const int group = item / conv.out_height, y = item % conv.out_height;
+      const int rows = std::min(conv.out_height - y, end - item);
+      kernels_->binary_conv(conv, e, plan.bits ? plan.bits->pad : 0,
+                            context.at<uint64_t>(in), group, y, y + rows);
+      item += rows;
+    }
+  };
+  operations_.push_back({groups * height, run});
+}
+
+void Network::add_conv(int in_id, Window w, Span<float> weight,
+                       const Finish& finish) {
+  const Tensor& in = tensor(in_id);
+  require(in.kind != Tensor::kBits, "tensor of the wrong kind");
+  constexpr int kMost = 4096;
+  require(w.kernel_height > 0 && w.kernel_width > 0 && w.stride > 0 &&
+              w.kernel_height <= kMost && w.kernel_width <= kMost &&
+              w.stride <= kMost && w.pad >= 0 &&
+              w.pad < std::min(w.kernel_height, w.kernel_width),
+          "convolution parameters out of range");
+  require(in.height + 2 * w.pad >= w.kernel_height &&
+              in.width + 2 * w.pad >= w.kernel_width,
+          "window larger than the image");
+  const int height = out_size(in.height, w.kernel_height, w.stride, w.pad);
+  const int width = out_size(in.width, w.kernel_width, w.stride, w.pad);
+  const size_t depth =
+      size_t{1} * w.kernel_height * w.kernel_width * in.channels;
+  require(depth < (size_t{1} << 30) && weight.size > 0 &&
+              weight.size % depth == 0,
+          "weights of the wrong size");
+  const int channels = static_cast<int>(weight.size / depth);
+  const FinishPlan plan = this->plan(finish, height, width, channels, in_id);
+  // Lanes beyond the channels are computed too, with weights of zero.
+  const int in_lanes = in.lanes(), lanes = round_up(channels, kFloatLanes);
+  const int taps = w.kernel_height * w.kernel_width;
+  auto weights = std::make_shared<std::vector<float>>(size_t{1} * lanes * taps *
+                                                      in_lanes);
+  for (int i = 0; i < channels * taps; ++i)
+    std::copy_n(weight.data + size_t{1} * i * in.channels, in.channels,
+                weights->data() + size_t{1} * i * in_lanes);
+
+  struct Band {
+    int begin, end, first_row;
+    std::shared_ptr<FloatConv> conv;
+    FloatConvShape shape;
+  };
+  std::vector<Band> bands;
+  const int most = std::max(1, std::min(kBandFloats / (width * lanes),
+                                        (height + team_.size() - 1) / team_.size()));
+  const int count = (height + most - 1) / most;
+  bool fast = true;
+  size_t scratch = 0;
+  for (int i = 0; i < count; ++i) {
+    Band band{height * i / count, height * (i + 1) / count, 0, nullptr, {}};
+    const int first = band.begin * w.stride - w.pad;
+    const int last = (band.end - 1) * w.stride - w.pad + w.kernel_height;
+    band.first_row = std::max(0, first);
+    band.shape = {std::min(in.height, last) - band.first_row,
+                  in.width,
+                  in_lanes,
+                  band.end - band.begin,
+                  width,
+                  lanes,
+                  w.kernel_height,
+                  w.kernel_width,
+                  w.stride,
+                  std::max(0, -first),
+                  std::max(0, last - in.height),
+                  w.pad};
+    for (const Band& other : bands)
+      if (std::memcmp(&other.shape, &band.shape, sizeof band.shape) == 0)
+        band.conv = other.conv;
+    if (!band.conv)
+      band.conv = FloatConv::make(band.shape, weights->data(),
+                                  bands.empty() ? nullptr : bands[0].conv.get());
+    fast = fast && band.conv;
+    if (band.conv) scratch = std::max(scratch, band.conv->scratch_floats());
+    bands.push_back(band);
+  }
+  if (fast) weights.reset();
+  // A residual may share its memory with the output: no sum goes there.
+  const bool in_place = plan.out && !plan.residual;
+  const size_t sums = in_place ? 0 : size_t{1} * most * width * lanes;
+  scratch_floats_ = std::max(scratch_floats_, sums + scratch + kSlack);
+
+  const auto run = [=, &in](const Context& context, int first, int end) {
+    for (int i = first; i < end; ++i) {
+      const Band& band = bands[i];
+      const float* from = context.at<float>(in) +
+                          ptrdiff_t{band.first_row} * in.width * in_lanes;
+      float* to = in_place ? context.at<float>(*plan.out) +
+                                 ptrdiff_t{band.begin} * width * lanes
+                           : context.scratch;
+      if (fast)
+        band.conv->run(from, to, context.scratch + sums);
+      else
+        kernels_->float_conv(band.shape, from, weights->data(), to);
+      for (int y = band.begin; y < band.end; ++y)
+        kernels_->map(plan.at(context, y), channels, width,
+                      to + ptrdiff_t{y - band.begin} * width * lanes);
+    }
+  };
+  operations_.push_back({count, run});
+}
+
+void Network::add_max_pool(int in_id, Window w, const Finish& finish) {
+  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  const int k = w.kernel_height;
+  require(k == w.kernel_width && k > 0 && k <= 64 && w.stride > 0 &&
+              w.stride <= 64 && w.pad >= 0 && w.pad <= k / 2,
+          "pooling parameters out of range");
+  require(in.height + 2 * w.pad >= k && in.width + 2 * w.pad >= k,
+          "window larger than the image");
+  const int height = out_size(in.height, k, w.stride, w.pad);
+  const int width = out_size(in.width, k, w.stride, w.pad);
+  const FinishPlan plan = this->plan(finish, height, width, in.channels, in_id);
+  scratch_floats_ =
+      std::max(scratch_floats_, size_t{1} * width * in.lanes() + kSlack);
+  const auto run = [=, &in](const Context& context, int begin, int end) {
+    for (int y = begin; y < end; ++y)
+      kernels_->max_pool(plan.at(context, y), in.channels, in.height, in.width,
+                         k, w.stride, w.pad, width, y, context.at<float>(in),
+                         context.scratch);
+  };
+  operations_.push_back({height, run});
+}
+
+void Network::add_map(int in_id, const Finish& finish) {
+  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  // Reading and writing the same place is safe here, so the input may be out.
+  const FinishPlan plan =
+      this->plan(finish, in.height, in.width, in.channels, -1);
+  const auto run = [this, plan, &in](const Context& context, int begin,
+                                     int end) {
+    for (int y = begin; y < end; ++y)
+      kernels_->map(plan.at(context, y), in.channels, in.width,
+                    context.at<float>(in) + ptrdiff_t{y} * in.width * in.lanes());
+  };
+  operations_.push_back({in.height, run});
+}
+
+void Network::add_average_pool(int in_id, int out_id) {
+  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  const Tensor& out = tensor(out_id, Tensor::kFloats);
+  require(out.height == 1 && out.width == 1 && out.channels == in.channels &&
+              in_id != out_id,
+          "tensor of the wrong shape");
+  const auto run = [&in, &out](const Context& context, int, int) {
+    const int pixels = in.height * in.width, lanes = in.lanes();
+    const float* from = context.at<float>(in);
+    float* sum = context.at<float>(out);
+    std::fill_n(sum, lanes, 0.0f);
+    for (int p = 0; p < pixels; ++p)
+      for (int c = 0; c < lanes; ++c) sum[c] += from[ptrdiff_t{p} * lanes + c];
+    for (int c = 0; c < lanes; ++c) sum[c] /= static_cast<float>(pixels);
+  };
+  operations_.push_back({1, run});
+}
+
+void Network::add_shortcut(int in_id, int stride, int before, int out_id) {
+  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  const Tensor& out = tensor(out_id, Tensor::kFloats);
+  require(stride > 0 && stride <= 64 && before >= 0 && in_id != out_id &&
+              out.height == (in.height - 1) / stride + 1 &&
+              out.width == (in.width - 1) / stride + 1 &&
+              before <= out.channels - in.channels,
+          "tensor of the wrong shape");
+  const auto run = [=, &in, &out](const Context& context, int begin, int end) {
+    for (int y = begin; y < end; ++y)
+      for (int x = 0; x < out.width; ++x) {
+        float* to = context.at<float>(out) +
+                    (ptrdiff_t{y} * out.width + x) * out.lanes();
+        const float* from =
+            context.at<float>(in) +
+            (ptrdiff_t{y} * stride * in.width + x * stride) * in.lanes();
+        std::fill_n(to, out.lanes(), 0.0f);
+        std::copy_n(from, in.channels, to + before);
+      }
+  };
+  operations_.push_back({out.height, run});
+}
+
+template <>
+void Network::load_rows(const Context& context, const uint8_t* image, int begin,
+                        int end) const {
+  const Tensor& in = input();
+  const size_t row = size_t{1} * in.width * in.channels;
+  kernels_->normalize(image + begin * row, (end - begin) * row, in.channels,
+                      mean_.data(), std_.data(),
+                      context.at<float>(in) + begin * row);
+}
+
+template <>
+void Network::load_rows(const Context& context, const float* image, int begin,
+                        int end) const {
+  const Tensor& in = input();
+  const size_t plane = size_t{1} * in.height * in.width;
+  float* to = context.at<float>(in);
+  for (size_t p = size_t{1} * begin * in.width; p < size_t{1} * end * in.width;
+       ++p)
+    for (int c = 0; c < in.channels; ++c)
+      to[p * in.channels + c] = image[c * plane + p];
+}
+
+namespace {
+
+// How far the threads that share an image have come with one operation. Each
+// takes what is left to take, so that none waits for one that has lost its
+// core, unless that one holds a part.
+struct Progress {
+  std::atomic<int> taken{0}, done{0};
+
+  template <class Run>
+  void work(int items, int threads, Run run) {
+    const int piece = std::max(1, items / (4 * threads));
+    for (int begin; (begin = taken.fetch_add(piece)) < items;) {
+      const int end = std::min(items, begin + piece);
+      run(begin, end);
+      done.fetch_add(end - begin, std::memory_order_release);
+    }
+    for (int rounds = 0; done.load(std::memory_order_acquire) < items; ++rounds)
+      wait_a_little(rounds);
+  }
+};
+
+}  // namespace
+
+template <class Pixel>
+void Network::run_images(const Pixel* images, int count, float* logits) {
+  require(input_ >= 0 && output_ >= 0, "the network has no input or output");
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int threads = team_.size(), classes = output().channels;
+  const size_t pixels =
+      size_t{1} * input().height * input().width * input().channels;
+  // With an image for every thread, threads need not share one.
+  const bool alone = threads == 1 || count >= threads;
+  const size_t scratch = round_up(scratch_floats_ + kSlack, kFloatLanes);
+  const size_t start = (arena_bytes_ + kSlack + kAlign - 1) / kAlign * kAlign;
+  while (arenas_.size() < static_cast<size_t>(alone ? threads : 1))
+    arenas_.push_back(
+        allocate(start + 4 * scratch * (arenas_.empty() ? threads : 1)));
+
+  // Around the operations: the image comes in, its logits go out.
+  const int steps = static_cast<int>(operations_.size()) + 2;
+  std::vector<Progress> progress(alone ? 0 : count * steps);
+  std::atomic<int> next{0};
+  team_.run([&](int thread) {
+    const SingleThreaded library;
+    Context context;
+    context.arena = arenas_[alone ? thread : 0].get();
+    context.scratch = reinterpret_cast<float*>(context.arena + start) +
+                      (alone ? 0 : thread * scratch);
+    for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1)
+      for (int s = 0; s < steps; ++s) {
+        const auto run = [&](int begin, int end) {
+          if (s == 0)
+            load_rows(context, images + i * pixels, begin, end);
+          else if (s <= static_cast<int>(operations_.size()))
+            operations_[s - 1].run(context, begin, end);
+          else
+            std::copy_n(context.at<float>(output()), classes,
+                        logits + ptrdiff_t{i} * classes);
+        };
+        const int items = s == 0           ? input().height
+                          : s == steps - 1 ? 1
+                                           : operations_[s - 1].items;
+        if (alone)
+          run(0, items);
+        else
+          progress[i * steps + s].work(items, threads, run);
+      }
+  });
+}
+
+std::vector<std::vector<double>> Network::time_operations(int repeats) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const SingleThreaded library;
+  const auto memory = allocate(arena_bytes_ + kSlack + kAlign);
+  const auto scratch = allocate(4 * (scratch_floats_ + kSlack));
+  const Context context{memory.get(), reinterpret_cast<float*>(scratch.get())};
+  std::vector<std::vector<double>> seconds(repeats);
+  for (std::vector<double>& times : seconds)
+    for (const Operation& operation : operations_) {
+      const auto start = std::chrono::steady_clock::now();
+      operation.run(context, 0, operation.items);
+      const auto end = std::chrono::steady_clock::now();
+      times.push_back(std::chrono::duration<double>(end - start).count());
+    }
+  return seconds;
+}
+
+void Network::run(const uint8_t* images, int count, float* logits) {
+  run_images(images, count, logits);
+}
+
+void Network::run(const float* images, int count, float* logits) {
+  run_images(images, count, logits);
+}
+
+}  // namespace mmirnet

@@ -1,0 +1,428 @@
+"""The packed file: a network as data, its weights as bits.
+
+A safetensors file whose metadata holds one JSON text under ``mmirnet``::
+
+    {"version": 1,
+     "input": {"channels": 3, "height": 224, "width": 224,
+               "mean": [...], "std": [...]},
+     "classes": ["...", ...] or null,
+     "source": "sha256 of the weights that were packed",
+     "graph": [{"op": "conv2d", "src": ["input"], "dst": "conv1",
+                "stride": 2, "padding": 3}, ...]}
+
+The graph is an ordered list: an operation reads values that stand before it,
+and the last one gives the logits. The tensors of an operation are named after
+its ``dst``: ``conv1.weight``.
+
+``signs`` of a binary convolution are uint64 of shape (out, words), a set bit for
++1. The bit of window position (y, x) and input channel c has index
+``(y * kernel + x) * channels + c``, 64 in a word. ``exponent`` is log2 of each
+output channel's scale. An affine holds a BatchNorm as (2, channels): y = x *
+affine[0] + affine[1], with one rounding.
+
+A packed file is untrusted: :func:`read` checks everything against everything before
+anything is allocated for it.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+VERSION = 1
+# Far above any network of this project, far below what would hurt a machine.
+MAX_FILE_BYTES = 1 << 30
+MAX_OPERATIONS = 4096
+MAX_SIDE = 4096
+MAX_CHANNELS = 1 << 16
+MAX_ACTIVATION_BYTES = 1 << 30
+MAX_EXPONENT = 30
+# A binary window's sum has to fit the kernels' 16-bit partial sums.
+MAX_BINARY_WINDOW = 65535
+
+_DTYPES = {
+    'F32': np.dtype('<f4'),
+    'F16': np.dtype('<f2'),
+    'BF16': np.dtype('<u2'),
+    'U64': np.dtype('<u8'),
+    'I8': np.dtype('i1'),
+}
+
+
+class PackedFileError(ValueError):
+    """A packed file that cannot be trusted; the text names file and field."""
+
+
+@dataclass
+class Packed:
+    """A checked packed network.
+
+    Attributes:
+        input: ``channels``, ``height``, ``width``, ``mean``, ``std``.
+        graph: Operations in order, as in the file.
+        shapes: (channels, height, width) of every value.
+        tensors: Arrays by name: float32, or uint64 signs and int8 exponents.
+        classes: Names of the classes, or None.
+        source: Digest of the weights that were packed.
+        dtypes: safetensors' names of the tensors' types in the file.
+    """
+
+    input: dict[str, Any]
+    graph: list[dict[str, Any]]
+    tensors: dict[str, np.ndarray]
+    classes: list[str] | None = None
+    source: str = ''
+    shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+
+    def operation_tensors(self, operation: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays of one operation by their role."""
+        names = {r: f'{operation["dst"]}.{r}' for r in _roles(operation['op'])}
+        return {r: self.tensors[n] for r, n in names.items() if n in self.tensors}
+
+
+# --------------------------------------------------------------------------
+# What an operation is: its attributes, its tensors, the shape it gives.
+
+
+class _Reject(Exception):
+    """Why an operation is wrong; `read` adds file and position."""
+
+
+def _need(condition: bool, why: str) -> None:
+    if not condition:
+        raise _Reject(why)
+
+
+def _integer(operation: dict, name: str, low: int, high: int) -> int:
+    value = operation.get(name)
+    _need(
+        type(value) is int and low <= value <= high,
+        f'{name} must be an integer in [{low}, {high}], not {value!r}',
+    )
+    return value
+
+
+def _window(shape, kernel_height, kernel_width, stride, padding):
+    _, height, width = shape
+    _need(
+        height + 2 * padding >= kernel_height and width + 2 * padding >= kernel_width,
+        f'window {kernel_height}x{kernel_width} larger than the image',
+    )
+    return (
+        (height + 2 * padding - kernel_height) // stride + 1,
+        (width + 2 * padding - kernel_width) // stride + 1,
+    )
+
+
+def _conv2d(operation, inputs, tensors):
+    (shape,) = inputs
+    weight = tensors['weight']
+    _need(
+        weight.ndim == 4 and weight.size > 0 and weight.shape[1] == shape[0],
+        f'weight {weight.shape} does not fit {shape[0]} input channels',
+    )
+    out, _, kernel_height, kernel_width = weight.shape
+    stride = _integer(operation, 'stride', 1, 64)
+    padding = _integer(operation, 'padding', 0, min(kernel_height, kernel_width) - 1)
+    return (out, *_window(shape, kernel_height, kernel_width, stride, padding))
+
+
+def _binary_conv2d(operation, inputs, tensors):
+    (shape,) = inputs
+    signs, exponent = tensors['signs'], tensors['exponent']
+    kernel = _integer(operation, 'kernel', 1, 31)
+    window = kernel * kernel * shape[0]
+    _need(window <= MAX_BINARY_WINDOW, 'binary window too large')
+    _need(
+        signs.ndim == 2 and signs.size > 0 and signs.shape[1] == -(-window // 64),
+        f'signs {signs.shape} do not fit a window of {window}',
+    )
+    if window % 64:
+        _need(
+            not (signs[:, -1] >> np.uint64(window % 64)).any(),
+            'signs beyond the end of the window',
+        )
+    _need(
+        exponent.shape == signs.shape[:1]
+        and np.abs(exponent.astype(int)).max() <= MAX_EXPONENT,
+        f'exponent: {len(signs)} values within +-{MAX_EXPONENT} expected',
+    )
+    _need(type(operation['binarize_input']) is bool, 'binarize_input must be a bool')
+    stride = _integer(operation, 'stride', 1, 64)
+    padding = _integer(operation, 'padding', 0, kernel - 1)
+    return (len(signs), *_window(shape, kernel, kernel, stride, padding))
+
+
+def _linear(operation, inputs, tensors):
+    (shape,) = inputs
+    weight = tensors['weight']
+    _need(
+        weight.ndim == 2 and weight.size > 0 and weight.shape[1] == prod(shape),
+        f'weight {weight.shape} does not fit {prod(shape)} features',
+    )
+    return weight.shape[0], 1, 1
+
+
+def _affine(operation, inputs, tensors):
+    (shape,) = inputs
+    affine = tensors['affine']
+    _need(
+        affine.shape == (2, shape[0]),
+        f'affine {affine.shape} does not fit {shape[0]} channels',
+    )
+    return shape
+
+
+def _same(operation, inputs, tensors):
+    _need(len(set(inputs)) == 1, f'shapes differ: {inputs}')
+    return inputs[0]
+
+
+def _max_pool2d(operation, inputs, tensors):
+    (shape,) = inputs
+    kernel = _integer(operation, 'kernel', 1, 64)
+    stride = _integer(operation, 'stride', 1, 64)
+    padding = _integer(operation, 'padding', 0, kernel // 2)
+    return (shape[0], *_window(shape, kernel, kernel, stride, padding))
+
+
+def _average_pool(operation, inputs, tensors):
+    return inputs[0][0], 1, 1
+
+
+def _flatten(operation, inputs, tensors):
+    return inputs[0]  # (C, H, W) still says how the features are ordered
+
+
+def _pad_shortcut(operation, inputs, tensors):
+    ((channels, height, width),) = inputs
+    stride = _integer(operation, 'stride', 1, 64)
+    before = _integer(operation, 'before', 0, MAX_CHANNELS)
+    after = _integer(operation, 'after', 0, MAX_CHANNELS)
+    return before + channels + after, -(-height // stride), -(-width // stride)
+
+
+@dataclass(frozen=True)
+class _Schema:
+    shape: Any
+    inputs: int = 1
+    attributes: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+OPERATIONS = {
+    'conv2d': _Schema(_conv2d, 1, ('stride', 'padding'), ('weight',)),
+    'binary_conv2d': _Schema(
+        _binary_conv2d,
+        1,
+        ('kernel', 'stride', 'padding', 'binarize_input'),
+        ('signs', 'exponent'),
+    ),
+    'linear': _Schema(_linear, 1, (), ('weight',), ('bias',)),
+    'affine': _Schema(_affine, 1, (), ('affine',)),
+    'hardtanh': _Schema(_same),
+    'relu': _Schema(_same),
+    'add': _Schema(_same, 2),
+    'max_pool2d': _Schema(_max_pool2d, 1, ('kernel', 'stride', 'padding')),
+    'average_pool': _Schema(_average_pool),
+    'flatten': _Schema(_flatten),
+    'pad_shortcut': _Schema(_pad_shortcut, 1, ('stride', 'before', 'after')),
+}
+
+
+def _roles(kind: str) -> tuple[str, ...]:
+    return OPERATIONS[kind].tensors + OPERATIONS[kind].optional
+
+
+_TENSOR_DTYPES = {'signs': ('U64',), 'exponent': ('I8',)}
+_FLOAT_DTYPES = ('F32', 'F16', 'BF16')
+
+
+def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]:
+    _need(isinstance(operation, dict), 'not an object')
+    kind = operation.get('op')
+    _need(isinstance(kind, str) and kind in OPERATIONS, f'unknown operation {kind!r}')
+    schema = OPERATIONS[kind]
+    known = {'op', 'src', 'dst', *schema.attributes}
+    _need(set(operation) == known, f'fields must be {sorted(known)}')
+    names = operation['src']
+    _need(
+        isinstance(names, list) and len(names) == schema.inputs,
+        f'src must be a list of {schema.inputs}',
+    )
+    for name in names:
+        _need(
+            isinstance(name, str) and name in shapes,
+            f'src {name!r} is not a value computed before',
+        )
+        _need(
+            name != 'input' or kind in ('conv2d', 'linear'),
+            f'{kind} cannot read the image itself',
+        )
+    output = operation['dst']
+    _need(
+        isinstance(output, str) and output not in shapes,
+        f'dst {output!r} is no new name',
+    )
+    arrays = {}
+    for role in _roles(kind):
+        name = f'{output}.{role}'
+        if role in schema.optional and name not in tensors:
+            continue
+        _need(name in tensors, f'no tensor {name!r}')
+        wanted = _TENSOR_DTYPES.get(role, _FLOAT_DTYPES)
+        _need(dtypes[name] in wanted, f'{name} is {dtypes[name]}, not {wanted}')
+        arrays[role] = tensors[name]
+    shape = schema.shape(operation, [shapes[name] for name in names], arrays)
+    bias = arrays.get('bias')
+    _need(
+        bias is None or bias.shape == shape[:1], f'bias does not fit {shape[0]} outputs'
+    )
+    _need(
+        0 < shape[0] <= MAX_CHANNELS and 0 < prod(shape) * 4 <= MAX_ACTIVATION_BYTES,
+        f'shape {shape} out of range',
+    )
+    return tuple(int(side) for side in shape)
+
+
+def check(packed: Packed) -> Packed:
+    """Checks a network against itself and fills in its shapes.
+
+    Raises:
+        PackedFileError: With the field that is wrong.
+    """
+    field_name = 'input'
+    try:
+        spec = packed.input
+        _need(
+            isinstance(spec, dict)
+            and set(spec) == {'channels', 'height', 'width', 'mean', 'std'},
+            'fields must be channels, height, width, mean, std',
+        )
+        channels = _integer(spec, 'channels', 1, 64)
+        height = _integer(spec, 'height', 1, MAX_SIDE)
+        width = _integer(spec, 'width', 1, MAX_SIDE)
+        for name in ('mean', 'std'):
+            _need(
+                isinstance(spec[name], list)
+                and len(spec[name]) == channels
+                and all(type(v) is float and np.isfinite(v) for v in spec[name]),
+                f'{name} must be {channels} finite numbers',
+            )
+        _need(all(1e-6 <= abs(v) <= 1e6 for v in spec['std']), 'std must not be zero')
+        field_name = 'classes'
+        _need(
+            packed.classes is None
+            or (
+                isinstance(packed.classes, list)
+                and all(isinstance(name, str) for name in packed.classes)
+            ),
+            'must be a list of names or null',
+        )
+        field_name = 'source'
+        _need(isinstance(packed.source, str), 'must be a text')
+        field_name = 'graph'
+        _need(
+            isinstance(packed.graph, list) and 0 < len(packed.graph) <= MAX_OPERATIONS,
+            f'must be a list of 1 to {MAX_OPERATIONS} operations',
+        )
+        shapes = {'input': (channels, height, width)}
+        total = 0
+        for index, operation in enumerate(packed.graph):
+            field_name = f'graph[{index}]'
+            shape = _check_operation(operation, shapes, packed.tensors, packed.dtypes)
+            # One copy as floats, one as bits, both padded for vectors.
+            total += shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
+            _need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')
+            shapes[operation['dst']] = shape
+        field_name = 'output'
+        _need(shape[1:] == (1, 1), f'logits of shape {shape} are no vector')
+        _need(
+            packed.classes is None or len(packed.classes) == shape[0],
+            f'{shape[0]} logits do not fit the classes',
+        )
+        for name, tensor in packed.tensors.items():
+            field_name = f'tensor {name!r}'
+            if tensor.dtype == np.float32:
+                _need(bool(np.isfinite(tensor).all()), 'holds NaN or infinity')
+    except _Reject as error:
+        raise PackedFileError(f'{field_name}: {error}') from None
+    packed.shapes = shapes
+    return packed
+
+
+# --------------------------------------------------------------------------
+# Reading.
+
+
+def _to_array(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    array = np.frombuffer(data, _DTYPES[dtype]).reshape(shape)
+    if dtype == 'BF16':
+        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return array.astype(np.float32) if dtype == 'F16' else array
+
+
+def _parse(data: bytes) -> Packed:
+    try:
+        entries = safetensors.deserialize(data)
+    except Exception as error:  # its error type is no stable public name
+        raise PackedFileError(f'not a safetensors file: {error}') from None
+    header_bytes = int.from_bytes(data[:8], 'little')
+    metadata = json.loads(data[8 : 8 + header_bytes]).get('__metadata__') or {}
+    if 'mmirnet' not in metadata:
+        raise PackedFileError('metadata: no field mmirnet, not a packed network')
+    try:
+        spec = json.loads(metadata['mmirnet'])
+    except (ValueError, RecursionError) as error:
+        raise PackedFileError(f'metadata: mmirnet is not JSON: {error}') from None
+    if not isinstance(spec, dict) or 'version' not in spec:
+        raise PackedFileError('version: missing')
+    if spec['version'] != VERSION:
+        raise PackedFileError(
+            f'version: {spec["version"]!r} is not the supported {VERSION}'
+        )
+    fields = {'version', 'input', 'classes', 'source', 'graph'}
+    if set(spec) != fields:
+        raise PackedFileError(f'metadata: fields must be {sorted(fields)}')
+    tensors, dtypes = {}, {}
+    for name, entry in entries:
+        if entry['dtype'] not in _DTYPES:
+            raise PackedFileError(f'tensor {name!r}: type {entry["dtype"]}')
+        dtypes[name] = entry['dtype']
+        tensors[name] = _to_array(entry['dtype'], entry['shape'], entry['data'])
+    return Packed(
+        input=spec['input'],
+        graph=spec['graph'],
+        tensors=tensors,
+        classes=spec['classes'],
+        source=spec['source'],
+        dtypes=dtypes,
+    )
+
+
+def read(path: str | os.PathLike) -> Packed:
+    """Reads and checks a packed file.
+
+    Args:
+        path: A file that :func:`mmirnet.deploy.pack` wrote.
+
+    Raises:
+        PackedFileError: If anything in the file is not as it should be; the
+            text names the file and the field.
+        OSError: If the file cannot be read.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    try:
+        if size > MAX_FILE_BYTES:
+            raise PackedFileError(f'{size} bytes are more than a packed network has')
+        return check(_parse(path.read_bytes()))
+    except PackedFileError as error:
+        raise PackedFileError(f'{path}: {error}') from None

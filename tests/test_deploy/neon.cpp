@@ -1,0 +1,103 @@
+// Compares every path that this CPU has with the portable one, bit for bit.
+// Built and run by test_neon.py for ARM64, under qemu.
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "network.h"
+
+using namespace mmirnet;
+
+namespace {
+
+std::mt19937 random_bits(1);
+
+std::vector<float> run(const char* isa, int channels, int out, int kernel,
+                       int stride, int pad, int height, int width, bool sign) {
+  random_bits.seed(channels * 7919 + out);
+  std::vector<float> eye(channels * channels, 0.0f);
+  for (int i = 0; i < channels; ++i) eye[i * channels + i] = 1.0f;
+  const int out_height = (height + 2 * pad - kernel) / stride + 1;
+  const int out_width = (width + 2 * pad - kernel) / stride + 1;
+  const size_t place = 1 << 18;
+  Network network(isa, "", 2, 8 * place);
+  const int image = network.add_tensor(Tensor::kImage, height, width, channels, 0, 0);
+  const int bits =
+      network.add_tensor(Tensor::kBits, height, width, channels, pad, place);
+  const int sums =
+      network.add_tensor(Tensor::kFloats, out_height, out_width, out, 0, 2 * place);
+  const int signs =
+      network.add_tensor(Tensor::kBits, out_height, out_width, out, 0, 3 * place);
+  const int again =
+      network.add_tensor(Tensor::kFloats, out_height, out_width, 16, 0, 4 * place);
+  const int pooled = network.add_tensor(Tensor::kFloats, 1, 1, sign ? 16 : out, 0,
+                                        5 * place);
+  const std::vector<float> zero(channels, 0.0f), one(channels, 1.0f);
+  network.set_input(image, {zero.data(), zero.size()}, {one.data(), one.size()});
+  Finish finish{{}, {}, -INFINITY, INFINITY, -1, -1, bits};
+  network.add_conv(image, {1, 1, 1, 0}, {eye.data(), eye.size()}, finish);
+
+  const auto random_words = [](int filters, int taps, int in) {
+    const int words = (in + 63) / 64;
+    std::vector<uint64_t> all(size_t{1} * filters * taps * words);
+    for (size_t i = 0; i < all.size(); ++i) {
+      all[i] = uint64_t{random_bits()} << 32 | random_bits();
+      const int rest = in - static_cast<int>(i % words) * 64;
+      if (rest < 64) all[i] &= (uint64_t{1} << rest) - 1;
+    }
+    return all;
+  };
+  const auto weights = random_words(out, kernel * kernel, channels);
+  std::vector<float> alpha(out), beta(out);
+  for (int i = 0; i < out; ++i) {
+    alpha[i] = static_cast<float>(random_bits() % 7) - 3.0f;
+    beta[i] = static_cast<float>(random_bits() % 9) - 4.0f;
+  }
+  finish = {{alpha.data(), alpha.size()}, {beta.data(), beta.size()}, -1, 1, -1, -1, -1};
+  (sign ? finish.bits : finish.out) = sign ? signs : sums;
+  network.add_binary_conv(bits, {kernel, kernel, stride, pad},
+                          {weights.data(), weights.size()}, finish);
+  if (sign) {
+    const auto last = random_words(16, 1, out);
+    network.add_binary_conv(signs, {1, 1, 1, 0}, {last.data(), last.size()},
+                            {{}, {}, -INFINITY, INFINITY, -1, again, -1});
+  }
+  network.add_average_pool(sign ? again : sums, pooled);
+  network.set_output(pooled);
+
+  std::vector<float> images(size_t{2} * channels * height * width);
+  for (float& value : images)
+    value = static_cast<float>(random_bits() % 5) - 2.0f;
+  std::vector<float> logits(2 * (sign ? 16 : out));
+  network.run(images.data(), 2, logits.data());
+  return logits;
+}
+
+}  // namespace
+
+int main() {
+  const int shapes[][7] = {{64, 64, 3, 1, 1, 7, 7}, {16, 16, 3, 1, 1, 9, 5},
+                           {63, 65, 3, 2, 1, 5, 6}, {33, 31, 1, 2, 0, 7, 7},
+                           {20, 70, 5, 1, 2, 3, 3}, {1, 1, 3, 1, 1, 4, 4},
+                           {60, 5, 2, 1, 1, 3, 4},  {200, 130, 3, 1, 1, 4, 6},
+                           {60, 16, 31, 1, 0, 31, 31}};
+  int compared = 0;
+  for (const Kernels* const* k = kAllKernels; *k; ++k) {
+    if (!(*k)->supported()) continue;
+    for (const auto& s : shapes)
+      for (const bool sign : {false, true}) {
+        const auto shape = [&](const char* isa) {
+          return run(isa, s[0], s[1], s[2], s[3], s[4], s[5], s[6], sign);
+        };
+        if (shape((*k)->name) != shape("portable")) {
+          std::printf("%s differs\n", (*k)->name);
+          return 1;
+        }
+        ++compared;
+      }
+    std::printf("%s\n", (*k)->name);
+  }
+  std::printf("%d compared\n", compared);
+  return 0;
+}

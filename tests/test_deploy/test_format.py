@@ -1,0 +1,190 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+from networks import mixed_network, warm_up
+
+from mmirnet import deploy
+from mmirnet.deploy import Engine, PackedFileError
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """The bytes of a small packed file."""
+    path = tmp_path_factory.mktemp('packed') / 'model.safetensors'
+    model = warm_up(mixed_network(), 3, 9, 9)
+    deploy.write(deploy.pack(model, (9, 9), list('abcde')), path)
+    return path.read_bytes()
+
+
+def header_and_rest(data):
+    (size,) = struct.unpack('<Q', data[:8])
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def join(header, rest):
+    text = json.dumps(header).encode()
+    return struct.pack('<Q', len(text)) + text + rest
+
+
+def with_spec(data, change):
+    """The file with its network's description changed."""
+    header, rest = header_and_rest(data)
+    spec = json.loads(header['__metadata__']['mmirnet'])
+    change(spec)
+    header['__metadata__']['mmirnet'] = json.dumps(spec)
+    return join(header, rest)
+
+
+def with_tensor(data, name, index, value):
+    """The file with one number of a tensor changed."""
+    header, rest = header_and_rest(data)
+    entry = header[name]
+    dtype = {'F32': '<f4', 'I8': 'i1', 'U64': '<u8'}[entry['dtype']]
+    begin, end = entry['data_offsets']
+    array = np.frombuffer(rest[begin:end], dtype).copy()
+    array[index] = value
+    return join(header, rest[:begin] + array.tobytes() + rest[end:])
+
+
+def refuse(data, tmp_path, match):
+    path = tmp_path / 'bad.safetensors'
+    path.write_bytes(data)
+    with pytest.raises(PackedFileError, match=match) as error:
+        deploy.load(path)
+    assert str(path) in str(error.value)
+
+
+def put(*where, value):
+    def change(spec):
+        for key in where[:-1]:
+            spec = spec[key]
+        spec[where[-1]] = value
+
+    return change
+
+
+def swap_operations(spec):
+    spec['graph'][1], spec['graph'][2] = spec['graph'][2], spec['graph'][1]
+
+
+BAD_SPECS = {
+    'version: 2': put('version', value=2),
+    r'input: height must be an integer': put('input', 'height', value=10**9),
+    r'input: height must be an integer in': put('input', 'height', value=True),
+    r'input: std must be 3 finite': put('input', 'std', value=[1.0]),
+    r'input: std must not be zero': put('input', 'std', value=[0.0, 1.0, 1.0]),
+    r'classes: must be': put('classes', value='abcde'),
+    r'5 logits do not fit the classes': put('classes', value=['a']),
+    r'source: must be a text': put('source', value=7),
+    r'graph: must be a list of 1': put('graph', value=[]),
+    r'graph\[3\]: not an object': put('graph', 3, value='add'),
+    r"graph\[2\]: unknown operation 'eval'": put('graph', 2, 'op', value='eval'),
+    r'graph\[2\]: unknown operation \[': put('graph', 2, 'op', value=[]),
+    r'graph\[2\]: fields must be': put('graph', 2, 'stride', value=1),
+    r'graph\[3\]: stride must be': put('graph', 3, 'stride', value=0),
+    r'graph\[3\]: padding must be': put('graph', 3, 'padding', value=3),
+    r'graph\[3\]: kernel must be': put('graph', 3, 'kernel', value=1000),
+    r'graph\[3\]: signs': put('graph', 3, 'kernel', value=5),
+    r'graph\[3\]: binarize_input': put('graph', 3, 'binarize_input', value=1),
+    r'graph\[4\]: stride must be': put('graph', 4, 'stride', value=1.0),
+    r"graph\[5\]: src '5' is not": put('graph', 5, 'src', value=['5']),
+    r'graph\[5\]: src must be a list of 1': put('graph', 5, 'src', value=['3', '3']),
+    r'graph\[5\]: affine cannot read': put('graph', 5, 'src', value=['input']),
+    r"graph\[5\]: dst '3' is no new": put('graph', 5, 'dst', value='3'),
+    r"graph\[0\]: no tensor 'nowhere.weight'": put('graph', 0, 'dst', value='nowhere'),
+    r"graph\[1\]: src '1' is not a value computed": swap_operations,
+}
+
+
+@pytest.mark.parametrize('match', BAD_SPECS)
+def test_bad_descriptions(data, tmp_path, match):
+
+    refuse(with_spec(data, BAD_SPECS[match]), tmp_path, match)
+
+
+@pytest.mark.parametrize(
+    ('name', 'index', 'value', 'match'),
+    [
+        ('3.exponent', 0, 127, r'graph\[3\]: exponent'),
+        ('3.exponent', 0, -128, r'graph\[3\]: exponent'),
+        ('3.signs', 3, 2**63, r'graph\[3\]: signs beyond the end'),
+        ('0.weight', 0, np.nan, "'0.weight': holds NaN"),
+        ('1.affine', 0, np.inf, "'1.affine': holds NaN"),
+    ],
+)
+def test_bad_numbers(data, tmp_path, name, index, value, match):
+    refuse(with_tensor(data, name, index, value), tmp_path, match)
+
+
+@pytest.mark.parametrize('length', [0, 1, 7, 8, 100, 5000, -1])
+def test_truncated(data, tmp_path, length):
+    refuse(data[:length], tmp_path, 'not a safetensors file')
+
+
+def test_other_files(data, tmp_path):
+    refuse(b'PK\x03\x04' + data, tmp_path, 'not a safetensors file')
+    header, rest = header_and_rest(data)
+    del header['__metadata__']
+    refuse(join(header, rest), tmp_path, 'not a packed network')
+    with pytest.raises(FileNotFoundError):
+        deploy.load(tmp_path / 'missing.safetensors')
+
+
+def test_shapes_that_disagree(data, tmp_path):
+    header, rest = header_and_rest(data)
+    header['0.weight']['shape'] = [3, 24, 3, 3]
+    refuse(join(header, rest), tmp_path, r'graph\[0\]: weight')
+
+
+def test_activations_are_bounded(data, tmp_path):
+    def change(spec):
+        spec['input'].update(height=4096, width=4096)
+
+    refuse(with_spec(data, change), tmp_path, 'activations too large|out of range')
+
+
+def mutate(data, rng):
+    """A file with bytes flipped, cut out, doubled, or numbers replaced."""
+    data = bytearray(data)
+    (header,) = struct.unpack('<Q', data[:8])
+    kind = rng.integers(5)
+    # Most of a file is weights, most of the danger is in its header.
+    end = 8 + header if rng.random() < 0.8 else len(data)
+    at = int(rng.integers(end))
+    if kind == 0:
+        data[at] = rng.integers(256)
+    elif kind == 1:
+        data[at] ^= 1 << rng.integers(8)
+    elif kind == 2:
+        del data[at : at + int(rng.integers(1, 64))]
+    elif kind == 3:
+        data[at:at] = data[at : at + int(rng.integers(1, 64))]
+    else:  # another digit, where there is one: still valid JSON
+        digits = [i for i in range(8, end) if 48 <= data[i] < 58] or [at]
+        data[digits[rng.integers(len(digits))]] = 48 + rng.integers(10)
+    return bytes(data)
+
+
+def test_ten_thousand_mutated_files(data, tmp_path):
+    """Each is refused with a clear error, or still is a network that runs."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'mutated.safetensors'
+    outcomes = {'refused': 0, 'runs': 0, 'valid': 0}
+    for _ in range(10_000):
+        path.write_bytes(mutate(data, rng))
+        try:
+            packed = deploy.read(path)
+        except PackedFileError:
+            outcomes['refused'] += 1
+            continue
+        spec = packed.input
+        outcomes['valid'] += 1
+        if outcomes['valid'] % 5 or spec['height'] * spec['width'] > 10_000:
+            continue  # to save time
+        engine = Engine(packed, threads=1)
+        shape = (1, spec['height'], spec['width'], spec['channels'])
+        assert len(engine.predict(np.zeros(shape, np.uint8))[0]) > 0
+        outcomes['runs'] += 1
+    assert min(outcomes.values()) > 100, outcomes

@@ -1,0 +1,50 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from networks import dyadic, dyadic_images, mixed_network, warm_up
+from test_packing import ARCHITECTURES, packed_model  # noqa: F401
+
+from mmirnet import deploy
+
+onnxruntime = pytest.importorskip('onnxruntime')
+onnx = pytest.importorskip('onnx')
+
+from mmirnet.deploy.onnx import to_onnx  # noqa: E402
+
+
+def run(model, x):
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+    return session.run(None, {'input': x.numpy()})[0]
+
+
+def test_onnx_gives_the_same_answers(packed_model):  # noqa: F811
+    _, packed, size = packed_model
+    packed = dyadic(copy.deepcopy(packed))
+    exported = to_onnx(packed)
+    simulation = deploy.Simulation(packed)
+    for batch in (1, 5):
+        x = dyadic_images(batch, 3, size, size)
+        with torch.no_grad():
+            wanted = simulation(x)
+        np.testing.assert_allclose(run(exported, x), wanted, atol=1e-4)
+
+
+def test_zero_counts_as_plus_one():
+    model = warm_up(mixed_network(), 3, 9, 9)
+    packed = deploy.pack(model, (9, 9))
+    packed.tensors['1.affine'] = np.zeros((2, 24), np.float32)  # sign(0) everywhere
+    packed = deploy.format.check(packed)
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        wanted = deploy.Simulation(packed)(x)
+    np.testing.assert_allclose(run(to_onnx(packed), x), wanted, atol=1e-4)
+
+
+def test_only_standard_operators():
+    exported = to_onnx(deploy.pack(warm_up(mixed_network(), 3, 9, 9), (9, 9)))
+    assert {node.domain for node in exported.graph.node} == {''}
+    onnx.checker.check_model(exported, full_check=True)

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from networks import mixed_network, warm_up
+from torch import nn
+
+from mmirnet import deploy
+from mmirnet.binary import IRConv2d
+from mmirnet.deploy import Engine
+from mmirnet.deploy.packing import UnsupportedModelError
+
+
+def classifier(backbone, width, neck='GlobalAveragePooling', head='BNLinearClsHead'):
+    init_default_scope('mmpretrain')
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type=neck),
+            head=dict(type=head, num_classes=10, in_channels=width),
+            data_preprocessor=dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0]),
+        )
+    )
+
+
+W1A32 = dict(type='IRConv2d', binarize_input=False)
+RELU = dict(type='ReLU', inplace=True)
+BINARY = dict(type='IRConv2d')
+
+
+def cifar(depth, **kwargs):
+    return dict(type='IRResNet_CIFAR', depth=depth, **kwargs)
+
+
+ARCHITECTURES = {
+    'resnet20-bireal': (cifar(20), 64, 32),
+    'resnet20-normal': (cifar(20, structure='normal', stem_act=False), 64, 32),
+    'resnet20-w1a32': (
+        cifar(20, structure='normal', stem_act=False, conv_cfg=W1A32, act_cfg=RELU),
+        64,
+        32,
+    ),
+    'resnet18-cifar': (cifar(18, structure='normal', stem_act=False), 512, 32),
+    'resnet18-bireal': (dict(type='IRResNet', depth=18), 512, 64),
+    'resnet18-normal': (dict(type='IRResNet', depth=18, structure='normal'), 512, 64),
+    'resnet18-binary-shortcuts': (
+        dict(type='IRResNet', depth=18, downsample_conv_cfg=BINARY),
+        512,
+        64,
+    ),
+    'resnet34-w1a32': (
+        dict(
+            type='IRResNet',
+            depth=34,
+            structure='normal',
+            conv_cfg=W1A32,
+            act_cfg=RELU,
+        ),
+        512,
+        64,
+    ),
+    'vgg-small': (dict(type='IRVGGSmall'), 8192, 32),
+}
+
+
+@pytest.fixture(scope='module', params=ARCHITECTURES, ids=str)
+def packed_model(request):
+    torch.manual_seed(0)
+    backbone, width, size = ARCHITECTURES[request.param]
+    parts = ('FlattenNeck', 'LinearClsHead') if 'vgg' in request.param else ()
+    model = classifier(backbone, width, *parts)
+    model.forward = lambda x: model.head(model.neck(model.backbone(x)))
+    warm_up(model, 3, size, size)
+    return model, deploy.pack(model, (size, size)), size
+
+
+def test_packed_file_gives_the_same_answers(packed_model, tmp_path):
+    model, packed, size = packed_model
+    path = tmp_path / 'model.safetensors'
+    deploy.write(packed, path)
+    x = torch.randn(8, 3, size, size)
+    with torch.no_grad():
+        wanted = model(x)
+        assert torch.equal(deploy.unpack(path)(x), wanted)
+    got = deploy.load(path, threads=2).predict(x)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert (got.argmax(1) == wanted.numpy().argmax(1)).all()
+
+
+def test_a_bit_a_weight(packed_model):
+    """Signs take a bit, an exponent a byte for each channel, no more."""
+    model, packed, _ = packed_model
+    for name, layer in model.named_modules():
+        if isinstance(layer, IRConv2d):
+            signs = packed.tensors[f'{name}.signs']
+            assert 0 <= 64 * signs.size - layer.weight.numel() < 64 * len(signs)
+            assert packed.tensors[f'{name}.exponent'].dtype == np.int8
+
+
+def test_file_sizes(tmp_path):
+    sizes = {}
+    for name, width in (('resnet20-bireal', 10), ('resnet18-bireal', 1000)):
+        backbone, features, size = ARCHITECTURES[name]
+        model = classifier(backbone, features)
+        model.head.fc = nn.Linear(features, width)
+        path = tmp_path / name
+        deploy.write(deploy.pack(model, (size, size)), path)
+        sizes[name] = path.stat().st_size
+    assert sizes['resnet20-bireal'] <= 60_000
+    assert sizes['resnet18-bireal'] <= 4_300_000
+
+
+@pytest.mark.parametrize('dtype', ['fp16', 'bf16'])
+def test_reduced_float_types(dtype, tmp_path):
+    model = warm_up(mixed_network(), 3, 9, 9)
+    full, reduced = (deploy.pack(model, (9, 9), float_dtype=t) for t in ('fp32', dtype))
+    path = tmp_path / 'model.safetensors'
+    deploy.write(reduced, path)
+    again = deploy.read(path)
+    weight = getattr(torch, {'fp16': 'float16', 'bf16': 'bfloat16'}[dtype])
+    rounded = model[0].weight.detach().to(weight).float().numpy()
+    np.testing.assert_array_equal(again.tensors['0.weight'], rounded)
+    np.testing.assert_array_equal(again.tensors['1.affine'], full.tensors['1.affine'])
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        wanted = deploy.unpack(path)(x)
+    np.testing.assert_allclose(Engine(again, 1).predict(x), wanted, atol=1e-4)
+
+
+def test_normalisation_and_classes_travel(tmp_path):
+    backbone, width, size = ARCHITECTURES['resnet20-bireal']
+    model = classifier(backbone, width)
+    names = [f'class {i}' for i in range(10)]
+    path = tmp_path / 'model.safetensors'
+    deploy.write(deploy.pack(model, (size, size), names), path)
+    engine = deploy.load(path)
+    assert engine.input['mean'] == [120, 110, 100]
+    assert engine.input['std'] == [60, 50, 40]
+    assert engine.classes == names
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    data = dict(inputs=list(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    x = model.data_preprocessor(data)['inputs']
+    np.testing.assert_array_equal(engine.predict(images), engine.predict(x))
+
+
+def test_packing_leaves_the_model_as_it_was():
+    model = mixed_network().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    deploy.pack(model, (9, 9))
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def network_with(layer):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        layer,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        nn.PReLU(),
+        nn.Hardtanh(-2, 2),
+        nn.Conv2d(8, 8, 3, groups=2, bias=False),
+        nn.Conv2d(8, 8, 3, dilation=2, bias=False),
+        nn.Conv2d(8, 8, 3),
+        nn.Conv2d(8, 8, 3, stride=(1, 2), bias=False),
+        IRConv2d(8, 8, 3, scale='mean', bias=False),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.BatchNorm2d(8, track_running_stats=False),
+    ],
+    ids=str,
+)
+def test_unsupported_layers_are_named(layer):
+    with pytest.raises(UnsupportedModelError, match=r'cannot pack (model\.)?1'):
+        deploy.pack(network_with(layer), (9, 9))

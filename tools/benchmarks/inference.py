@@ -1,0 +1,365 @@
+"""Time the 1-bit engine beside other runtimes on the same network shape.
+
+Everything takes turns in one process, so that a noisy neighbour hits all alike;
+medians are printed. Runtimes that are not installed are named and left out.
+"""
+
+import argparse
+import copy
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('MKL_NUM_THREADS', '1')
+
+import numpy as np
+import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from torch import nn
+
+import mmirnet  # noqa: F401
+from mmirnet import deploy
+from mmirnet.deploy import _engine
+from mmirnet.deploy.onnx import to_onnx
+
+BLOCKS = ((64, 56), (128, 28), (256, 14), (512, 7))
+Candidates = dict[str, Callable[[], object]]
+
+
+def alternate(candidates: Candidates, rounds: int, seconds: float) -> dict[str, float]:
+    """Median seconds of each candidate, which take turns `rounds` times."""
+    samples = {name: [] for name in candidates}
+    repeats = {}
+    for name, run in candidates.items():
+        for _ in range(3):
+            run()
+        start = time.perf_counter()
+        run()
+        repeats[name] = max(1, int(seconds / (time.perf_counter() - start)))
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            run()  # back into the caches
+            for _ in range(repeats[name]):
+                start = time.perf_counter()
+                run()
+                samples[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+class Block(nn.Module):
+    """Half a Bi-Real block: hardtanh(bn(conv(x)) + x)."""
+
+    def __init__(self, channels: int, conv: type = nn.Conv2d):
+        super().__init__()
+        self.conv = conv(channels, channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.act = nn.Hardtanh()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Keeps the shape."""
+        return self.act(self.bn(self.conv(x)) + x)
+
+
+class Whole(nn.Module):
+    """Image to logits of an MMPretrain classifier."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.backbone, self.neck, self.head = model.backbone, model.neck, model.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.head(self.neck(self.backbone(x)))
+
+
+def resnet18(conv: str | None) -> nn.Module:
+    """ResNet-18 for ImageNet with Bi-Real structure, binary or not."""
+    init_default_scope('mmpretrain')
+    conv_cfg = None if conv is None else dict(type=conv)
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='IRResNet', depth=18, conv_cfg=conv_cfg),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='BNLinearClsHead', num_classes=1000, in_channels=512),
+        )
+    )
+    return Whole(model).eval()
+
+
+# --------------------------------------------------------------------------
+# Candidates: each yields a name and a function without arguments.
+
+
+def torch_candidates(model: nn.Module, x: torch.Tensor) -> Iterator[tuple]:
+    """Eager and compiled, in fp32 and bf16; channels_last throughout."""
+    model = model.to(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def inference(module: nn.Module, value: torch.Tensor):
+        def run():
+            with torch.inference_mode():
+                return module(value)
+
+        return run
+
+    yield 'torch fp32 eager', inference(model, x)
+    options = {'freezing': True, 'layout_optimization': True}
+    with torch.no_grad():
+        compiled = torch.compile(model, options=options)
+        compiled(x)
+    yield 'torch fp32 compiled', no_grad(compiled, x)
+    half = copy.deepcopy(model).bfloat16()
+    yield 'torch bf16 eager', inference(half, x.bfloat16())
+
+
+def no_grad(module: Callable, value: torch.Tensor):
+    """A call without gradients; inference mode would compile anew."""
+
+    def run():
+        with torch.no_grad():
+            return module(value)
+
+    return run
+
+
+def torch_int8_block(block: Block, x: torch.Tensor) -> Iterator[tuple]:
+    """Static int8 through torch's quantised operators; the clamp is saturation."""
+    scale = block.bn.weight / torch.sqrt(block.bn.running_var + block.bn.eps)
+    weight = (block.conv.weight * scale[:, None, None, None]).detach()
+    bias = (block.bn.bias - block.bn.running_mean * scale).detach()
+    steps = weight.abs().amax((1, 2, 3)) / 127
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    for engine in ('onednn', 'x86'):
+        if engine not in torch.backends.quantized.supported_engines:
+            continue
+        torch.backends.quantized.engine = engine
+        quantised = torch.quantize_per_channel(weight, steps, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.conv2d_prepack(
+            quantised, bias, [1, 1], [1, 1], [1, 1], 1
+        )
+        value = torch.quantize_per_tensor(x, 1 / 127, 128, torch.quint8).contiguous(
+            memory_format=torch.channels_last
+        )
+
+        def run(engine=engine, packed=packed, value=value):
+            torch.backends.quantized.engine = engine
+            with torch.no_grad():
+                y = torch.ops.quantized.conv2d(value, packed, 4 / 127, 128)
+                return torch.ops.quantized.add(y, value, 1 / 127, 128)
+
+        yield f'torch int8 {engine}', run
+
+
+def onnx_candidates(packed, x: np.ndarray, folder: Path) -> Iterator[tuple]:
+    """ONNX Runtime in fp32 and, after its own pre-processing, static int8."""
+    if importlib.util.find_spec('onnxruntime') is None:
+        print('onnxruntime is not installed: left out', file=sys.stderr)
+        return
+    import onnx
+    import onnxruntime as ort
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        quantize_static,
+        shape_inference,
+    )
+
+    def session(path: Path):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        runner = ort.InferenceSession(str(path), options, ['CPUExecutionProvider'])
+        name = runner.get_inputs()[0].name
+        return lambda: runner.run(None, {name: x})
+
+    class Calibration(CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter(
+                {'input': np.random.randn(*x.shape).astype('f4')} for _ in range(4)
+            )
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    paths = {name: folder / f'{name}-{len(x)}.onnx' for name in ('fp32', 'pre', 'int8')}
+    onnx.save(to_onnx(packed), str(paths['fp32']))
+    yield 'ONNX Runtime fp32', session(paths['fp32'])
+    shape_inference.quant_pre_process(str(paths['fp32']), str(paths['pre']))
+    quantize_static(
+        str(paths['pre']), str(paths['int8']), Calibration(), QuantFormat.QDQ
+    )
+    yield 'ONNX Runtime int8', session(paths['int8'])
+
+
+def openvino_candidates(packed, x: np.ndarray, folder: Path) -> Iterator[tuple]:
+    """OpenVINO in fp32, bf16 and, through NNCF, int8."""
+    for name in ('openvino', 'nncf', 'onnx'):
+        if importlib.util.find_spec(name) is None:
+            print(f'{name} is not installed: OpenVINO left out', file=sys.stderr)
+            return
+    import nncf
+    import onnx
+    import openvino as ov
+
+    path = folder / f'openvino-{len(x)}.onnx'
+    onnx.save(to_onnx(packed), str(path))
+    core = ov.Core()
+    model = core.read_model(path)
+    model.reshape(list(x.shape))
+
+    def compiled(network, precision: str):
+        request = core.compile_model(
+            network,
+            'CPU',
+            {
+                'INFERENCE_NUM_THREADS': 1,
+                'NUM_STREAMS': 1,
+                'INFERENCE_PRECISION_HINT': precision,
+            },
+        ).create_infer_request()
+        request.set_input_tensor(ov.Tensor(x, shared_memory=True))
+        return request.infer
+
+    yield 'OpenVINO fp32', compiled(model, 'f32')
+    yield 'OpenVINO bf16', compiled(model, 'bf16')
+    batches = [np.random.randn(*x.shape).astype('f4') for _ in range(4)]
+    int8 = nncf.quantize(model, nncf.Dataset(batches))
+    yield 'OpenVINO int8', compiled(int8, 'f32')
+
+
+# --------------------------------------------------------------------------
+# What is measured.
+
+
+def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: int):
+    """Median seconds of one block, fused as in the network.
+
+    In come packed signs and the float stream; out go the stream, in place, and
+    its packed signs: convolution, BatchNorm, addition, Hardtanh, sign and pack in
+    one pass. With `only_bits` nothing follows but a threshold: the bare loop over
+    xor and popcount.
+    """
+    kinds = _engine.Kind
+    floats = -(-(4 * size * size * channels + 256) // 64) * 64
+    bits = -(-(8 * size * (size + 2) * (channels // 64) + 256) // 64) * 64
+    network = _engine.Network(isa, '', 1, floats + 2 * bits)
+    shape = size, size, channels
+    stream = network.add_tensor(kinds.FLOATS, *shape, 0, 0)
+    source = network.add_tensor(kinds.BITS, *shape, 1, floats)
+    packed = network.add_tensor(kinds.BITS, *shape, 1, floats + bits)
+    signs = np.random.default_rng(0).integers(
+        0, 2**63, (channels, 9, channels // 64), np.uint64
+    )
+    alpha = np.full(channels, 0.01, np.float32)
+    ends = (-1, -1, packed) if only_bits else (stream, stream, packed)
+    finish = _engine.Finish(alpha, alpha, -1.0, 1.0, *ends)
+    network.add_binary_conv(source, _engine.Window(3, 3, 1, 1), signs, finish)
+    return float(np.median(network.time_operations(repeats)))
+
+
+def warm_up(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    """Statistics that fit the data, as after training."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(x)
+    return model.eval()
+
+
+def show(title: str, times: dict[str, float], ours: str) -> None:
+    """A table of microseconds and of ratios to ours."""
+    print(f'\n{title}')
+    for name, seconds in sorted(times.items(), key=lambda item: item[1]):
+        ratio = seconds / times[ours]
+        print(f'  {name:24s} {1e6 * seconds:10.1f} us {ratio:8.2f}x')
+    for kind in ('fp32', 'int8'):
+        others = [t for name, t in times.items() if kind in name]
+        if others:
+            print(
+                f'  ours against the fastest {kind}: {min(others) / times[ours]:.2f}x'
+            )
+
+
+def measure_blocks(args) -> None:
+    """Binary blocks beside float and int8 ones; share of the peak."""
+    peak = max(_engine.peak_rate() for _ in range(5))
+    print(f'peak of xor + popcount + add: {peak / 1e12:.2f} T multiply-accumulates/s')
+    for channels, size in BLOCKS:
+        x = torch.randn(1, channels, size, size).clamp(-1, 1)
+        block = warm_up(Block(channels), x)
+        candidates = dict(torch_candidates(block, x))
+        candidates |= dict(torch_int8_block(block, x))
+        isas = deploy.instruction_sets()[:-1]
+        samples = {f'engine {isa}': [] for isa in isas}
+        others, bare = [], []
+        for _ in range(args.rounds):
+            for isa in isas:
+                samples[f'engine {isa}'].append(
+                    engine_block(channels, size, isa, False, 200)
+                )
+            bare.append(engine_block(channels, size, isas[0], True, 200))
+            others.append(alternate(candidates, 1, 0.05))
+        times = {name: statistics.median(values) for name, values in samples.items()}
+        times |= {n: statistics.median(o[n] for o in others) for n in candidates}
+        show(f'block {channels} x {size} x {size}, batch 1', times, f'engine {isas[0]}')
+        if peak:
+            # Rows outside of the image are skipped, so they do not count.
+            work = channels**2 * size * 3 * (3 * size - 2)
+            share = work / statistics.median(bare) / peak
+            print(f'  bare loop: {100 * share:.0f} % of the peak')
+
+
+def measure_network(args, folder: Path) -> None:
+    """The whole ResNet-18, one thread, and the engine's own scaling."""
+    sample = torch.randn(4, 3, 224, 224)
+    float_model = warm_up(resnet18(None), sample)
+    binary = deploy.pack(warm_up(resnet18('IRConv2d'), sample))
+    packed = deploy.pack(float_model)
+    for batch in args.batches:
+        x = torch.randn(batch, 3, 224, 224)
+        array = x.numpy()
+        candidates = {}
+        for isa in deploy.instruction_sets()[:-1]:
+            engine = deploy.Engine(binary, 1, isa)
+            candidates[f'engine {isa}'] = partial(engine.predict, array)
+        ours = next(iter(candidates))
+        two = deploy.Engine(binary, 2)
+        candidates['engine, 2 threads'] = partial(two.predict, array)
+        candidates |= dict(torch_candidates(float_model, x))
+        candidates |= dict(onnx_candidates(packed, array, folder))
+        candidates |= dict(openvino_candidates(packed, array, folder))
+        times = alternate(candidates, args.rounds, 0.2)
+        show(f'ResNet-18, 224x224, batch {batch}', times, ours)
+        ratio = times[ours] / times['engine, 2 threads']
+        print(f'  two threads against one: {ratio:.2f}x')
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--what', choices=('blocks', 'network', 'all'), default='all')
+    parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
+    parser.add_argument('--rounds', type=int, default=10)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        if args.what != 'network':
+            measure_blocks(args)
+        if args.what != 'blocks':
+            measure_network(args, Path(folder))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,44 @@
+"""Pack a trained checkpoint: one bit for each binary weight."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('out', help='the packed file, OUT.safetensors')
+    parser.add_argument(
+        '--size', type=int, nargs=2, metavar=('H', 'W'), help="default: the config's"
+    )
+    parser.add_argument(
+        '--float-dtype',
+        choices=('fp32', 'fp16', 'bf16'),
+        default='fp32',
+        help='of first convolution, shortcuts and classifier; anything but fp32 '
+        'prints its effect on the test set',
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args = parser.parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.deploy.checkpoint import pack_checkpoint
+    from mmirnet.engine.run import one_line_errors
+
+    with one_line_errors():
+        print(
+            pack_checkpoint(
+                args.config,
+                args.checkpoint,
+                args.out,
+                size=args.size and tuple(args.size),
+                float_dtype=args.float_dtype,
+                cfg_options=args.cfg_options,
+            )
+        )
+
+
+if __name__ == '__main__':
+    main()
