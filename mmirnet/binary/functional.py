@@ -187,10 +187,9 @@ def _filters(weight: Tensor, standardize: bool, scale: str | None) -> _Filters:
     # Rounding alone leaves a constant filter this far from its mean.
     info = torch.finfo(w.dtype)
     constant = std <= 16 * info.eps * mean.abs() + info.tiny
-    if torch.is_grad_enabled():
-        centred = centred * ~constant
-    else:  # fresh memory costs more than the arithmetic
-        centred *= ~constant
+    keep = torch.where(constant, 0.0, 1.0)
+    # Fresh memory costs more than the arithmetic, but autograd needs the old values.
+    centred = centred * keep if torch.is_grad_enabled() else centred.mul_(keep)
     inv_std = std.masked_fill(constant, 1).reciprocal() if standardize else 1.0
     if scale is None:
         return _Filters(centred, inv_std, None)

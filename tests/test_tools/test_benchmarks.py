@@ -1,0 +1,61 @@
+"""The benchmarks run, and notice when gradients are wrong."""
+
+import json
+import sys
+
+import pytest
+import torch
+import train_step
+
+torch.set_num_threads(1)
+
+
+def run_main(monkeypatch, module, *args):
+    monkeypatch.setattr(sys, 'argv', [module.__name__, *map(str, args)])
+    module.main()
+
+
+def test_train_step_writes_its_report(tmp_path, monkeypatch, capsys):
+    only = ['ours eager', 'ours bf16 channels_last']
+    args = ['--batch', 4, '--size', 8, '--repeats', 3, '--out', tmp_path / 'step']
+    run_main(monkeypatch, train_step, *args, '--only', *only)
+    report = json.loads((tmp_path / 'step.json').read_text())
+    rows = report['variants']
+    assert list(rows) == ['ref', 'fp eager', *only]
+    assert rows['ref']['vs_ref']['median'] == rows['fp eager']['vs_fp']['median'] == 1
+    assert rows['ours eager']['saved_bytes'] < rows['ref']['saved_bytes']
+    for row in rows.values():
+        assert row['ms'] > 0 and row['peak_bytes'] >= row['saved_bytes'] > 0
+    assert 0 < max(report['gradient_errors'].values()) < train_step.TOLERANCE
+    assert 'ours eager' in capsys.readouterr().out
+    assert (tmp_path / 'step.png').stat().st_size > 0
+
+
+def test_train_step_notices_wrong_gradients(monkeypatch):
+    original = train_step.gradients
+
+    def off(layer, weight, x, grad):
+        dx, dw = original(layer, weight, x, grad)
+        return dx, dw * (1 + 2e-5 * isinstance(layer, train_step.IRConv2d))
+
+    monkeypatch.setattr(train_step, 'gradients', off)
+    with pytest.raises(ValueError, match='eager: gradient of the weight of layer1'):
+        train_step.check_gradients('resnet20', torch.randn(2, 3, 8, 8), compiled=False)
+
+
+def test_runner_throughput_writes_its_report(tmp_path, monkeypatch):
+    import runner_throughput
+
+    run_main(
+        monkeypatch,
+        runner_throughput,
+        *('mmirnet::irnet/resnet20_bireal_digits.py', '--in-memory', '--epochs', 1),
+        *('--images', 96, '--out', tmp_path / 'runner.json'),
+        *('--cfg-options', 'val_dataloader.dataset.indices=40'),
+    )
+    report = json.loads((tmp_path / 'runner.json').read_text())
+    ratio = report['runner_images_per_s'] / report['bare_images_per_s']
+    assert report['ratio']['median'] == pytest.approx(ratio)
+    seconds = report['train_s'] + report['val_s']
+    assert report['whole_run_minutes'] == pytest.approx(30 * seconds / 60)
+    assert report['val_s'] > 0
