@@ -84,7 +84,7 @@ def test_training_settings(name):
         assert (steps.milestones, steps.gamma) == ([30, 60, 90], 0.1)
         assert (ede[0].by_epoch, ede[0].interval) == (False, 10)
         assert cfg.train_dataloader.batch_size * 32 == 2048
-        assert 'SyncBuffersHook' in [h.type for h in cfg.custom_hooks]
+        assert cfg.default_hooks.sync_buffers.type == 'SyncBuffersHook'
     else:
         assert (cfg.param_scheduler.T_max, cfg.param_scheduler.eta_min) == (epochs, 0)
         assert cfg.train_dataloader.batch_size == 128

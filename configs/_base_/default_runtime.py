@@ -9,6 +9,8 @@ default_hooks = dict(
         type='WholeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # Batch norms count per process; their running statistics meet at epoch ends.
+    sync_buffers=dict(type='SyncBuffersHook'),
     finite_loss=dict(type='FiniteLossHook'),
     preemption=dict(type='PreemptionHook'),
     visualization=dict(type='VisualizationHook', enable=False),

@@ -74,10 +74,7 @@ log_processor = dict(by_epoch=False)
 """,
         1,
     ),
-    'two ranks': (
-        "custom_hooks = [dict(type='EDEHook'), dict(type='SyncBuffersHook')]",
-        2,
-    ),
+    'two ranks': ('', 2),
 }
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 REPORT = """
 custom_imports = dict(imports=['mmirnet', 'rank_report'])
 custom_hooks = [
-    dict(type='EDEHook'), dict(type='SyncBuffersHook'), dict(type='RankReport')
+    dict(type='EDEHook'), dict(type='RankReport')
 ]
 """
 

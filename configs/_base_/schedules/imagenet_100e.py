@@ -18,11 +18,7 @@ train_cfg = dict(type='ExactEpochLoop', max_epochs=100, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-custom_hooks = [
-    dict(type='EDEHook', t_min=0.1, t_max=10, by_epoch=False, interval=10),
-    # Batch norms count per GPU; their running statistics meet before evaluation.
-    dict(type='SyncBuffersHook'),
-]
+custom_hooks = [dict(type='EDEHook', t_min=0.1, t_max=10, by_epoch=False, interval=10)]
 
 # --auto-scale-lr adapts lr to another number of GPUs or images.
 auto_scale_lr = dict(base_batch_size=2048)
