@@ -61,7 +61,7 @@ def tiny_runner(work_dir, hooks=(), binary=True, model=None, **kwargs):
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
         custom_hooks=list(hooks),
-        default_scope='mmengine',
+        default_scope='mmpretrain',
         log_level='WARNING',
         experiment_name=f'tiny-{uuid.uuid4()}',
         randomness=dict(seed=0),
