@@ -75,13 +75,13 @@ install() {
 }
 
 # setup_env EXTRAS: nothing to do if these or more were installed from the same
-# pyproject.toml.
+# pyproject.toml and the same compiled sources.
 setup_env() {
   local extras=$1 state stamp
   [[ -x $python ]] || make_venv
   is_recent "$python" ||
     die "$root/.venv is damaged or older than Python 3.10." "Remove it (rm -r $root/.venv) and run this again."
-  state=$(cksum <"$root/pyproject.toml")
+  state=$(cat "$root/pyproject.toml" "$root"/mmirnet/deploy/csrc/* | cksum)
   for stamp in "$root/.venv/.installed-$extras"*; do
     if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then
       return

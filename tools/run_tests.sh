@@ -11,4 +11,4 @@ cd "$root"
 "$python" -m ruff format --check
 # Two test processes with a thread each: faster on two cores than two threads.
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest -n 2 --dist loadgroup "$@"
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

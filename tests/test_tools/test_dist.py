@@ -20,10 +20,9 @@ from small_run import TEST_IMAGES, TOOLS, environment, small_config
 
 from mmirnet.engine import run
 
-pytestmark = [
-    pytest.mark.xdist_group('dist'),
-    pytest.mark.skipif(torch.cuda.is_available(), reason='counts on CPU processes'),
-]
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason='counts on CPU processes'
+)
 
 REPORT = """
 custom_imports = dict(imports=['mmirnet', 'rank_report'])
@@ -36,9 +35,11 @@ custom_hooks = [
 LAST_T_AND_K = [1.0, 1.0]
 
 
-def start(script, *args, prefix=(), **variables):
+def start(folder, script, *args, prefix=(), **variables):
+    """Starts a launcher in a folder, where MMEngine leaves .dist_test."""
     return subprocess.Popen(
         [*prefix, 'bash', TOOLS / script, *map(str, args)],
+        cwd=folder,
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -70,7 +71,7 @@ def two_ranks(tmp_path_factory):
     """A run of dist_train.sh with two processes: its config and working folder."""
     folder = tmp_path_factory.mktemp('two_ranks')
     config = small_config(folder, REPORT)
-    finish(start('dist_train.sh', config, 2, '--work-dir', folder))
+    finish(start(folder, 'dist_train.sh', config, 2, '--work-dir', folder))
     return config, folder
 
 
@@ -123,6 +124,7 @@ def test_two_nodes_of_two_ranks_end_alike(nodes, tmp_path):
     finish(
         *(
             start(
+                tmp_path,
                 'dist_train.sh',
                 config,
                 2,
@@ -204,6 +206,7 @@ def test_three_slurm_tasks_count_every_image_once(
     out = tmp_path / 'pred.pkl'
     (output,) = finish(
         start(
+            tmp_path,
             'slurm_test.sh',
             'gpus',
             'night run',
@@ -261,9 +264,8 @@ def is_rank(pid, rank):
 def test_a_killed_rank_ends_the_job(tmp_path):
     config = small_config(tmp_path)
     options = ['train_cfg.max_epochs=10000', 'train_dataloader.num_workers=1']
-    job = start(
-        'dist_train.sh', config, 2, '--work-dir', tmp_path, '--cfg-options', *options
-    )
+    arguments = [config, 2, '--work-dir', tmp_path, '--cfg-options', *options]
+    job = start(tmp_path, 'dist_train.sh', *arguments)
     deadline = time.monotonic() + 120
     while not (tmp_path / 'epoch_1.pth').exists():
         assert time.monotonic() < deadline and job.poll() is None

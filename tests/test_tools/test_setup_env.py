@@ -19,28 +19,24 @@ case "$*" in
 esac
 """
 
-#: What the scripts need of a system.
-COMMANDS = (
-    'bash',
-    'cksum',
-    'cp',
-    'df',
-    'awk',
-    'dirname',
-    'grep',
-    'mkdir',
-    'tail',
-    'tee',
-)
+#: What the scripts need of a system beside Python.
+COMMANDS = ('awk', 'bash', 'cat', 'cksum', 'df', 'dirname', 'grep', 'tail', 'tee', 'wc')
+
+#: And what the stand-in for Python needs.
+ITS_COMMANDS = ('cp', 'mkdir')
+
+#: The sources that an installation compiles.
+SOURCES = 'mmirnet/deploy/csrc'
 
 
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout with nothing but the scripts, and a PATH with one Python."""
     shutil.copytree(ROOT / 'tools', tmp_path / 'tools')
+    shutil.copytree(ROOT / SOURCES, tmp_path / SOURCES)
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     (tmp_path / 'bin').mkdir()
-    for name in (*COMMANDS, 'wc'):
+    for name in (*COMMANDS, *ITS_COMMANDS):
         (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
     python = tmp_path / 'bin' / 'python3'
     python.write_text(FAKE_PYTHON)
@@ -87,10 +83,12 @@ def test_the_second_run_installs_nothing(checkout):
 def test_installs_again_after_a_change_or_a_failure(checkout):
     setup_env(checkout, 'lite,demo')
     assert len(setup_env(checkout, 'lite,demo,test')[1]) == 1
-    with (checkout / 'pyproject.toml').open('a') as file:
-        file.write('# changed')
-    assert setup_env(checkout, 'lite,demo', PIP_STATUS='1')[0].returncode == 1
-    assert len(setup_env(checkout, 'lite,demo')[1]) == 1
+    for changed in ('pyproject.toml', f'{SOURCES}/CMakeLists.txt'):
+        with (checkout / changed).open('a') as file:
+            file.write('# changed')
+        assert setup_env(checkout, 'lite,demo', PIP_STATUS='1')[0].returncode == 1
+        assert len(setup_env(checkout, 'lite,demo')[1]) == 1
+        assert setup_env(checkout, 'lite,demo')[1] == []
 
 
 def test_keeps_an_installed_mmcv(checkout):

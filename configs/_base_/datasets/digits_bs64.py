@@ -11,7 +11,7 @@ in_memory = False
 
 # No flip: a mirrored digit is another sign.
 train_pipeline = [
-    dict(type='RandomCrop', crop_size=32, padding=4),
+    dict(type='RandomCrop', crop_size=32, padding=2),
     dict(type='PackInputs'),
 ]
 test_pipeline = [dict(type='PackInputs')]

@@ -12,10 +12,11 @@ def find(package: str, name: str) -> str:
     )
 
 
-header = 'oneapi/dnnl/dnnl.h'
-print(
-    find('onednn-devel-cpu-gomp', f'include/{header}').removesuffix(f'/{header}'),
-    find('onednn-cpu-gomp', '/libdnnl.so.3'),
-    find('onednn-cpu-gomp', 'onednn/LICENSE'),
-    sep=';',
-)
+if __name__ == '__main__':
+    header = 'oneapi/dnnl/dnnl.h'
+    print(
+        find('onednn-devel-cpu-gomp', f'include/{header}').removesuffix(f'/{header}'),
+        find('onednn-cpu-gomp', '/libdnnl.so.3'),
+        find('onednn-cpu-gomp', 'onednn/LICENSE'),
+        sep=';',
+    )
