@@ -187,9 +187,9 @@ def _filters(weight: Tensor, standardize: bool, scale: str | None) -> _Filters:
     # Rounding alone leaves a constant filter this far from its mean.
     info = torch.finfo(w.dtype)
     constant = std <= 16 * info.eps * mean.abs() + info.tiny
-    keep = torch.where(constant, 0.0, 1.0)
     # Fresh memory costs more than the arithmetic, but autograd needs the old values.
-    centred = centred * keep if torch.is_grad_enabled() else centred.mul_(keep)
+    fill = centred.masked_fill if torch.is_grad_enabled() else centred.masked_fill_
+    centred = fill(constant, 0)
     inv_std = std.masked_fill(constant, 1).reciprocal() if standardize else 1.0
     if scale is None:
         return _Filters(centred, inv_std, None)
@@ -273,7 +273,7 @@ def _weight_vjp(grad, filters: _Filters, t, k, rule: WeightRule) -> Tensor:
     d -= d.mean(1, keepdim=True)
     if rule.standardize:
         # z has mean 0, so its product with d is the same before and after.
-        d.addcmul_(z, (d * z).sum(1, keepdim=True), value=-1 / (z.shape[1] - 1))
+        d -= z.mul_((d * z).sum(1, keepdim=True) / (z.shape[1] - 1))
     return d.reshape(grad.shape)
 
 
