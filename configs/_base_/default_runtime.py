@@ -23,6 +23,8 @@ env_cfg = dict(
 )
 # float32 keeps its 24 bits on GPUs; True is faster there, with 11.
 tf32 = False
+# Channels beside each other in memory, which most convolutions prefer.
+channels_last = False
 # compile = True, or torch.compile's arguments in a dict, compiles the backbone.
 model_wrapper_cfg = dict(
     type='MMDistributedDataParallel',

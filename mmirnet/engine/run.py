@@ -273,6 +273,9 @@ def build_runner(
     allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.get('channels_last'):
+        # Convolutions hand the layout on: images need not be told.
+        unwrap(runner.model).to(memory_format=torch.channels_last)
     if options := cfg.get('compile'):
         # MMEngine would compile train_step, with the Python in it.
         options = options if isinstance(options, dict) else {}

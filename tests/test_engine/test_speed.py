@@ -105,10 +105,16 @@ def train(tmp_path, name, **options):
     return run.train(DIGITS, work_dir=str(tmp_path / name), cfg_options=options)
 
 
-def test_resumes_exactly_in_memory(tmp_path):
-    whole = train(tmp_path, 'whole').model.state_dict()
+@pytest.mark.parametrize('last', [False, True])
+def test_resumes_exactly_in_memory(tmp_path, last):
+    whole = train(tmp_path, 'whole', channels_last=last).model.state_dict()
+    layout = torch.channels_last if last else torch.contiguous_format
+    weight = whole['backbone.layer1.0.conv1.weight']
+    assert weight.is_contiguous(memory_format=layout)
     saved = tmp_path / 'whole' / 'epoch_1.pth'
-    again = train(tmp_path, 'again', load_from=str(saved), resume=True)
+    again = train(
+        tmp_path, 'again', load_from=str(saved), resume=True, channels_last=last
+    )
     assert again.epoch == 2
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, whole[name]), name
