@@ -52,6 +52,7 @@ SETTINGS = {
     'resnet20_w1a32_fashionmnist': (0.1, 1e-4, 400, 0.1),
     'resnet20_fp_fashionmnist': (0.1, 1e-4, 400, None),
     'vgg-small_cifar10': (0.007, 1e-4, 300, 0.1),
+    'vgg-small_fashionmnist': (0.007, 1e-4, 300, 0.1),
     'vgg-small_fp_cifar10': (0.007, 1e-4, 300, None),
     'resnet18_normal_cifar10': (0.1, 1e-5, 400, 0.1),
     'resnet18_bireal_cifar10': (0.1, 1e-5, 400, 0.1),

@@ -1,0 +1,11 @@
+_base_ = './resnet20_bireal_digits.py'
+
+# Binary weights, full-precision activations: normal structure with ReLU.
+model = dict(
+    backbone=dict(
+        structure='normal',
+        conv_cfg=dict(type='IRConv2d', binarize_input=False),
+        act_cfg=dict(_delete_=True, type='ReLU', inplace=True),
+        stem_act=False,
+    )
+)

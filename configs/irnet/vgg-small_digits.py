@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/models/vgg-small_cifar.py',
+    '../_base_/datasets/digits_bs64.py',
+    '../_base_/schedules/cifar10_400e.py',
+    '../_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(optimizer=dict(lr=0.007))
+param_scheduler = dict(T_max=30)
+train_cfg = dict(max_epochs=30)
+
+default_hooks = dict(logger=dict(interval=23))  # once an epoch
+
+randomness = dict(seed=0)

@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/vgg-small_cifar.py',
+    '../_base_/datasets/fashionmnist_bs128.py',
+    '../_base_/schedules/cifar10_400e.py',
+    '../_base_/default_runtime.py',
+]
+
+optim_wrapper = dict(optimizer=dict(lr=0.007))
+param_scheduler = dict(T_max=300)
+train_cfg = dict(max_epochs=300)
