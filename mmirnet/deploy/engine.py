@@ -34,7 +34,8 @@ def instruction_sets() -> list[str]:
 
 def _library() -> str:
     """OneDNN as installed beside the engine, or '' for plain loops."""
-    found = sorted(Path(__file__).parent.glob('libdnnl.*'))
+    # An editable install keeps what was built apart from this file.
+    found = sorted(Path(_native().__file__).parent.glob('libdnnl.*'))
     return str(found[0]) if found else ''
 
 
