@@ -382,11 +382,15 @@ class Simulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
         values = {'input': x}
-        for op, layer in zip(self.graph, self.layers, strict=True):
-            inputs = [values[name] for name in op['src']]
-            tensors = dict(layer.named_buffers())
-            values[op['dst']] = _SIMULATE[op['op']](op, *inputs, **tensors)
+        for i, op in enumerate(self.graph):
+            values[op['dst']] = self.operation(i, *(values[v] for v in op['src']))
         return values[self.graph[-1]['dst']]
+
+    def operation(self, index: int, *inputs: Tensor) -> Tensor:
+        """Output of one operation of the graph, of its inputs."""
+        op = self.graph[index]
+        tensors = dict(self.layers[index].named_buffers())
+        return _SIMULATE[op['op']](op, *inputs, **tensors)
 
 
 def _simulate_binary(op: dict, x: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from networks import mixed_network, warm_up
 
 from mmirnet import deploy
-from mmirnet.deploy import Engine, _engine, engine, instruction_sets, plan
+from mmirnet.deploy import Engine, _engine, instruction_sets, plan
 from mmirnet.deploy.engine import pack_bits
 from mmirnet.deploy.format import Packed, check
 
@@ -307,7 +307,7 @@ def test_values_alive_together_never_overlap(mixed):
 )
 def test_float_layers_run_on_onednn():
     # 35 times as fast as the plain loops that stand in for it.
-    assert Path(engine._library()).parent == Path(_engine.__file__).parent
+    assert Path(deploy.engine._library()).parent == Path(_engine.__file__).parent
 
 
 def test_engine_needs_no_torch():

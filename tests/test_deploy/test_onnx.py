@@ -11,7 +11,7 @@ from mmirnet import deploy
 onnxruntime = pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
 
-from mmirnet.deploy.onnx import to_onnx  # noqa: E402
+from mmirnet.deploy.onnx import export, largest_difference, to_onnx  # noqa: E402
 
 
 def run(model, x):
@@ -48,3 +48,12 @@ def test_only_standard_operators():
     exported = to_onnx(deploy.pack(warm_up(mixed_network(), 3, 9, 9), (9, 9)))
     assert {node.domain for node in exported.graph.node} == {''}
     onnx.checker.check_model(exported, full_check=True)
+
+
+def test_a_wrong_layer_is_found(tmp_path):
+    packed = deploy.pack(warm_up(mixed_network(), 3, 9, 9), (9, 9))
+    export(packed, tmp_path / 'model.onnx')
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 9), np.float32)
+    assert largest_difference(packed, tmp_path / 'model.onnx', x) <= 1e-6
+    packed.tensors['1.affine'] = packed.tensors['1.affine'] * np.float32(1.001)
+    assert largest_difference(packed, tmp_path / 'model.onnx', x) > 1e-4

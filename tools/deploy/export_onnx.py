@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
     from mmirnet.deploy.checkpoint import export_checkpoint
-    from mmirnet.engine.run import one_line_errors
+    from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
         print(
