@@ -3,11 +3,11 @@
 # Needs gcc, cmake and, from pip: nanobind, onednn-cpu-gomp, onednn-devel-cpu-gomp.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=${PYTHON:-python}
+python=$(command -v "${PYTHON:-python}")
 build=build/sanitize
 rm -rf $build && mkdir -p $build/tree
 cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON -DMMIRNET_SANITIZE=ON \
-  -DPython_EXECUTABLE="$(command -v "$python")" \
+  -DPython_EXECUTABLE="$python" \
   -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)"
 cmake --build $build/cmake --parallel
 git ls-files -z mmirnet tests tools pyproject.toml | xargs -0 cp --parents -Pt $build/tree
