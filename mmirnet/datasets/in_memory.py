@@ -97,7 +97,7 @@ class InMemory(Dataset):
         device = device or get_device()
         images = torch.from_numpy(np.stack([np.atleast_3d(i['img']) for i in items]))
         self.images = images.movedim(-1, 1).contiguous().to(device)
-        self.labels = torch.tensor([item['gt_label'] for item in items]).to(device)
+        self.labels = torch.tensor([int(item['gt_label']) for item in items]).to(device)
         self.padding, self.flip_prob = self._augmentation(pipeline)
         self._drawn_for = None
 
