@@ -3,7 +3,7 @@
 # Needs gcc, cmake and, from pip: nanobind, onednn-cpu-gomp, onednn-devel-cpu-gomp.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python=$(command -v "${PYTHON:-python}")
+python=$("${PYTHON:-python}" -c 'import sys; print(sys.executable)')
 build=build/sanitize
 rm -rf $build && mkdir -p $build/tree
 cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON -DMMIRNET_SANITIZE=ON \
@@ -17,5 +17,18 @@ cd $build/tree
 export ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 export UBSAN_OPTIONS=print_stacktrace=1
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-  "$python" -m pytest -p no:cacheprovider tests/test_deploy/test_engine.py \
-  tests/test_deploy/test_format.py "$@"
+  "$python" - -p no:cacheprovider --capture=sys tests/test_deploy/test_engine.py \
+  tests/test_deploy/test_format.py "$@" <<'END'
+import os
+import sys
+
+# An editable install would put the engine without sanitizers in front.
+sys.meta_path[:] = [f for f in sys.meta_path if 'Redirecting' not in type(f).__name__]
+sys.path.insert(0, os.getcwd())
+from mmirnet.deploy import _engine
+
+assert _engine.__file__.startswith(os.getcwd()), _engine.__file__
+import pytest
+
+sys.exit(pytest.main(sys.argv[1:]))
+END
