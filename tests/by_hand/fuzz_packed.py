@@ -1,0 +1,61 @@
+"""Feeds packed files that libFuzzer has made to the reader and the engine.
+
+    pip install atheris
+    python tests/by_hand/fuzz_packed.py -max_total_time=600
+
+Options are libFuzzer's. Any error but PackedFileError, any crash, more than 2 GB or
+more than 30 s for one file ends the run and keeps the file.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from types import FunctionType
+
+import atheris
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from networks import mixed_network, warm_up
+
+from mmirnet import deploy
+from mmirnet.deploy import engine, format, plan
+
+FOLDER = Path(tempfile.mkdtemp())
+
+# Instrumenting imports would miss an editable install.
+for module in (engine, format, plan):
+    for value in vars(module).values():
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+            atheris.instrument_func(value)
+
+
+def one(data: bytes) -> None:
+    """Read one file; run the network if it is one."""
+    path = FOLDER / 'input.safetensors'
+    path.write_bytes(data)
+    try:
+        packed = deploy.read(path)
+    except deploy.PackedFileError:
+        return
+    spec = packed.input
+    if spec['height'] * spec['width'] > 10_000:
+        return  # right, and slow
+    shape = (1, spec['height'], spec['width'], spec['channels'])
+    deploy.Engine(packed, threads=1).predict(np.zeros(shape, np.uint8))
+
+
+def main() -> None:
+    """Fuzz, starting from a packed network."""
+    corpus = FOLDER / 'corpus'
+    corpus.mkdir()
+    seed = corpus / 'seed.safetensors'
+    deploy.write(deploy.pack(warm_up(mixed_network(), 3, 9, 9), (9, 9)), seed)
+    options = ['-max_len=40000', '-rss_limit_mb=2048', '-timeout=30', '-len_control=0']
+    atheris.Setup([sys.argv[0], *options, *sys.argv[1:], str(corpus)], one)
+    atheris.Fuzz()
+
+
+if __name__ == '__main__':
+    main()
