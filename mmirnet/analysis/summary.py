@@ -42,7 +42,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..binary import IRConv2d, IRLinear, binary_layers, libra_pb
+from ..binary import IRConv2d, IRLinear, binary_layers, log2_scales
 
 #: One-bit operations in one instruction.
 WORD = 64
@@ -291,27 +291,6 @@ def packed_bytes(module: nn.Module, parameters: int) -> int:
     words = -(-module.weight[0].numel() // 64)
     others = parameters - module.weight.numel()
     return len(module.weight) * (8 * words + 1) + 4 * others
-
-
-def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
-    """How many output channels of a binary layer have which scale.
-
-    Args:
-        layer (IRConv2d | IRLinear): The layer.
-
-    Returns:
-        dict[int, int]: Channels by log2(s), rounded; empty without a scale.
-
-    Example:
-        >>> log2_scales(IRConv2d(16, 32, 3))
-        {0: 32}
-    """
-    rule = layer.rule
-    scale = libra_pb(layer.weight.detach(), rule.standardize, rule.scale)[1]
-    if scale is None:
-        return {}
-    values, counts = scale.log2().round().int().unique(return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from torch import nn
 
 from mmirnet import deploy
 from mmirnet.analysis import summary
-from mmirnet.analysis.summary import log2_scales, summarize_config
-from mmirnet.binary import IRConv2d, IRLinear, libra_pb
+from mmirnet.analysis.summary import summarize_config
+from mmirnet.binary import IRConv2d, IRLinear
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,22 +178,6 @@ def test_the_model_stays_as_it_was():
         assert torch.equal(value, before[name])
     assert not net[0]._forward_hooks
     assert torch.backends.mha.get_fastpath_enabled()
-
-
-@pytest.mark.parametrize('scale', ['shift', 'mean', None])
-def test_scales(scale):
-    conv = IRConv2d(8, 6, 3, scale=scale)
-    with torch.no_grad():
-        conv.weight[0, 0, 0, 0] = 100  # one channel with a heavy tail
-    found = log2_scales(conv)
-    if scale is None:
-        assert found == {}
-    else:
-        s = libra_pb(conv.weight, scale=scale)[1].flatten()
-        for exponent, count in found.items():
-            assert count == int((s.log2().round() == exponent).sum())
-        assert found[0] == 5
-        assert sum(found.values()) == 6
 
 
 def test_json_and_csv_hold_the_same(tmp_path):
