@@ -183,9 +183,16 @@ class Summary:
 
     def __rich__(self) -> Group:
         shape = 'x'.join(map(str, self.input_shape))
-        table = Table(title=f'{self.model}, input {shape}', box=box.SIMPLE_HEAD)
+        table = Table(
+            title=f'{self.model}, input {shape}',
+            caption=_LEGEND,
+            caption_justify='left',
+            box=box.SIMPLE_HEAD,
+            collapse_padding=True,
+            pad_edge=False,
+        )
         for header, justify in _COLUMNS.items():
-            table.add_column(header, justify=justify, overflow='fold')
+            table.add_column(header, justify=justify)
         for layer in self.layers:
             table.add_row(*_cells(layer))
         table.add_section()
@@ -199,30 +206,32 @@ class Summary:
         return '\n'.join(line.rstrip() for line in lines)
 
     def show(self) -> None:
-        """Prints the table, as wide as the terminal."""
+        """Prints the table; a terminal too narrow for it wraps its lines."""
         console = Console()
-        if console.is_terminal:
-            console.print(self)
-        else:
-            print(self)
+        console.width = max(console.width, _NATURAL_WIDTH)
+        console.print(self)
 
 
-# Enough for every column: a file has no width to fit.
+# Room for every column: squeezed ones are not readable.
 _NATURAL_WIDTH = 200
 _COLUMNS = {
     'layer': 'left',
     'type': 'left',
     'output': 'left',
     'W/A': 'left',
-    'parameters': 'right',
+    'params': 'right',
     'packed': 'right',
     'fp32': 'right',
-    'binary MACs\n(BOPs)': 'right',
-    'float MACs\n(FLOPs)': 'right',
-    'binary\nshare': 'right',
+    'BOPs': 'right',
+    'FLOPs': 'right',
+    'binary': 'right',
     'OPs': 'right',
-    'channels by\nlog2(s)': 'left',
+    'log2(s)': 'left',
 }
+_LEGEND = (
+    'BOPs: binary multiply-accumulates; FLOPs: all others; binary: share of BOPs in '
+    'both; OPs: BOPs / 64 + FLOPs; log2(s): exponent:channels'
+)
 
 
 def short(value: float, unit: str = '') -> str:

@@ -106,6 +106,7 @@ class TwoLayers(TinyNet):
     def __init__(self):
         super().__init__()
         frozen = IRLinear(54, 8, binarize_input=False, scale=None)
+        frozen.weight.data = torch.randn(8, 54).mul(2).exp()  # few far above the mean
         frozen.requires_grad_(False)
         self.net[3] = nn.Sequential(frozen, nn.Linear(8, 2))
 
