@@ -14,6 +14,13 @@ from .functional import (
     sign,
 )
 from .layers import IRConv2d, IRLinear, binary_layers, set_ede
+from .statistics import (
+    bit_entropy,
+    estimator_statistics,
+    input_statistics,
+    log2_scales,
+    weight_statistics,
+)
 
 __all__ = [
     'ESTIMATORS',
@@ -27,8 +34,13 @@ __all__ = [
     'binary_layers',
     'binary_sign',
     'binary_weight',
+    'bit_entropy',
     'ede',
+    'estimator_statistics',
+    'input_statistics',
     'libra_pb',
+    'log2_scales',
     'set_ede',
     'sign',
+    'weight_statistics',
 ]

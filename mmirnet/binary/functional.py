@@ -83,10 +83,13 @@ class Estimator(NamedTuple):
     Attributes:
         gain (Callable): (t, k) -> factor, a 0-dim tensor or a number.
         vjp (Callable): (grad, x, t) -> grad * shape(x, t).
+        curve (Callable): (x, t, k) -> what has this derivative: the stand-in for
+            sign itself. Training does not need it.
     """
 
     gain: Callable[[Tensor, Tensor], Tensor | float]
     vjp: Callable[[Tensor, Tensor, Tensor], Tensor]
+    curve: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def _ede_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -103,13 +106,20 @@ def _approx_sign_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:
     return grad * (1 - x.abs()).clamp_(min=0)
 
 
+def _approx_sign_curve(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
+    x = x.clamp(-1, 1)
+    return x * (2 - x.abs())
+
+
 ESTIMATORS = {
     # IR-Net, eq. 10: k t (1 - tanh(tx)^2), not clipped.
-    'ede': Estimator(lambda t, k: 4 * k * t, _ede_vjp),
+    'ede': Estimator(
+        lambda t, k: 4 * k * t, _ede_vjp, lambda x, t, k: k * torch.tanh(t * x)
+    ),
     # BinaryConnect's straight-through estimator: 1 where |x| <= 1.
-    'ste': Estimator(lambda t, k: 1.0, _ste_vjp),
+    'ste': Estimator(lambda t, k: 1.0, _ste_vjp, lambda x, t, k: x.clamp(-1, 1)),
     # Bi-Real Net, eq. 6: 2 - 2|x| where |x| < 1.
-    'approx_sign': Estimator(lambda t, k: 2.0, _approx_sign_vjp),
+    'approx_sign': Estimator(lambda t, k: 2.0, _approx_sign_vjp, _approx_sign_curve),
 }
 
 

@@ -58,11 +58,15 @@ class _BinaryLayer:
         """Q_w = s * sign(w_std): the weights this layer computes with."""
         return binary_weight(self.weight, *self.ede.unbind(), self.rule)
 
+    @property
+    def bits(self) -> str:
+        """W/A bits: those of the weights and of the activations."""
+        return '1/1' if self.binarize_input else '1/32'
+
     def extra_repr(self) -> str:
         """Add the binary options to torch's own."""
-        bits = '1/1' if self.binarize_input else '1/32'
         rule = ', '.join(f'{k}={v!r}' for k, v in self.rule._asdict().items())
-        return f'{super().extra_repr()}, W/A bits={bits}, {rule}'
+        return f'{super().extra_repr()}, W/A bits={self.bits}, {rule}'
 
 
 class IRConv2d(_BinaryLayer, nn.Conv2d):

@@ -1,10 +1,17 @@
 from . import checkpoint
 from .amp import Bf16OptimWrapper
-from .hooks import EDEHook, FiniteLossHook, PreemptionHook, WholeCheckpointHook
+from .hooks import (
+    BinaryStatsHook,
+    EDEHook,
+    FiniteLossHook,
+    PreemptionHook,
+    WholeCheckpointHook,
+)
 from .loops import ExactEpochLoop, ExactIterLoop
 
 __all__ = [
     'Bf16OptimWrapper',
+    'BinaryStatsHook',
     'EDEHook',
     'ExactEpochLoop',
     'ExactIterLoop',

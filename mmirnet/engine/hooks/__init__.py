@@ -1,6 +1,13 @@
+from .binary_stats_hook import BinaryStatsHook
 from .checkpoint_hook import WholeCheckpointHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
 from .preemption_hook import PreemptionHook
 
-__all__ = ['EDEHook', 'FiniteLossHook', 'PreemptionHook', 'WholeCheckpointHook']
+__all__ = [
+    'BinaryStatsHook',
+    'EDEHook',
+    'FiniteLossHook',
+    'PreemptionHook',
+    'WholeCheckpointHook',
+]

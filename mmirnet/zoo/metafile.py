@@ -1,0 +1,185 @@
+"""The index of the configs, in OpenMMLab's format.
+
+``configs/irnet/metafile.yml`` has an entry for each config: what the network costs,
+computed from the config; the paper's accuracy; and, where a trained model is
+published, its accuracy, how it was trained, and its weights.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from mmengine.config import Config
+
+from ..analysis.summary import summarize_config
+
+#: The folder that holds configs/ and zoo/: a checkout, or the installed package's own.
+ROOT = (Path(__file__).parents[1] / '.mim' / 'configs').resolve().parent
+METAFILE = 'configs/irnet/metafile.yml'
+_HEADER = '# Written by tools/zoo/metafile.py.\n'
+_COLLECTION = {
+    'Name': 'IR-Net',
+    'Metadata': {
+        'Architecture': ['IR-Net', 'ResNet', 'VGG'],
+        'Training Techniques': ['Libra-PB', 'EDE', 'SGD with Momentum'],
+    },
+    'Paper': {
+        'Title': 'Forward and Backward Information Retention for Accurate Binary '
+        'Neural Networks',
+        'URL': 'https://arxiv.org/abs/1909.10788',
+    },
+    'README': 'configs/irnet/README.md',
+}
+
+
+class PaperAccuracy(NamedTuple):
+    """What the paper reports for a network, in %."""
+
+    top1: float
+    top5: float | None = None
+    source: str = 'paper'
+
+
+#: The paper's figures, https://arxiv.org/abs/1909.10788, by name of the config.
+PAPER = {
+    'resnet20_bireal_cifar10': PaperAccuracy(86.5),
+    # Of its ablation; recalled, not checked again.
+    'resnet20_normal_cifar10': PaperAccuracy(85.4, source='paper, recalled'),
+    'resnet20_w1a32_cifar10': PaperAccuracy(90.8),
+    'resnet18_normal_cifar10': PaperAccuracy(91.5),
+    'vgg-small_cifar10': PaperAccuracy(90.4),
+    'resnet18_bireal_in1k': PaperAccuracy(58.1, 80.0),
+    'resnet18_w1a32_in1k': PaperAccuracy(66.5, 86.8),
+    'resnet34_bireal_in1k': PaperAccuracy(62.9, 84.1),
+    'resnet34_w1a32_in1k': PaperAccuracy(70.4, 89.5),
+}
+_DATASETS = {
+    'CIFAR10': 'CIFAR-10',
+    'ImageNet': 'ImageNet-1k',
+    'FashionMNIST32': 'Fashion-MNIST',
+    'Digits': 'scikit-learn digits',
+}
+_METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
+_STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
+#: What the entry tells of a published model's training, by key of the index.
+_RUN = ('epochs', 'seed', 'date', 'command', 'log')
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """The published models by name, from ``zoo/index.json``; none without it."""
+    index = ROOT / 'zoo' / 'index.json'
+    return json.loads(index.read_text())['models'] if index.is_file() else {}
+
+
+def _result(dataset: str, metrics: dict[str, float]) -> dict[str, Any]:
+    return {'Task': 'Image Classification', 'Dataset': dataset, 'Metrics': metrics}
+
+
+def _paper_result(paper: PaperAccuracy, dataset: str) -> dict[str, Any]:
+    metrics = {f'Top 1 Accuracy ({paper.source})': paper.top1}
+    if paper.top5 is not None:
+        metrics[f'Top 5 Accuracy ({paper.source})'] = paper.top5
+    return _result(dataset, metrics)
+
+
+def _our_result(model: dict[str, Any]) -> dict[str, Any]:
+    metrics = {
+        name: model['metrics'][key]
+        for key, name in _METRICS.items()
+        if key in model['metrics']
+    }
+    return _result(model['dataset'], metrics)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What a config says of its network and its training, and what that costs."""
+    cfg = Config.fromfile(path)
+    backbone = cfg.model.backbone
+    depth = backbone.get('depth')
+    structure = _STRUCTURES.get(backbone.get('structure'))
+    total = summarize_config(path).total
+    return {
+        'Architecture': [f'ResNet-{depth}' if depth else 'VGG-Small']
+        + ([structure] if structure else []),
+        'W/A bits': total.bits,
+        'Parameters': total.parameters,
+        'FLOPs': total.float_macs,
+        'Binary MACs': total.binary_macs,
+        'BOPs': total.bops,
+        'OPs': round(total.ops),
+        'Bytes packed': total.bytes_packed,
+        'Bytes fp32': total.bytes_fp32,
+        'Training Data': _DATASETS[cfg.train_dataloader.dataset.type],
+        'Epochs': cfg.train_cfg.max_epochs,
+    }
+
+
+def entry(path: Path, model: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The entry of one config.
+
+    Args:
+        path (Path): The config file.
+        model (dict[str, Any], optional): The published model, from the index.
+
+    Returns:
+        dict[str, Any]: An entry of ``Models``.
+
+    Example:
+        >>> stem = 'resnet20_bireal_cifar10'
+        >>> made = entry(ROOT / 'configs' / 'irnet' / f'{stem}.py')
+        >>> made['Metadata']['W/A bits'], made['Results'][0]['Metrics']
+        ('1/1', {'Top 1 Accuracy (paper)': 86.5})
+    """
+    metadata = _metadata(path)
+    results = []
+    if paper := PAPER.get(path.stem):
+        results.append(_paper_result(paper, metadata['Training Data']))
+    if model:
+        results.append(_our_result(model))
+        metadata['Published run'] = {k: model[k] for k in _RUN if k in model}
+    made = {
+        'Name': f'irnet_{path.stem}',
+        'In Collection': _COLLECTION['Name'],
+        'Config': path.relative_to(ROOT).as_posix(),
+        'Metadata': metadata,
+    }
+    if results:
+        made['Results'] = results
+    if model:
+        made['Weights'] = f'irnet://{path.stem}'
+    return made
+
+
+def entries() -> list[dict[str, Any]]:
+    """The entries of all configs, computed anew, in the order of their names."""
+    models = published()
+    paths = sorted((ROOT / 'configs' / 'irnet').glob('*.py'))
+    return [entry(path, models.get(path.stem)) for path in paths]
+
+
+def render() -> str:
+    """The text of the metafile, computed anew."""
+    index = {'Collections': [_COLLECTION], 'Models': entries()}
+    return _HEADER + yaml.safe_dump(index, sort_keys=False, width=100)
+
+
+def write() -> Path:
+    """Writes the metafile anew.
+
+    Returns:
+        Path: Its file.
+    """
+    path = ROOT / METAFILE
+    path.write_text(render())
+    return path
+
+
+def check() -> None:
+    """Compares the metafile with the configs and the index of published models.
+
+    Raises:
+        ValueError: If the file is not what would be written now.
+    """
+    if (ROOT / METAFILE).read_text() != render():
+        raise ValueError(f'{METAFILE} is out of date: run tools/zoo/metafile.py')

@@ -1,0 +1,97 @@
+"""Statistics of small layers, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from mmirnet.binary import (
+    ESTIMATORS,
+    IRConv2d,
+    IRLinear,
+    bit_entropy,
+    estimator_statistics,
+    input_statistics,
+    libra_pb,
+    log2_scales,
+    set_ede,
+    sign,
+    weight_statistics,
+)
+
+T, K = torch.tensor(0.5, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
+
+
+def test_entropy_of_a_bit():
+    share = torch.tensor([0.0, 1 / 8, 1 / 2, 1.0])
+    eighth = 3 / 8 + 7 / 8 * math.log2(8 / 7)
+    torch.testing.assert_close(bit_entropy(share), torch.tensor([0, eighth, 1, 0]))
+
+
+@pytest.mark.parametrize('estimator', ESTIMATORS)
+def test_the_derivative_is_that_of_the_curve(estimator):
+    rule = ESTIMATORS[estimator]
+    x = torch.linspace(-1.9, 1.9, 40, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(rule.curve(x, T, K).sum(), x)
+    x = x.detach()
+    factor = rule.vjp(torch.ones_like(x), x, T) * rule.gain(T, K)
+    torch.testing.assert_close(slope, factor)
+    assert torch.equal(rule.curve(0 * x, T, K), 0 * x)
+
+
+def test_estimator_by_hand():
+    x = torch.tensor([-2.0, 0.0, 0.5], dtype=torch.float64)
+    seen = estimator_statistics(x, T, K, 'ede')
+    tanh = [math.tanh(0.5 * v) for v in x.tolist()]
+    factor = sum(2.0 * 0.5 * (1 - v**2) for v in tanh) / 3
+    signs = [-1, 1, 1]
+    error = sum((s - 2.0 * v) ** 2 for s, v in zip(signs, tanh, strict=True)) / 3
+    assert seen['factor'].item() == pytest.approx(factor)
+    assert seen['square_error'].item() == pytest.approx(error)
+
+
+def test_inputs_of_a_convolution():
+    conv = IRConv2d(3, 2, 1, estimator='ste')
+    x = torch.tensor([[-0.5, 0.25], [0.0, 3.0], [-1.0, -1.5]])  # two pixels
+    for image in (x.view(1, 3, 1, 2), x.view(3, 2, 1)):
+        seen = input_statistics(conv, image)
+        assert seen['positive'].tolist() == [0.5, 1, 0]
+        assert seen['saturated'].item() == 0.5
+        assert seen['factor'].item() == pytest.approx(4 / 6)
+        error = (0.5**2 + 0.75**2 + 1) / 6
+        assert seen['square_error'].item() == pytest.approx(error)
+
+
+def test_inputs_of_a_linear_layer():
+    seen = input_statistics(IRLinear(3, 2), torch.tensor([[[1.0, -1, 0]], [[1, 2, 0]]]))
+    assert seen['positive'].tolist() == [1, 0.5, 1]
+
+
+def test_weights_are_seen_as_the_layer_binarises_them():
+    conv = IRConv2d(8, 4, 3, bias=False)
+    set_ede(conv, 2.0)
+    seen = weight_statistics(conv)
+    assert torch.equal(seen['signs'], conv.binary_weight() > 0)
+    w, _ = libra_pb(conv.weight.detach())
+    shares = seen['signs'].flatten(1).float().mean(1)
+    assert seen['entropy'] == bit_entropy(shares).mean()
+    tanh = torch.tanh(2 * w)
+    torch.testing.assert_close(seen['factor'], (2 * (1 - tanh**2)).mean())
+    error = (sign(w) - tanh).square().mean()
+    torch.testing.assert_close(seen['square_error'], error)
+
+
+@pytest.mark.parametrize('scale', ['shift', 'mean', None])
+def test_scales(scale):
+    conv = IRConv2d(8, 6, 3, scale=scale)
+    with torch.no_grad():
+        conv.weight[0, 0, 0, 0] = 100  # one channel with a heavy tail
+    found = log2_scales(conv)
+    if scale is None:
+        assert found == {}
+    else:
+        s = libra_pb(conv.weight, scale=scale)[1].flatten()
+        for exponent, count in found.items():
+            assert count == int((s.log2().round() == exponent).sum())
+        assert found[0] == 5
+        assert sum(found.values()) == 6

@@ -1,0 +1,153 @@
+"""The metafile against configs, README and OpenMMLab's readers."""
+
+import re
+import runpy
+import sys
+
+import pytest
+import yaml
+from mmpretrain.apis.model import ModelHub, get_model, list_models
+from modelindex.load_model_index import load
+
+from mmirnet.analysis.summary import short
+from mmirnet.zoo import metafile
+
+STEMS = sorted(p.stem for p in (metafile.ROOT / 'configs' / 'irnet').glob('*.py'))
+MODEL = {
+    'file': 'resnet20_bireal_digits-0123abcd.safetensors',
+    'bytes': 59_000,
+    'sha256': '0123abcd' + 56 * '0',
+    'config': 'irnet/resnet20_bireal_digits.py',
+    'dataset': 'digits',
+    'metrics': {'accuracy/top1': 97.5, 'loss': 0.1},
+    'epochs': 30,
+    'seed': 0,
+    'date': '2026-11-23',
+    'command': 'python tools/train.py configs/irnet/resnet20_bireal_digits.py',
+}
+
+
+@pytest.fixture(scope='module')
+def models():
+    """The models in the file, by the name of their config."""
+    index = yaml.safe_load((metafile.ROOT / metafile.METAFILE).read_text())
+    return {model['Name'].removeprefix('irnet_'): model for model in index['Models']}
+
+
+def test_is_what_the_configs_give():
+    metafile.check()
+
+
+def test_lists_every_config(models):
+    assert sorted(models) == STEMS
+    assert set(metafile.PAPER) <= set(STEMS)
+
+
+def test_costs_differ_by_what_the_names_say(models):
+    costs = {stem: model['Metadata'] for stem, model in models.items()}
+    for stem, cost in costs.items():
+        bits = '1/32' if 'w1a32' in stem else '32/32' if '_fp_' in stem else '1/1'
+        assert cost['W/A bits'] == bits
+        assert (cost['Binary MACs'] > 0) == (bits == '1/1')
+        assert (cost['Bytes packed'] < cost['Bytes fp32'] / 4) == (bits != '32/32')
+        assert cost['OPs'] == round(cost['BOPs'] / 64 + cost['FLOPs'])
+    assert costs['resnet18_bireal_in1k']['Architecture'] == ['ResNet-18', 'Bi-Real']
+    assert costs['vgg-small_digits']['Training Data'] == 'scikit-learn digits'
+    assert costs['vgg-small_cifar10']['Epochs'] == 300
+
+
+def test_openmmlabs_readers(monkeypatch):
+    """They take it, and build a model by its name."""
+    index = metafile.ROOT / 'model-index.yml'
+    read = load(str(index))
+    read.build_models_with_collections()
+    # OpenMMLab writes paths as seen from the root, modelindex looks beside the file.
+    assert all('README' in complaint for complaint in read.check(silent=True))
+    assert sorted(m.name for m in read.models) == [f'irnet_{stem}' for stem in STEMS]
+    (bireal,) = (m for m in read.models if m.name == 'irnet_resnet20_bireal_cifar10')
+    assert bireal.metadata.flops == 443_008
+    assert bireal.results[0].metrics == {'Top 1 Accuracy (paper)': 86.5}
+
+    monkeypatch.setattr(ModelHub, '_models_dict', {})
+    monkeypatch.setattr(ModelHub, '_ModelHub__mmpretrain_registered', True)
+    ModelHub.register_model_index(index, config_prefix=metafile.ROOT)
+    found = list_models('*resnet20*', task='Image Classification')
+    reported = [f'irnet_{s}' for s in sorted(metafile.PAPER) if 'resnet20' in s]
+    assert found == reported
+    model = get_model('irnet_resnet20_bireal_cifar10')
+    assert sum(p.numel() for p in model.parameters()) == bireal.metadata.parameters
+
+
+def test_a_published_model_brings_weights_and_its_run():
+    path = metafile.ROOT / 'configs' / MODEL['config']
+    made = metafile.entry(path, MODEL)
+    assert made['Weights'] == 'irnet://resnet20_bireal_digits'
+    assert made['Results'] == [
+        {
+            'Task': 'Image Classification',
+            'Dataset': 'digits',
+            'Metrics': {'Top 1 Accuracy': 97.5},
+        }
+    ]
+    run = made['Metadata']['Published run']
+    assert run == {k: MODEL[k] for k in ('epochs', 'seed', 'date', 'command')}
+    assert 'Weights' not in metafile.entry(path)
+
+
+def test_published_models_are_read_from_the_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(metafile, 'ROOT', tmp_path)
+    assert metafile.published() == {}
+    (tmp_path / 'zoo').mkdir()
+    (tmp_path / 'zoo' / 'index.json').write_text('{"format": 1, "models": {"a": {}}}')
+    assert metafile.published() == {'a': {}}
+
+
+def readme_rows():
+    """The tables' rows in the README, as header to cell, by name of the config."""
+    rows, header = {}, []
+    text = (metafile.ROOT / 'configs' / 'irnet' / 'README.md').read_text()
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split('|')[1:-1]]
+        if cells[:1] == ['config']:
+            header = cells
+        elif cells and (stem := re.match(r'\[(.+?)\]', cells[0])):
+            rows[stem[1]] = dict(zip(header, cells, strict=True))
+    return rows
+
+
+@pytest.mark.parametrize('stem', STEMS)
+def test_readme_says_the_same(models, stem):
+    row, model = readme_rows()[stem], models[stem]
+    cost = model['Metadata']
+    assert row['W/A bits'] == cost['W/A bits']
+    assert row['parameters'] == short(cost['Parameters'])
+    assert row['packed'] == short(cost['Bytes packed'], 'B')
+    assert row['OPs'] == short(cost['OPs'])
+    if stem in metafile.PAPER:
+        top1, top5, source = metafile.PAPER[stem]
+        figures = f'{top1}' if top5 is None else f'{top1} / {top5}'
+        assert row['paper'] == figures + ('' if source == 'paper' else ' [^1]')
+    else:
+        assert row.get('paper', '') == ''
+
+
+def test_tool_writes_and_checks(tmp_path, monkeypatch, capsys):
+    tool = metafile.ROOT / 'tools' / 'zoo' / 'metafile.py'
+
+    def run(*words):
+        monkeypatch.setattr(sys, 'argv', [str(tool), *words])
+        runpy.run_path(str(tool), run_name='__main__')
+
+    monkeypatch.setattr(metafile, 'ROOT', tmp_path)
+    monkeypatch.setattr(metafile, 'render', lambda: 'a text')
+    path = tmp_path / metafile.METAFILE
+    path.parent.mkdir(parents=True)
+    run()
+    assert path.read_text() == 'a text'
+    run('--check')
+    path.write_text('an older text')
+    with pytest.raises(SystemExit) as end:
+        run('--check')
+    assert end.value.code == 2
+    assert path.read_text() == 'an older text'
+    assert 'metafile.yml is out of date: run tools/zoo' in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Shows what a model costs: bits, bytes and operations of every layer."""
+
+import argparse
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config',
+        help='config file, or PACKAGE::PATH of one in an installed package '
+        '(mmirnet::irnet/resnet20_bireal_digits.py)',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        metavar='FILE',
+        help='whose weights the scales are counted of (a new network)',
+    )
+    parser.add_argument(
+        '--input-size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help="height and width of the images (the config's)",
+    )
+    parser.add_argument('--json', metavar='FILE', help='write everything as JSON')
+    parser.add_argument('--csv', metavar='FILE', help='write the table as CSV')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Reads the arguments and shows the table."""
+    args = parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.analysis.summary import summarize_config
+    from mmirnet.engine.errors import one_line_errors
+
+    with one_line_errors():
+        summarize_config(
+            args.config,
+            args.checkpoint,
+            size=args.input_size and tuple(args.input_size),
+            json_file=args.json,
+            csv_file=args.csv,
+        ).show()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,29 @@
+"""Writes configs/irnet/metafile.yml anew from configs and published models."""
+
+import argparse
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing; fail if it is out of date'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Reads the arguments, and writes or compares."""
+    args = parse_args()
+    from mmirnet.engine.errors import one_line_errors
+    from mmirnet.zoo import metafile  # seconds of imports that -h does not need
+
+    with one_line_errors():
+        if args.check:
+            metafile.check()
+        else:
+            print(metafile.write())
+
+
+if __name__ == '__main__':
+    main()
