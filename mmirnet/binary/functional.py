@@ -185,14 +185,26 @@ class _Filters(NamedTuple):
     scale: Tensor | None  # (out, 1, ...): s
 
 
+class WeightRule(NamedTuple):
+    """How a layer binarises its weight: the keywords of its constructor."""
+
+    standardize: bool = True
+    scale: str | None = 'shift'
+    estimator: str = 'ede'
+    balance: bool = True
+
+
 def _filter_dims(weight: Tensor) -> tuple[int, ...]:
     return tuple(range(1, weight.dim()))
 
 
-def _filters(weight: Tensor, standardize: bool, scale: str | None) -> _Filters:
+def _filters(weight: Tensor, rule: WeightRule) -> _Filters:
     w = weight.float() if weight.dtype in (torch.half, torch.bfloat16) else weight
     # Not flattened: that would copy weights in channels_last.
     dims = _filter_dims(w)
+    if not rule.balance:
+        s = _scale(w.abs().mean(dims, keepdim=True), rule.scale)
+        return _Filters(w, 1.0, s)
     mean = w.mean(dims, keepdim=True)
     centred = w - mean
     # The mean first, then a norm: as exact as torch.std and ten times as fast.
@@ -204,17 +216,24 @@ def _filters(weight: Tensor, standardize: bool, scale: str | None) -> _Filters:
     # Fresh memory costs more than the arithmetic, but autograd needs the old values.
     fill = centred.masked_fill if torch.is_grad_enabled() else centred.masked_fill_
     centred = fill(constant, 0)
-    inv_std = std.masked_fill(constant, 1).reciprocal() if standardize else 1.0
+    inv_std = std.masked_fill(constant, 1).reciprocal() if rule.standardize else 1.0
+    s = _scale(centred.abs().mean(dims, keepdim=True) * inv_std, rule.scale)
+    return _Filters(centred, inv_std, s)
+
+
+def _scale(mean: Tensor, scale: str | None) -> Tensor | None:
+    """S of the mean absolute value of each filter; 1 for zeros alone."""
     if scale is None:
-        return _Filters(centred, inv_std, None)
-    s = centred.abs().mean(dims, keepdim=True) * inv_std
-    if scale == 'shift':
-        s = s.log2().round().exp2()
-    return _Filters(centred, inv_std, s.masked_fill(constant, 1))
+        return None
+    s = mean.log2().round().exp2() if scale == 'shift' else mean
+    return s.masked_fill(mean == 0, 1)
 
 
 def libra_pb(
-    weight: Tensor, standardize: bool = True, scale: str | None = 'shift'
+    weight: Tensor,
+    standardize: bool = True,
+    scale: str | None = 'shift',
+    balance: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     r"""Libra parameter binarisation (section 3.2) up to the sign.
 
@@ -236,6 +255,8 @@ def libra_pb(
         standardize (bool): Divide by the standard deviation; False balances only.
         scale (str | None): 'shift' for the power of two above, 'mean' for the
             mean itself, None for no scale.
+        balance (bool): False takes the weights as they are, neither balanced nor
+            standardised: what Libra-PB is compared with.
 
     Returns:
         tuple[Tensor, Tensor | None]: :math:`\hat w_{std}` in the weight's shape,
@@ -250,16 +271,9 @@ def libra_pb(
         (tensor([[-0.9258, -0.4629,  0.0000,  1.3887]]), tensor([[0.5000]]))
     """
     check_choice('scale', scale, SCALES)
-    centred, inv_std, s = _filters(weight, standardize, scale)
+    rule = WeightRule(standardize, scale, balance=balance)
+    centred, inv_std, s = _filters(weight, rule)
     return centred * inv_std, None if s is None else s.detach()
-
-
-class WeightRule(NamedTuple):
-    """How a layer binarises its weight: the keywords of its constructor."""
-
-    standardize: bool = True
-    scale: str | None = 'shift'
-    estimator: str = 'ede'
 
 
 def _quantize(filters: _Filters, dtype: torch.dtype) -> Tensor:
@@ -283,7 +297,8 @@ def _weight_vjp(grad, filters: _Filters, t, k, rule: WeightRule) -> Tensor:
     z = centred.mul_(inv_std) if rule.standardize else centred
     dims = _filter_dims(z)
     d = estimator.vjp(grad.to(z.dtype), z, t).mul_(gain)
-    d -= d.mean(dims, keepdim=True)
+    if rule.balance:
+        d -= d.mean(dims, keepdim=True)
     if rule.standardize:
         # z has mean 0, so its product with d is the same before and after.
         d -= z.mul_((d * z).sum(dims, keepdim=True) / (z[0].numel() - 1))
@@ -295,13 +310,13 @@ class _BinaryWeight(Function):
     def forward(ctx, weight, t, k, rule):
         ctx.save_for_backward(weight, t, k)
         ctx.rule = rule
-        filters = _filters(weight, rule.standardize, rule.scale)
+        filters = _filters(weight, rule)
         return _quantize(filters, weight.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         weight, t, k = ctx.saved_tensors
-        filters = _filters(weight, ctx.rule.standardize, ctx.rule.scale)
+        filters = _filters(weight, ctx.rule)
         grad = _weight_vjp(grad, filters, t, k, ctx.rule).to(weight.dtype)
         return grad, None, None, None
 
@@ -318,7 +333,7 @@ def binary_weight(
         weight (Tensor): As for :func:`libra_pb`.
         t (Tensor): EDE's sharpness, 0-dim.
         k (Tensor): EDE's height, 0-dim.
-        rule (WeightRule): standardize, scale and estimator.
+        rule (WeightRule): standardize, scale, estimator and balance.
 
     Returns:
         Tensor: -s and +s in the weight's shape and dtype.
@@ -355,7 +370,7 @@ class _BinaryConv2d(Function):
         ctx.geometry, ctx.rule, ctx.dtype = geometry, rule, dtype
         ctx.binarize_input = binarize_input
         qx = (sign(x) if binarize_input else x).to(dtype)
-        filters = _filters(weight, rule.standardize, rule.scale)
+        filters = _filters(weight, rule)
         qw = _quantize(filters, dtype)
         bias = None if bias is None else bias.to(dtype)
         return F.conv2d(qx, qw, bias, *geometry)
@@ -366,7 +381,7 @@ class _BinaryConv2d(Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         estimator = ESTIMATORS[ctx.rule.estimator]
         qx = (sign(x) if ctx.binarize_input else x).to(ctx.dtype)
-        filters = _filters(weight, ctx.rule.standardize, ctx.rule.scale)
+        filters = _filters(weight, ctx.rule)
         qw = _quantize(filters, ctx.dtype)
         if ctx.binarize_input:
             qw = qw * estimator.gain(t, k)

@@ -23,9 +23,14 @@ from .functional import (
 class _BinaryLayer:
     """What the binary layers share: the weight rule, and t and k of EDE."""
 
-    def _init_binary(self, binarize_input, standardize, scale, estimator) -> None:
-        check_choice('estimator', estimator, ESTIMATORS)
-        check_choice('scale', scale, SCALES)
+    def _init_binary(self, binarize_input: bool, rule: WeightRule) -> None:
+        check_choice('estimator', rule.estimator, ESTIMATORS)
+        check_choice('scale', rule.scale, SCALES)
+        if rule.standardize and not rule.balance:
+            raise ValueError(
+                'standardize=True divides balanced weights by their deviation: with '
+                'balance=False, set standardize=False'
+            )
         n = self.weight[0].numel()
         if n < 2:
             raise ValueError(
@@ -34,7 +39,7 @@ class _BinaryLayer:
                 'this layer in full precision'
             )
         self.binarize_input = binarize_input
-        self.rule = WeightRule(standardize, scale, estimator)
+        self.rule = rule
         # Not in the state dict: t and k belong to the schedule, and checkpoints
         # load into and from the full-precision network. One tensor, changed in
         # place: a compiled graph reads it without being compiled again.
@@ -85,6 +90,7 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
             :func:`~mmirnet.binary.libra_pb`.
         estimator (str): 'ede', 'ste' or 'approx_sign', see
             :func:`~mmirnet.binary.binary_sign`.
+        balance (bool): Subtract each filter's mean; False is the plain sign.
         **kwargs: As for ``nn.Conv2d``.
 
     Raises:
@@ -104,10 +110,12 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
         standardize: bool = True,
         scale: str | None = 'shift',
         estimator: str = 'ede',
+        balance: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._init_binary(binarize_input, standardize, scale, estimator)
+        rule = WeightRule(standardize, scale, estimator, balance)
+        self._init_binary(binarize_input, rule)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, in, H, W) or (in, H, W)."""
@@ -165,10 +173,12 @@ class IRLinear(_BinaryLayer, nn.Linear):
         standardize: bool = True,
         scale: str | None = 'shift',
         estimator: str = 'ede',
+        balance: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._init_binary(binarize_input, standardize, scale, estimator)
+        rule = WeightRule(standardize, scale, estimator, balance)
+        self._init_binary(binarize_input, rule)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""

@@ -104,7 +104,7 @@ def weight_statistics(layer: IRConv2d | IRLinear) -> dict[str, Tensor]:
         (tensor([[False, False, False,  True]]), tensor(0.8113))
     """
     rule = layer.rule
-    w, _ = libra_pb(layer.weight.detach(), rule.standardize, rule.scale)
+    w, _ = libra_pb(layer.weight.detach(), rule.standardize, rule.scale, rule.balance)
     signs = w >= 0
     return dict(
         signs=signs,
@@ -127,7 +127,9 @@ def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
         {0: 32}
     """
     rule = layer.rule
-    scale = libra_pb(layer.weight.detach(), rule.standardize, rule.scale)[1]
+    scale = libra_pb(layer.weight.detach(), rule.standardize, rule.scale, rule.balance)[
+        1
+    ]
     if scale is None:
         return {}
     values, counts = scale.log2().round().int().unique(return_counts=True)

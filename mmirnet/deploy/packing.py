@@ -64,8 +64,9 @@ def _window(name: str, conv: nn.Conv2d) -> dict:
 def _binary_conv(name: str, conv: IRConv2d) -> tuple[dict, dict]:
     if conv.rule.scale == 'mean':
         _refuse(name, "scale='mean' is no power of two; use 'shift' or None")
+    rule = conv.rule
     weight, scale = libra_pb(
-        conv.weight.detach(), conv.rule.standardize, conv.rule.scale
+        conv.weight.detach(), rule.standardize, rule.scale, rule.balance
     )
     scale = torch.ones(len(weight)) if scale is None else scale.flatten().cpu()
     exponent = torch.log2(scale)

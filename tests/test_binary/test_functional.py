@@ -113,6 +113,15 @@ class TestLibraPB:
         with pytest.raises(ValueError, match=r"scale must be one of .*'shift'.*'half'"):
             libra_pb(w, scale='half')
 
+    def test_plain_sign_is_libra_pb_without_balance(self):
+        w = random_weight(4, 2, 3, 3)
+        w[0] = w[0].abs()
+        kept, s = libra_pb(w, standardize=False, scale='mean', balance=False)
+        assert torch.equal(kept, w)
+        assert torch.allclose(s.flatten(), w.abs().mean((1, 2, 3)))
+        zero, s = libra_pb(torch.zeros(1, 4), scale='shift', balance=False)
+        assert (zero == 0).all() and (s == 1).all()
+
     @given(st.floats(-1e3, 1e3), st.integers(2, 2000))
     def test_constant_filter(self, value, n):
         w = torch.full((3, n), value)
@@ -129,17 +138,22 @@ class TestLibraPB:
 class TestBinaryWeight:
     @pytest.mark.parametrize('t, k', SCHEDULE)
     @pytest.mark.parametrize('estimator', ESTIMATOR_FORMULAS)
-    @pytest.mark.parametrize('standardize', [True, False])
+    @pytest.mark.parametrize(
+        'standardize, balance', [(True, True), (False, True), (False, False)]
+    )
     @pytest.mark.parametrize('scale', ['shift', 'mean', None])
-    def test_equals_libra_pb_then_sign(self, standardize, scale, estimator, t, k):
+    def test_equals_libra_pb_then_sign(
+        self, standardize, balance, scale, estimator, t, k
+    ):
         """The fused backward against autograd through libra_pb."""
         t, k = torch.tensor(t).double(), torch.tensor(k).double()
         w = random_weight(8, 4, 3, 3).requires_grad_()
         grad = torch.randn_like(w)
-        fused = binary_weight(w, t, k, WeightRule(standardize, scale, estimator))
+        rule = WeightRule(standardize, scale, estimator, balance)
+        fused = binary_weight(w, t, k, rule)
         fused.backward(grad)
         fused_grad, w.grad = w.grad, None
-        w_std, s = libra_pb(w, standardize, scale)
+        w_std, s = libra_pb(w, standardize, scale, balance)
         literal = binary_sign(w_std, t, k, estimator) * (1 if s is None else s)
         literal.backward(grad)
         assert torch.equal(fused, literal)

@@ -336,3 +336,11 @@ def test_linear_is_a_one_by_one_convolution():
     y2.square().sum().backward()
     assert relative(x1.grad, x2.grad) < 1e-6
     assert relative(linear.weight.grad, conv.weight.grad.flatten(1)) < 1e-6
+
+
+def test_standardising_needs_balance():
+    with pytest.raises(ValueError, match='set standardize=False'):
+        IRConv2d(2, 2, 3, balance=False)
+    conv = IRConv2d(2, 2, 3, balance=False, standardize=False, scale=None)
+    nn.init.constant_(conv.weight, -0.1)
+    assert (conv.binary_weight() == -1).all()
