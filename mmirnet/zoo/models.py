@@ -15,7 +15,7 @@ DATASETS = {
     'digits': 'digits',
     'Fashion-MNIST': 'fashionmnist',
     'CIFAR-10': 'cifar10',
-    'ImageNet': 'in1k',
+    'ImageNet-1k': 'in1k',
 }
 
 
@@ -31,7 +31,7 @@ def list_models(
         pattern: Wildcards that the start of a name must match, as in
             ``mmpretrain.list_models``. Defaults to all names.
         dataset: One of ``'digits'``, ``'Fashion-MNIST'``, ``'CIFAR-10'`` and
-            ``'ImageNet'``, or the ending of the names. Defaults to all.
+        X the ending of the names. Defaults to all.
         pretrained: Only those that the zoo has weights of, which asks the zoo.
 
     Returns:
