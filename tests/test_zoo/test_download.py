@@ -235,7 +235,7 @@ def test_allowed_addresses(url):
 
 @pytest.mark.parametrize('url', [*REMOTE, 'ftp://zoo.example/', '/etc/passwd'])
 def test_refused_addresses(url):
-    with pytest.raises(ZooError, match='use https|no.* https'):
+    with pytest.raises(ZooError, match=r'use https|no.* https'):
         download.check_address(url)
 
 

@@ -83,7 +83,7 @@ def test_a_bad_index_is_not_kept(web, text):
 def test_two_zoos_do_not_mix(web, monkeypatch):
     read_index()
     monkeypatch.setenv('MMIRNET_ZOO', f'{web.url}other/')
-    with pytest.raises(ZooError, match='other/index.json answers 404'):
+    with pytest.raises(ZooError, match=r'other/index.json answers 404'):
         fetch(NAME)
 
 
