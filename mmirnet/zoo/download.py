@@ -25,8 +25,8 @@ from urllib3.exceptions import InvalidHeader, MaxRetryError
 from .files import is_whole
 from .index import UnreachableError, ZooError
 
-#: How often to try again, and how long to wait: 0, 1, 2, 4 seconds and up to one
-#: more, so that many machines do not come back together.
+#: How often to try again, and how long to wait: 0, 1, 2, 4 and 8 seconds, and up to
+#: one more, so that many machines do not come back together.
 RETRIES = Retry(total=5, backoff_factor=0.5, backoff_jitter=1.0)
 #: Seconds to connect, and without a byte.
 TIMEOUT = (10.0, 30.0)
@@ -195,9 +195,10 @@ def _open(
             ) as response:
                 _check_status(response, url)
                 yield response
-        except (requests.exceptions.SSLError, requests.TooManyRedirects) as error:
-            raise UnreachableError(f'{url}: {error}') from error
         except requests.RequestException as error:
+            final = isinstance(error, requests.TooManyRedirects | ValueError)
+            if final or 'CERTIFICATE_VERIFY_FAILED' in str(error):
+                raise UnreachableError(f'{url}: {error}') from error
             raise _Passing(f'{url}: {error}') from error
 
 

@@ -1,4 +1,7 @@
+import shutil
+import subprocess
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ from web import (
     endless,
     entry,
     ranged,
+    serve,
     stall,
     status,
     whole,
@@ -250,6 +254,39 @@ def test_https_never_leads_to_http(monkeypatch, url):
     monkeypatch.setenv('MMIRNET_ZOO_HTTP', '1')
     with pytest.raises(ZooError, match='redirects from https'):
         download.check_address(url, 'https://zoo.example/')
+
+
+@pytest.fixture(scope='module')
+def certificate(tmp_path_factory):
+    """A key, and a certificate for 127.0.0.1 that it signed itself."""
+    path = tmp_path_factory.mktemp('tls') / 'both.pem'
+    command = f'openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {path}'
+    command += f' -out {path}.2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1'
+    subprocess.run(command.split(), check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f'{path}.2').read_bytes())
+    return path
+
+
+@pytest.mark.skipif(not shutil.which('openssl'), reason='openssl is missing')
+def test_https(certificate, monkeypatch, tmp_path):
+    with serve({FILE: CONTENT}, certificate) as web:
+        path = tmp_path / FILE
+        file = (f'{web.url}{FILE}', path, len(CONTENT), entry()['sha256'])
+        with pytest.raises(UnreachableError, match='CERTIFICATE_VERIFY_FAILED') as e:
+            download.download(*file)
+        assert 'attempts' not in str(e.value)
+        assert not web.seen
+
+        monkeypatch.setenv('REQUESTS_CA_BUNDLE', str(certificate))
+        plain = web.url.replace('https', 'http')
+        web.faults[FILE] = [status(302, Location=f'{plain}x')]
+        with pytest.raises(ZooError, match='redirects from https to http://127'):
+            download.download(*file)
+
+        web.faults[FILE] = [cut]
+        download.download(*file)
+        assert ranges(web)[1:] == [None, REST]
+        assert path.read_bytes() == CONTENT
 
 
 def test_the_name_of_the_file_is_in_the_bar(load, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import ssl
 import threading
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -98,10 +99,10 @@ def stall(handler, content):
 
 
 def endless(handler, content):
-    """No length, and no end."""
+    """No length, and more than there should be."""
     handler.answer(200)
     with contextlib.suppress(OSError):
-        while not handler.server.closing.is_set():
+        for _ in range(10):  # a client that takes it all must not fill the disk
             handler.wfile.write(content)
 
 
@@ -110,12 +111,18 @@ def status(code, **headers):
 
 
 @contextlib.contextmanager
-def serve(contents):
+def serve(contents, certificate=None):
     """A server with ``files``, ``faults`` by name, and what it has ``seen``."""
     with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        server.handle_error = lambda *_: None  # who hangs up is no news
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         server.files, server.faults, server.seen = dict(contents), {}, []
         server.closing = threading.Event()
-        server.url = f'http://127.0.0.1:{server.server_port}/'
+        scheme = 'https' if certificate else 'http'
+        server.url = f'{scheme}://127.0.0.1:{server.server_port}/'
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
