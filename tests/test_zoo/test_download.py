@@ -12,6 +12,7 @@ from web import (
     NAME,
     another_range,
     cut,
+    cut_unannounced,
     endless,
     entry,
     ranged,
@@ -63,7 +64,7 @@ def test_passing_failures_are_tried_again(load, web, code):
     assert ranges(web) == [None] * 3
 
 
-@pytest.mark.parametrize('fault', [cut, stall])
+@pytest.mark.parametrize('fault', [cut, cut_unannounced, stall])
 def test_a_broken_transfer_goes_on_where_it_ended(load, web, fault):
     web.faults[FILE] = [fault]
     assert load() == CONTENT

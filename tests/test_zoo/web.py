@@ -91,6 +91,12 @@ def cut(handler, content):
     handler.wfile.write(content[:MIDDLE])
 
 
+def cut_unannounced(handler, content):
+    """The same, by a server that never said how long the file is."""
+    handler.answer(200)
+    handler.wfile.write(content[:MIDDLE])
+
+
 def stall(handler, content):
     """The first part, then nothing."""
     cut(handler, content)
