@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+import time
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from web import (
     CONTENT,
     MIDDLE,
     NAME,
+    STALL,
     another_range,
     cut,
     cut_unannounced,
@@ -67,8 +69,10 @@ def test_passing_failures_are_tried_again(load, web, code):
 @pytest.mark.parametrize('fault', [cut, cut_unannounced, stall])
 def test_a_broken_transfer_goes_on_where_it_ended(load, web, fault):
     web.faults[FILE] = [fault]
+    begun = time.monotonic()
     assert load() == CONTENT
     assert ranges(web) == [None, REST]
+    assert time.monotonic() - begun < STALL
 
 
 def test_a_later_call_goes_on_too(load, web, part):

@@ -12,6 +12,8 @@ NAME = 'resnet20_bireal_digits'
 CONTENT = bytes(range(256)) * 1200 + b'end'
 #: Where transfers break: what is read comes in blocks of 64 KiB.
 MIDDLE = 1 << 17
+#: Seconds that a stalled transfer takes, if nobody hangs up.
+STALL = 5
 
 
 def entry(content=CONTENT, name=NAME, **fields):
@@ -101,7 +103,7 @@ def stall(handler, content):
     """The first part, then nothing."""
     cut(handler, content)
     handler.wfile.flush()
-    handler.server.closing.wait(5)
+    handler.server.closing.wait(STALL)
 
 
 def endless(handler, content):
