@@ -24,6 +24,16 @@ def test_a_model_is_downloaded_once(web):
     assert asked(web) == ['index.json', FILE]
     assert fetch(f'irnet_{NAME}') == path
     assert len(web.seen) == 2  # no network for what is here
+    for copy in path.parent.glob('index*'):
+        copy.unlink()
+    assert fetch(NAME) == path
+    assert asked(web)[2:] == ['index.json']
+
+
+def test_what_is_here_needs_no_library(web, monkeypatch):
+    path = fetch(NAME)
+    monkeypatch.setattr(store, '_network', None)
+    assert fetch(NAME) == path
 
 
 def test_the_cache_is_where_torch_hub_has_it(monkeypatch, tmp_path):
