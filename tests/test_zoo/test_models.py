@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.apis import ModelHub
 from mmpretrain.registry import MODELS
 from modelindex.load_model_index import load as load_model_index
@@ -109,6 +110,8 @@ def test_load_from_in_a_run(state, tmp_path):
     runner.load_or_resume()
     for name, weight in runner.model.state_dict().items():
         assert torch.equal(weight, state[name])
+    loaded = CheckpointLoader.load_checkpoint(f'irnet://{NAME}', 'meta')
+    assert all(weight.is_meta for weight in loaded['state_dict'].values())
     check_checkpoint(f'irnet://{NAME}', runner.model)
     del state['net.0.weight']
     with pytest.raises(ValueError, match=f'irnet://{NAME} is of another architecture'):
