@@ -1,11 +1,12 @@
 """IR-Net binary neural networks as an MMPretrain plugin.
 
-Importing this package registers its layers, backbones, hooks and data sets, so
-that a config needs ``custom_imports = dict(imports=['mmirnet'])`` and no more.
-Without MMEngine nothing is registered: packed models still run.
+Importing this package registers its layers, backbones, hooks, data sets and trained
+models, so that a config needs ``custom_imports = dict(imports=['mmirnet'])`` and no
+more. Without MMEngine nothing is registered: packed models still run.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 __version__ = '0.1.0'
 
@@ -15,3 +16,12 @@ if find_spec('mmengine'):
     compat.apply()
 
     from . import datasets, engine, models  # noqa: F401
+    from .zoo import hub  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    if name in ('get_model', 'list_models'):
+        from . import zoo
+
+        return getattr(zoo, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

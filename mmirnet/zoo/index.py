@@ -1,0 +1,178 @@
+"""``index.json``: what a zoo holds. It may come from anywhere, so all is checked.
+
+::
+
+    {"format": 1,
+     "models": {"NAME": {"file": "NAME-1a2b3c4d.safetensors", "bytes": 59712,
+                         "sha256": "1a2b3c4d...", "config": "irnet/NAME.py",
+                         "dataset": "Fashion-MNIST",
+                         "metrics": {"accuracy/top1": 91.2},
+                         "epochs": 25, "seed": 0, "date": "2026-11-23",
+                         "command": "python tools/train.py ...",
+                         "log": "NAME-1a2b3c4d.jsonl"}}}
+
+Names of files are plain names, and carry the first eight characters of their
+SHA-256, so that one name never means two contents. ``epochs`` and what follows
+may be absent.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT = 1
+# Far above any network of this project, far below what would hurt a machine.
+MAX_FILE_BYTES = 1 << 30
+MAX_INDEX_BYTES = 1 << 22
+
+_PLAIN_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,199}')
+_SHA256 = re.compile(r'[0-9a-f]{64}')
+
+
+class ZooError(ValueError):
+    """A zoo, or a file of it, that cannot be used; the text names both."""
+
+
+class UnreachableError(ZooError):
+    """A zoo that gives no answer, or not the file."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trained model in a zoo.
+
+    Attributes:
+        file: Name of the packed file in the zoo's folder.
+        bytes: Its size.
+        sha256: Its digest, 64 hexadecimal digits.
+        config: Its config, relative to ``configs/``.
+        dataset: What it was trained on.
+        metrics: Measured on the packed file, by name.
+        epochs: Length of the training.
+        seed: Seed of the training.
+        date: Day of the training, ``YYYY-MM-DD``.
+        command: How it was trained.
+        log: Name of the training's log in the zoo's folder.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    config: str
+    dataset: str
+    metrics: dict[str, float]
+    epochs: int | None = None
+    seed: int | None = None
+    date: str | None = None
+    command: str | None = None
+    log: str | None = None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_plain_name(value: Any) -> bool:
+    return _is_text(value) and bool(_PLAIN_NAME.fullmatch(value))
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MAX_FILE_BYTES
+
+
+def _is_digest(value: Any) -> bool:
+    return _is_text(value) and bool(_SHA256.fullmatch(value))
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        type(number) in (int, float) and math.isfinite(number)
+        for number in value.values()
+    )
+
+
+_PLAIN = 'a plain file name'
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'file': (_is_plain_name, _PLAIN),
+    'bytes': (_is_size, f'an integer from 1 to {MAX_FILE_BYTES}'),
+    'sha256': (_is_digest, '64 hexadecimal digits'),
+    'config': (_is_text, 'a text'),
+    'dataset': (_is_text, 'a text'),
+    'metrics': (_are_metrics, 'numbers by name'),
+}
+_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'epochs': (_is_count, 'an integer'),
+    'seed': (_is_count, 'an integer'),
+    'date': (_is_text, 'a text'),
+    'command': (_is_text, 'a text'),
+    'log': (_is_plain_name, _PLAIN),
+}
+
+
+def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
+    """Reads and checks the text of an ``index.json``.
+
+    Args:
+        text: The text, as a string or in UTF-8.
+        zoo: The zoo it comes from, for messages.
+
+    Returns:
+        The entries by name of the model. Fields that this version does not know
+        are ignored.
+
+    Raises:
+        ZooError: If anything is missing or wrong; names the zoo and the field.
+
+    Example:
+        >>> parse_index('{"format": 1, "models": {}}', 'zoo/')
+        {}
+    """
+    try:
+        index = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ZooError(f'zoo {zoo}: index.json is no JSON: {error}') from error
+    if not isinstance(index, dict) or index.get('format') != FORMAT:
+        found = index.get('format') if isinstance(index, dict) else None
+        raise ZooError(
+            f'zoo {zoo}: index.json has format {_short(found)}, this version '
+            f'reads {FORMAT}'
+        )
+    models = index.get('models')
+    if not isinstance(models, dict):
+        raise ZooError(f'zoo {zoo}: index.json has no models')
+    for name in models:
+        if not _is_plain_name(name):
+            raise ZooError(f'zoo {zoo}: {_short(name)} is no name of a model')
+    return {name: _entry(raw, f'zoo {zoo}: {name}') for name, raw in models.items()}
+
+
+def _entry(raw: Any, where: str) -> Entry:
+    if not isinstance(raw, dict):
+        raise ZooError(f'{where} must be an object, not {_short(raw)}')
+    for field, (fits, wanted) in {**_FIELDS, **_OPTIONAL}.items():
+        value = raw.get(field)
+        if value is None and field in _OPTIONAL:
+            continue
+        if value is None:
+            raise ZooError(f'{where}.{field} is missing')
+        if not fits(value):
+            raise ZooError(f'{where}.{field} must be {wanted}, not {_short(value)}')
+    ending = f'-{raw["sha256"][:8]}.safetensors'
+    if not raw['file'].endswith(ending):
+        raise ZooError(
+            f'{where}.file must end in {ending}, the start of its sha256, '
+            f'not {_short(raw["file"])}'
+        )
+    return Entry(**{f: raw[f] for f in (*_FIELDS, *_OPTIONAL) if f in raw})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'

@@ -1,0 +1,98 @@
+"""Models by name: which there are, and building one."""
+
+import fnmatch
+from typing import TYPE_CHECKING, Any
+
+from .names import PREFIX, all_names, known
+from .store import read_index
+
+if TYPE_CHECKING:
+    import torch
+    from mmengine.model import BaseModel
+
+#: Endings of the names, by data set.
+DATASETS = {
+    'digits': 'digits',
+    'Fashion-MNIST': 'fashionmnist',
+    'CIFAR-10': 'cifar10',
+    'ImageNet-1k': 'in1k',
+}
+
+
+def list_models(
+    pattern: str | None = None,
+    *,
+    dataset: str | None = None,
+    pretrained: bool = False,
+) -> list[str]:
+    """Lists the models of this package.
+
+    Args:
+        pattern: Wildcards that the start of a name must match, as in
+            ``mmpretrain.list_models``. Defaults to all names.
+        dataset: One of ``'digits'``, ``'Fashion-MNIST'``, ``'CIFAR-10'`` and
+        X the ending of the names. Defaults to all.
+        pretrained: Only those that the zoo has weights of, which asks the zoo.
+
+    Returns:
+        Sorted names.
+
+    Raises:
+        ValueError: If no model is for that data set.
+        ZooError: If the zoo is to be asked and cannot be reached.
+
+    Example:
+        >>> list_models('resnet18', dataset='CIFAR-10')
+        ['resnet18_bireal_cifar10', 'resnet18_fp_cifar10', 'resnet18_normal_cifar10']
+    """
+    names = all_names()
+    if pattern is not None:
+        pattern = pattern.removeprefix(PREFIX)
+        names = fnmatch.filter(names, f'{pattern}*')
+    if dataset is not None:
+        ending = DATASETS.get(dataset, dataset)
+        if ending not in DATASETS.values():
+            raise ValueError(f'dataset {dataset!r} is none of {", ".join(DATASETS)}')
+        names = [name for name in names if name.endswith(f'_{ending}')]
+    if pretrained:
+        index = read_index()
+        names = [name for name in names if name in index]
+    return names
+
+
+def get_model(
+    name: str,
+    pretrained: bool | str = False,
+    device: 'str | torch.device | None' = None,
+    **kwargs: Any,
+) -> 'BaseModel':
+    """Builds a model from its config.
+
+    Args:
+        name: A name of :func:`list_models`, with or without ``irnet_`` in front.
+        pretrained: Loads the zoo's weights, or those of a checkpoint. Defaults to
+            False.
+        device: Where to put the model. Defaults to the CPU.
+        **kwargs: More arguments of ``mmpretrain.get_model``, such as
+            ``head=dict(num_classes=5)``.
+
+    Returns:
+        A classifier of MMPretrain, in evaluation mode.
+
+    Raises:
+        ZooError: If there is no such model, or no weights of it.
+
+    Example:
+        >>> model = get_model('resnet20_bireal_digits')
+        >>> model.head.num_classes
+        10
+    """
+    import mmpretrain
+
+    name = known(name)
+    return mmpretrain.get_model(
+        f'{PREFIX}{name}',
+        pretrained=f'irnet://{name}' if pretrained is True else pretrained,
+        device=device,
+        **kwargs,
+    )

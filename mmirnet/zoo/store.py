@@ -1,0 +1,188 @@
+"""Where the zoo is, where its files are kept, and how they get there."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from . import names
+from .files import is_whole, write_whole
+from .index import MAX_INDEX_BYTES, Entry, UnreachableError, ZooError, parse_index
+
+#: The assets of this project's release of trained models. It answers once that
+#: release is published. MMIRNET_ZOO overrides it.
+DEFAULT_ZOO = 'https://github.com/mmirnet/mmirnet/releases/download/zoo-v1/'
+
+
+def address() -> str:
+    """The zoo in use: ``$MMIRNET_ZOO``, a URL or a folder, else the default."""
+    zoo = os.environ.get('MMIRNET_ZOO') or DEFAULT_ZOO
+    return zoo if zoo.endswith('/') else f'{zoo}/'
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded files, where torch.hub keeps checkpoints.
+
+    ``$TORCH_HOME``, else ``$XDG_CACHE_HOME/torch``, else ``~/.cache/torch``, and in
+    it ``hub/checkpoints/mmirnet``.
+    """
+    cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+    home = os.environ.get('TORCH_HOME', os.path.join(cache, 'torch'))
+    return Path(home).expanduser() / 'hub' / 'checkpoints' / 'mmirnet'
+
+
+def read_index() -> dict[str, Entry]:
+    """Reads the zoo's index anew.
+
+    Returns:
+        The entries by name of the model. If the zoo cannot be reached, those of
+        the last time, with a warning.
+
+    Raises:
+        ZooError: If the zoo cannot be reached and never was, or its index is
+            damaged.
+    """
+    zoo = address()
+    if (folder := _folder(zoo)) is not None:
+        return _read_local(folder)
+    try:
+        text = _network().get(f'{zoo}index.json', MAX_INDEX_BYTES)
+    except UnreachableError as error:
+        if (index := _cached_index(zoo)) is None:
+            raise ZooError(
+                f'{error}, and there is no earlier copy of its index; '
+                f'MMIRNET_ZOO=URL_OR_FOLDER names another zoo'
+            ) from error
+        warnings.warn(
+            f'{error}; using the index of the last time, {_index_copy(zoo)}',
+            stacklevel=2,
+        )
+        return index
+    index = parse_index(text, zoo)
+    write_whole(_index_copy(zoo), text)
+    return index
+
+
+def fetch(name: str) -> Path:
+    """The packed file of a model, downloaded if it is not there yet.
+
+    A cached file is used without asking the network; a zoo in a local folder is
+    used in place. Several processes that call this together download once.
+
+    Args:
+        name: A name of :func:`~mmirnet.zoo.list_models`.
+
+    Returns:
+        Path of a file whose length and SHA-256 are those of the index.
+
+    Raises:
+        ZooError: If there is no such model, the zoo has no weights of it, the zoo
+            cannot be reached, or what it sends is not what its index says.
+
+    Example:
+        >>> from mmirnet.deploy import load
+        >>> engine = load(fetch('resnet20_bireal_digits'))  # doctest: +SKIP
+    """
+    name = names.known(name)
+    zoo = address()
+    if (folder := _folder(zoo)) is not None:
+        return _fetch_local(name, folder)
+    if (path := _cached(name, zoo)) is not None:
+        return path
+    with _alone(name):
+        if (path := _cached(name, zoo)) is not None:  # by who held the lock before
+            return path
+        entry = _find(read_index(), name)
+        path = cache_dir() / entry.file
+        if not is_whole(path, entry.bytes, entry.sha256):
+            _network().download(f'{zoo}{entry.file}', path, entry.bytes, entry.sha256)
+        return path
+
+
+def _folder(zoo: str) -> Path | None:
+    """The folder that a zoo's address means, None for a URL."""
+    if '://' not in zoo:
+        return Path(zoo).expanduser()
+    url = urlsplit(zoo)
+    if url.scheme == 'file':
+        return Path(url2pathname(url.path))
+    return None
+
+
+def _read_local(folder: Path) -> dict[str, Entry]:
+    path = folder / 'index.json'
+    if not path.is_file():
+        raise ZooError(f'zoo {folder}: there is no index.json')
+    with path.open('rb') as f:
+        text = f.read(MAX_INDEX_BYTES + 1)
+    if len(text) > MAX_INDEX_BYTES:
+        raise ZooError(f'{path} has more than {MAX_INDEX_BYTES} bytes')
+    return parse_index(text, str(folder))
+
+
+def _fetch_local(name: str, folder: Path) -> Path:
+    entry = _find(_read_local(folder), name)
+    path = folder / entry.file
+    if not path.is_file():
+        raise ZooError(f'zoo {folder}: {entry.file} is missing')
+    if not is_whole(path, entry.bytes, entry.sha256):
+        raise ZooError(
+            f'{path} is damaged: it is not the file of {entry.bytes} bytes and '
+            f'SHA-256 {entry.sha256} that the index names'
+        )
+    return path
+
+
+def _find(index: dict[str, Entry], name: str) -> Entry:
+    if name not in index:
+        raise ZooError(
+            f'the zoo {address()} has no weights of {name}; train them: '
+            f'python tools/train.py configs/irnet/{name}.py'
+        )
+    return index[name]
+
+
+def _index_copy(zoo: str) -> Path:
+    """Where the last index of a zoo is kept."""
+    return cache_dir() / f'index-{sha256(zoo.encode()).hexdigest()[:8]}.json'
+
+
+def _cached_index(zoo: str) -> dict[str, Entry] | None:
+    with contextlib.suppress(OSError, ZooError):
+        return parse_index(_index_copy(zoo).read_bytes(), zoo)
+    return None
+
+
+def _cached(name: str, zoo: str) -> Path | None:
+    """The file of a model, if index and file are here and whole."""
+    entry = (_cached_index(zoo) or {}).get(name)
+    if entry is not None:
+        path = cache_dir() / entry.file
+        if is_whole(path, entry.bytes, entry.sha256):
+            return path
+    return None
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Keeps other processes from downloading the same model."""
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _network().FileLock(folder / f'{name}.lock'):
+        yield
+
+
+def _network() -> ModuleType:
+    """What downloads; a cached file or a local zoo needs none of its libraries."""
+    try:
+        from . import download
+    except ImportError as error:
+        raise ImportError(
+            f'{error}; downloads need: pip install requests filelock rich'
+        ) from error
+    return download
