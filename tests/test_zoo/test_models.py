@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +133,7 @@ def test_the_hub_loads_the_weights_of_the_index(state, tmp_path, monkeypatch):
 
 
 def test_the_layout_that_mim_reads():
-    package = importlib.util.find_spec('mmirnet').submodule_search_locations[0]
+    package = Path(mmirnet.__file__).parent
     index = load_model_index(str(Path(package, '.mim', 'model-index.yml')))
     index.build_models_with_collections()
     configs = {Path(package, '.mim', model.config) for model in index.models}
