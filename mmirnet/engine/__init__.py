@@ -1,6 +1,12 @@
 from . import checkpoint
 from .amp import Bf16OptimWrapper
-from .hooks import EDEHook, FiniteLossHook, PreemptionHook, WholeCheckpointHook
+from .hooks import (
+    EDEHook,
+    FiniteLossHook,
+    PreemptionHook,
+    UnfoldBatchNormHook,
+    WholeCheckpointHook,
+)
 from .loops import ExactEpochLoop, ExactIterLoop
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     'ExactIterLoop',
     'FiniteLossHook',
     'PreemptionHook',
+    'UnfoldBatchNormHook',
     'WholeCheckpointHook',
     'checkpoint',
 ]
