@@ -26,8 +26,8 @@ _BLOCKS = (
     (r'(layer\d\.0\.)(shortcut|downsample)\.([01]\.)', r'backbone.\1downsample.\3'),
 )
 _VGG = tuple(
-    (rf'{theirs}{i}\.', f'backbone.{block}.{ours}.')
-    for theirs, ours in (('conv', 'conv'), ('bn', 'bn'))
+    (rf'{layer}{i}\.', f'backbone.{block}.{layer}.')
+    for layer in ('conv', 'bn')
     for i, block in enumerate(
         ('conv0', 'layer1.0', 'layer2.0', 'layer2.1', 'layer3.0', 'layer3.1')
     )
@@ -37,17 +37,17 @@ _VGG = tuple(
 class _Architecture(NamedTuple):
     model: str  # its config in configs/_base_/models
     names: tuple[tuple[str, str], ...]  # theirs, a pattern, and ours
+    unused: str | None = None  # a pattern
 
 
 #: What ``arch`` may be. Structure and bits do not change the weights' names.
 ARCHITECTURES = {
     'resnet20': _Architecture('resnet20_cifar', _STEM + _BLOCKS + _HEAD),
     'resnet18-cifar': _Architecture('resnet18_cifar', _STEM + _BLOCKS + _HEAD),
-    'resnet18': _Architecture('resnet18', _STEM + _BLOCKS + _HEAD),
-    'resnet34': _Architecture('resnet34', _STEM + _BLOCKS + _HEAD),
+    'resnet18': _Architecture('resnet18', _STEM + _BLOCKS + _HEAD, r'bn3\.'),
+    'resnet34': _Architecture('resnet34', _STEM + _BLOCKS + _HEAD, r'bn3\.'),
     'vgg-small': _Architecture('vgg-small_cifar', (*_VGG, _HEAD[1])),
 }
-_DROPPED = {r'bn3\.': "built and never used by the released code's ImageNet networks"}
 
 
 def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str | None:
@@ -57,21 +57,17 @@ def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-def _weights(checkpoint: dict) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _weights(checkpoint: dict, arch: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The network's tensors without prefix; what else there is, with the reason."""
     weights = checkpoint.get('state_dict', checkpoint)
     dropped = {}
     if weights is not checkpoint:
         dropped = {n: 'of the training' for n in checkpoint if n != 'state_dict'}
-    kept = {}
-    for name, tensor in weights.items():
-        name = name.removeprefix('module.')
-        reason = next((r for p, r in _DROPPED.items() if re.match(p, name)), None)
-        if reason:
-            dropped[name] = reason
-        else:
-            kept[name] = tensor
-    return kept, dropped
+    weights = {name.removeprefix('module.'): w for name, w in weights.items()}
+    if unused := ARCHITECTURES[arch].unused:
+        reason = 'built and never used by the released code'
+        dropped |= {name: reason for name in weights if re.match(unused, name)}
+    return {n: w for n, w in weights.items() if n not in dropped}, dropped
 
 
 def _expected(arch: str, classes: int) -> dict[str, torch.Size]:
@@ -87,7 +83,9 @@ def _expected(arch: str, classes: int) -> dict[str, torch.Size]:
 
 
 def _difference(weights: dict[str, Tensor], arch: str) -> str | None:
-    """What does not fit an architecture, the first of it; None if all does."""
+    """The first thing that does not fit an architecture; None if all does."""
+    if no_tensor := [n for n, w in weights.items() if not isinstance(w, Tensor)]:
+        return f'{no_tensor[0]} is no tensor'
     names = {name: _renamed(name, ARCHITECTURES[arch].names) for name in weights}
     for name, ours in names.items():
         if ours is None:
@@ -135,15 +133,11 @@ def convert_state_dict(
         ValueError: not a resnet20: the classifier (linear or fc) is missing
     """
     check_choice('arch', arch, ARCHITECTURES)
-    weights, dropped = _weights(checkpoint)
-    if no_tensor := [n for n, t in weights.items() if not isinstance(t, Tensor)]:
-        raise ValueError(f'{no_tensor[0]} is no tensor')
-    why = _difference(weights, arch)
-    if why is not None:
-        others = (a for a in ARCHITECTURES if a != arch)
-        fits = next((a for a in others if _difference(weights, a) is None), None)
-        if fits:
-            raise ValueError(f'looks like {fits}, not {arch}: {why}')
+    weights, dropped = _weights(checkpoint, arch)
+    if why := _difference(weights, arch):
+        for other in ARCHITECTURES:
+            if not _difference(_weights(checkpoint, other)[0], other):
+                raise ValueError(f'looks like {other}, not {arch}: {why}')
         raise ValueError(f'not a {arch}: {why}')
     names = ARCHITECTURES[arch].names
     return {_renamed(n, names): t for n, t in weights.items()}, dropped

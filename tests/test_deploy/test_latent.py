@@ -68,9 +68,7 @@ def test_the_first_evaluation_is_that_of_the_packed_file(name, tmp_path):
         'mixed': mixed_network,
         'resnet20': lambda: classifier(dict(type='IRResNet_CIFAR', depth=20), 64),
         'resnet18': lambda: classifier(
-            dict(
-                type='IRResNet', depth=18, downsample_conv_cfg=dict(type='IRConv2d')
-            ),
+            dict(type='IRResNet', depth=18, downsample_conv_cfg=dict(type='IRConv2d')),
             512,
         ),
     }[name]
@@ -132,25 +130,21 @@ def test_a_file_that_libra_pb_never_gives_is_refused(tmp_path):
 
 def test_a_run_fine_tunes_a_packed_file(tmp_path):
     """An epoch at a tiny learning rate keeps what the packed network can do."""
-    config = small_config(tmp_path / 'a', 'train_dataloader = dict(batch_size=32)')
-    # Enough training that the weights are not those of the start.
-    options = {'train_cfg.max_epochs': 3, 'train_dataloader.dataset.indices': 1024}
-    runner = run.train(str(config), work_dir=str(tmp_path / 'a'), cfg_options=options)
-    checkpoint = tmp_path / 'a' / 'epoch_3.pth'
-    packed = str(tmp_path / 'packed.safetensors')
-    pack_checkpoint(str(config), str(checkpoint), packed)
-
-    before = run.evaluate(str(config), packed, work_dir=str(tmp_path / 'b'))
-    config = small_config(tmp_path / 'c')
     options = {
-        'load_from': packed,
-        'train_cfg.max_epochs': 1,
-        'train_dataloader.dataset.indices': 1024,
-        'optim_wrapper.optimizer.lr': 1e-6,
+        'train_dataloader.batch_size': 16,
+        'train_dataloader.dataset.indices': 512,
     }
-    runner = run.train(str(config), work_dir=str(tmp_path / 'c'), cfg_options=options)
+    config = str(small_config(tmp_path / 'a'))
+    run.train(config, work_dir=str(tmp_path / 'a'), cfg_options=options)
+    packed = str(tmp_path / 'packed.safetensors')
+    pack_checkpoint(config, str(tmp_path / 'a' / 'epoch_2.pth'), packed)
+
+    before = run.evaluate(config, packed, work_dir=str(tmp_path / 'b'))
+    options['train_dataloader.dataset.indices'] = 128
+    options |= {'load_from': packed, 'optim_wrapper.optimizer.lr': 1e-6}
+    config = str(small_config(tmp_path / 'c'))
+    runner = run.train(config, work_dir=str(tmp_path / 'c'), cfg_options=options)
     after = runner.message_hub.get_scalar('val/accuracy/top1').current()
-    print(before, after)
     assert before['accuracy/top1'] > 40
     assert after == pytest.approx(before['accuracy/top1'], abs=8)
 
