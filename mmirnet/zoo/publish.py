@@ -17,6 +17,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..analysis.curves import read_scalars
+from ..datasets import keep_in_memory
 from ..deploy.checkpoint import pack_checkpoint
 from ..engine import run
 from ..engine.checkpoint import load_checkpoint_file, write_whole
@@ -167,14 +168,18 @@ def training_command(config: str, run_cfg: str) -> str:
     Returns:
         str: ``python tools/train.py``, with what the run changed as options.
     """
-    ran = _settings(Config.fromstring(run_cfg, '.py'))
-    if ran.pop('resume', False):
-        del ran['load_from']  # a part of the same run
-    written = _settings(run.load_config(config, None, 'none'))
+    ran = Config.fromstring(run_cfg, '.py')
+    written = run.load_config(config, None, 'none')
+    if ran.get('in_memory'):  # which rewrites the loaders
+        for loader in (written.train_dataloader, written.val_dataloader):
+            keep_in_memory(loader)
+    if ran.get('resume'):
+        ran.resume, ran.load_from = False, None  # a part of the same run
+    settings = _settings(written)
     changed = {
         key: value
-        for key, value in ran.items()
-        if written.get(key) != value and _SETTLED.isdisjoint(key.split('.'))
+        for key, value in _settings(ran).items()
+        if settings.get(key) != value and _SETTLED.isdisjoint(key.split('.'))
     }
     command = ['python', 'tools/train.py', config]
     if changed:

@@ -16,6 +16,7 @@ OPTIONS = {
     'param_scheduler.T_max': 3,
     'randomness.seed': 5,
     'train_dataloader.batch_size': 32,
+    'in_memory': True,
 }
 
 
