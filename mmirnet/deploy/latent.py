@@ -10,15 +10,16 @@ scale s = 2**exponent:
   mean|w_std|. Where the weights above would give a larger scale, a share of the
   positive sum moves to the first positive weight, and the same share of the negative
   sum to the first negative one. Mean and mean absolute value stay.
-- A filter of +1 alone is constant: it gets s throughout, which Libra-PB balances to
-  zeros and their signs are +1. Libra-PB gives no filter of -1 alone, because a
-  balanced filter has a weight that is not negative: such a file is refused.
+- A filter of +1 alone is constant, s/2: Libra-PB balances it to zeros, and their
+  signs are +1. Libra-PB gives no filter of -1 alone, because a balanced filter has
+  a weight that is not negative: such a file is refused.
 
-In a network with the same ``conv_cfg``, Libra-PB gives back all signs and the
-exponents of every filter that it can give at all. BatchNorms get mean 0, a variance
-that makes the deviation 1, and slope and offset as weight and bias
-(:func:`mmirnet.engine.batch_norm.fold`); everything else is as stored. The first
-evaluation then computes what the packed file computes, bit for bit.
+In a network with the same ``conv_cfg``, Libra-PB gives back all signs, and all
+exponents that it gave (but for n = 2, where mean|w_std| is sqrt(1/2) and rounding
+decides). BatchNorms get mean 0, a variance that makes the deviation 1, and slope and
+offset as weight and bias (:func:`mmirnet.engine.batch_norm.fold`); everything else is
+as stored. The first evaluation then computes what the packed file computes, bit for
+bit.
 
 Before the first training step, :class:`~mmirnet.engine.hooks.UnfoldBatchNormHook`
 measures the mean and the variance that a packed file does not hold.
@@ -67,12 +68,11 @@ def latent_weight(signs: Tensor, exponent: Tensor) -> Tensor:
     first = (plus.cumsum(1) == 1) & plus | ((~plus).cumsum(1) == 1) & ~plus
     scale = torch.exp2(exponent.float())[:, None]
     # With a tail t, a sign's sum T has squares T^2 ((1 - t^2) / count + t^2); solved
-    # for mean|w| / std(w) = scale.
+    # for mean|w| / std(w) = scale. NaN where there is one sign alone.
     flat = 1 / p + 1 / (n - p)
     wanted = 4 * (n - 1) / (n * scale) ** 2
     tail = ((wanted - flat) / (2 - flat)).clamp(0, _MAX_TAIL).sqrt().nan_to_num(0)
-    weight = signs * scale * (n / 2) * ((1 - tail) * share + tail * first)
-    return torch.where(p == n, scale, weight)
+    return signs * scale * (n / 2) * ((1 - tail) * share + tail * first)
 
 
 def _binary(name: str, operation: dict, arrays: dict, channels: int) -> dict:
