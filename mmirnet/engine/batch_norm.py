@@ -78,8 +78,10 @@ def unfold(model: BaseModel, batches: Iterable[dict]) -> None:
     handles = [bn.register_forward_pre_hook(measure) for bn in norms]
     training = model.training
     model.eval()
-    for batch in batches:
-        model.val_step(batch)
+    # A compiled graph would keep the hooks for ever.
+    with torch.compiler.set_stance('force_eager'):
+        for batch in batches:
+            model.val_step(batch)
     model.train(training)
     for handle in handles:
         handle.remove()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.model import BaseModel
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from mmirnet.engine import UnfoldBatchNormHook
 from mmirnet.engine.batch_norm import fold, folded, unfold
@@ -85,3 +86,12 @@ def test_hook_takes_as_many_batches_as_it_says(net, caplog):
     assert [r.message.split(':')[0] for r in caplog.records] == [
         '2 batch norms from a packed file'
     ]
+
+
+def test_compiled_graphs_know_nothing_of_it(net):
+    graphs = CompileCounter()
+    net.compile(backend=graphs)
+    unfold(net, batches(1))
+    assert graphs.frame_count == 0
+    net.eval()(batches(1)[0]['x'])
+    assert graphs.frame_count == 1

@@ -19,7 +19,7 @@ class UnfoldBatchNormHook(Hook):
     left alone. ``tools/train.py`` always has it.
 
     Args:
-        batches (int): Training batches to measure with, on each rank.
+        batches (int): Training batches to measure with, at most, on each rank.
 
     Example:
         >>> custom_hooks = [dict(type='UnfoldBatchNormHook', batches=20)]
@@ -37,5 +37,5 @@ class UnfoldBatchNormHook(Hook):
             unfold(model, islice(runner.train_dataloader, self.batches))
             runner.logger.info(
                 f'{len(norms)} batch norms from a packed file: statistics measured '
-                f'on {self.batches} training batches'
+                f'on up to {self.batches} training batches'
             )
