@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv, trains a binary ResNet-20 on scikit-learn's handwritten digits
-# (about two minutes on two CPU cores), evaluates it and draws its curves.
+# (about two minutes on two CPU cores), evaluates it and draws its pictures.
 # Run again, it goes on where it was; remove work_dirs/quickstart to start afresh.
 # Usage: bash tools/quickstart.sh
 set -euo pipefail
@@ -46,8 +46,8 @@ echo '[3/4] Evaluation'
 run "$work_dir/test.txt" tools/test.py "$config" "$checkpoint" \
   --work-dir "$work_dir/test" --out "$work_dir/metrics.json" --out-item metrics
 
-echo '[4/4] Curves'
-run "$work_dir/plot.txt" tools/analysis/plot_curves.py "$work_dir" --out "$work_dir/curves.png"
+echo '[4/4] Pictures'
+run "$work_dir/plot.txt" tools/analysis/plot.py "$work_dir"
 
 accuracy=$("$python" -c "import json; print(f'{json.load(open(\"$work_dir/metrics.json\"))[\"accuracy/top1\"]:.2f}')")
 cat <<SUMMARY
@@ -55,7 +55,7 @@ cat <<SUMMARY
 ResNet-20 with 1-bit weights and activations: $accuracy % accuracy on the test images.
   log         $work_dir/train.txt
   checkpoint  $checkpoint
-  curves      $work_dir/curves.png (loss, accuracy, EDE's t and k)
+  curves      $work_dir/figures/curves.png (loss, accuracy, EDE's t and k)
 Next: train it on Fashion-MNIST
   .venv/bin/python tools/prepare_fashion_mnist.py
   .venv/bin/python tools/train.py configs/irnet/resnet20_bireal_fashionmnist.py

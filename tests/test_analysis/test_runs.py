@@ -1,10 +1,8 @@
 import json
 
-import matplotlib.image
 import pytest
-from matplotlib.figure import Figure
 
-from mmirnet.analysis.curves import plot_curves, read_scalars
+from mmirnet.analysis.runs import read_scalars
 
 
 def write(work_dir, time, *lines):
@@ -58,30 +56,6 @@ def test_iterations(tmp_path):
     assert curves['loss'] == ([5, 10], [3.0, 1.0])
 
 
-def test_draws_what_there_is(run, tmp_path, monkeypatch):
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure,
-        'savefig',
-        lambda self, *a, **k: (figures.append(self), save(self, *a, **k)),
-    )
-    out = plot_curves(run)
-    assert out == run / 'curves.png'
-    assert matplotlib.image.imread(out).std() > 0
-    labels = [axis.get_ylabel() for axis in figures[0].axes]
-    assert labels == ['training loss', 'accuracy (%)', "EDE's t and k"]
-    assert figures[0].axes[-1].get_xlabel() == 'epoch'
-    ede = figures[0].axes[-1]
-    assert [line.get_label() for line in ede.lines] == ['t', 'k']
-    assert list(ede.lines[0].get_ydata()) == [0.1, 1.0]
-
-
-def test_a_network_without_binary_layers_has_no_schedule(tmp_path):
-    write(tmp_path, '1', dict(loss=3.0, epoch=1, step=5), val(1, 50.0))
-    assert plot_curves(tmp_path, tmp_path / 'new' / 'a.png').is_file()
-
-
 def test_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no log of a training run'):
-        plot_curves(tmp_path)
+        read_scalars(tmp_path)
