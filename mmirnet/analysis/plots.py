@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from torch import Tensor
 
 from ..binary import (
@@ -194,6 +194,7 @@ def ede_stages(dark: bool = False) -> Figure:
                 x, 0, derivative, color=style.curves[1], alpha=0.35, label="g'(x)"
             )
             axis.set(title=title, xlabel=f'x\nt = {t:.3g}, k = {k:.3g}', ylim=(-3, 3))
+        axes[0, 0].set_ylabel("g(x), g'(x)")
         axes[0, 0].legend(loc='upper left', fontsize='small', handlelength=1.2)
         for axis in axes[1]:
             axis.remove()
@@ -405,6 +406,7 @@ def training_curves(run: Run, dark: bool = False) -> Figure:
             if label.startswith('EDE'):
                 _log_scale(axis)
         axes[-1, 0].set_xlabel(run.unit)
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.align_ylabels()
     return figure
 

@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from mmirnet.analysis.runs import read_scalars
+from mmirnet.analysis.runs import (
+    by_layer,
+    checkpoints,
+    config_file,
+    environment,
+    read_scalars,
+)
 
 
 def write(work_dir, time, *lines):
@@ -59,3 +65,39 @@ def test_iterations(tmp_path):
 def test_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no log of a training run'):
         read_scalars(tmp_path)
+
+
+def test_statistics_by_layer():
+    curve = ([2], [0.5])
+    names = ['binary/flips', 'binary/b.conv/flips', 'binary/a.conv/flips', 'flips']
+    names += ['binary/a.conv/weight_entropy']
+    found = by_layer(dict.fromkeys(names, curve), 'flips')
+    assert list(found.items()) == [('b.conv', curve), ('a.conv', curve)]
+
+
+def test_a_resumed_run_has_the_config_and_machine_of_its_last_part(run):
+    log = (
+        'System environment:\n    Python: 3.{}.1 (main)\n    seed: 7\n'
+        '2026 - mmengine - INFO - Config:\n    seed: 8\n'
+    )
+    for time, minor in ('20260101_000000', 10), ('20260102_000000', 11):
+        if minor == 11:
+            write(run, time, train(2, 40, 0.5))
+        (run / time / 'vis_data' / 'config.py').write_text('')
+        (run / time / f'{time}.log').write_text(log.format(minor))
+    write(run, '20260103_000000', val(0, 99.0))
+    assert config_file(run).parts[-3] == '20260102_000000'
+    assert environment(run) == {'Python': '3.11.1 (main)', 'seed': '7'}
+
+
+def test_no_config(run):
+    with pytest.raises(FileNotFoundError, match='holds no config'):
+        config_file(run)
+
+
+@pytest.mark.parametrize(('by_epoch', 'found'), [(True, [2, 10]), (False, [500])])
+def test_checkpoints_in_order(tmp_path, by_epoch, found):
+    for name in 'epoch_10', 'epoch_2', 'iter_500', 'best_accuracy_top1_epoch_3':
+        (tmp_path / f'{name}.pth').touch()
+    (tmp_path / 'epoch_last.pth').touch()
+    assert list(checkpoints(tmp_path, by_epoch)) == found
