@@ -262,6 +262,7 @@ def estimator_errors(dark: bool = False) -> Figure:
             ylabel='root mean square for x ~ N(0, 1)',
             ylim=(0, None),
         )
+        right.xaxis.set_major_formatter('{x:g}')
         figure.legend(loc='outside lower center', ncols=3)
     return figure
 

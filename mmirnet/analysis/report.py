@@ -325,7 +325,9 @@ def _last_statistics(run: plots.Run) -> dict[str, str]:
         if curve := run.curves.get(f'binary/{name}'):
             values.setdefault('recorded at iteration', f'{curve[0][-1]:,}')
             value = curve[1][-1]
-            values[words] = f'{value:.2%}' if name in _SHARES else f'{value:.4g}'
+            values[words] = (
+                f'{100 * value:.2f} %' if name in _SHARES else f'{value:.4g}'
+            )
     return values
 
 

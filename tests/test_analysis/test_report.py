@@ -101,7 +101,8 @@ def test_numbers_of_the_run(page, run, trained):
     assert run.results['test images'] == str(TEST_IMAGES)
     assert run.results['parameters'] == '269,850'
     flips = curves['binary/flips'][1][-1]
-    assert run.statistics['weights flipped since the record before'] == f'{flips:.2%}'
+    words = 'weights flipped since the record before'
+    assert run.statistics[words] == f'{100 * flips:.2f} %'
     assert run.settings['W/A bits'] == '1/1'
     assert run.settings['EDE'] == 't_max 10, t_min 0.1'
     assert run.settings['length'] == '2 epochs'
