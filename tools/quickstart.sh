@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv, trains a binary ResNet-20 on scikit-learn's handwritten digits
-# (about two minutes on two CPU cores), evaluates it and draws its curves.
+# (about two minutes on two CPU cores), evaluates it and draws its pictures.
 # Run again, it goes on where it was; remove work_dirs/quickstart to start afresh.
 # Usage: bash tools/quickstart.sh
 set -euo pipefail
@@ -46,8 +46,8 @@ echo '[3/5] Evaluation'
 run "$work_dir/test.txt" tools/test.py "$config" "$checkpoint" \
   --work-dir "$work_dir/test" --out "$work_dir/metrics.json" --out-item metrics
 
-echo '[4/5] Curves'
-run "$work_dir/plot.txt" tools/analysis/plot_curves.py "$work_dir" --out "$work_dir/curves.png"
+echo '[4/5] Pictures'
+run "$work_dir/plot.txt" tools/analysis/plot.py "$work_dir"
 
 echo '[5/5] A trained model: irnet://resnet20_bireal_digits from the folder zoo'
 MMIRNET_ZOO=$root/zoo run "$work_dir/zoo.txt" tools/test.py "$config" \
@@ -64,7 +64,7 @@ ResNet-20 with 1-bit weights and activations: $(accuracy "$work_dir/metrics.json
   published   $(accuracy "$work_dir/zoo.json") by irnet://resnet20_bireal_digits, 60 kB
   log         $work_dir/train.txt
   checkpoint  $checkpoint
-  curves      $work_dir/curves.png (loss, accuracy, EDE's t and k)
+  curves      $work_dir/figures/curves.png (loss, accuracy, EDE's t and k)
 Next: train it on Fashion-MNIST
   .venv/bin/python tools/prepare_fashion_mnist.py
   .venv/bin/python tools/train.py configs/irnet/resnet20_bireal_fashionmnist.py

@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from .. import __version__
 from ..engine.run import load_config, train
-from .curves import read_scalars
+from .runs import read_scalars
 
 METRIC = 'accuracy/top1'
 BEGIN, END = '<!-- generated from results.jsonl -->', '<!-- end -->'

@@ -185,18 +185,18 @@ class Summary:
         shape = 'x'.join(map(str, self.input_shape))
         table = Table(
             title=f'{self.model}, input {shape}',
-            caption=_LEGEND,
+            caption=LEGEND,
             caption_justify='left',
             box=box.SIMPLE_HEAD,
             collapse_padding=True,
             pad_edge=False,
         )
-        for header, justify in _COLUMNS.items():
+        for header, justify in COLUMNS.items():
             table.add_column(header, justify=justify)
         for layer in self.layers:
-            table.add_row(*_cells(layer))
+            table.add_row(*cells(layer))
         table.add_section()
-        table.add_row(*_cells(self.total), style='bold')
+        table.add_row(*cells(self.total), style='bold')
         return Group(table, self.comparison())
 
     def __str__(self) -> str:
@@ -214,7 +214,8 @@ class Summary:
 
 # Room for every column: squeezed ones are not readable.
 _NATURAL_WIDTH = 200
-_COLUMNS = {
+#: Headers of the table and how their columns are justified.
+COLUMNS = {
     'layer': 'left',
     'type': 'left',
     'output': 'left',
@@ -228,7 +229,8 @@ _COLUMNS = {
     'OPs': 'right',
     'log2(s)': 'left',
 }
-_LEGEND = (
+#: What the headers stand for.
+LEGEND = (
     'BOPs: binary multiply-accumulates; FLOPs: all others; binary: share of BOPs in '
     'both; OPs: BOPs / 64 + FLOPs; log2(s): exponent:channels'
 )
@@ -259,7 +261,8 @@ def _histogram(counts: dict[int, int]) -> str:
     return ' '.join(f'{exponent}:{count}' for exponent, count in counts.items())
 
 
-def _cells(layer: Layer) -> list[str]:
+def cells(layer: Layer) -> list[str]:
+    """A layer's row in the table: a text for each of :data:`COLUMNS`."""
     return [
         layer.name,
         layer.type,

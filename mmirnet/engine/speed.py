@@ -1,4 +1,7 @@
-"""Settings that make training fast: what is compiled, and float32's precision."""
+"""What makes training fast or slow: compilation, float32's precision, the machine."""
+
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -56,3 +59,21 @@ def allow_tf32(allow: bool) -> None:
     """
     torch.backends.cudnn.allow_tf32 = allow
     torch.backends.cuda.matmul.allow_tf32 = allow
+
+
+def device_name(device: torch.device) -> str:
+    """What a GPU or this machine's CPU is called, for whoever reads a time.
+
+    Args:
+        device (torch.device): The device.
+
+    Returns:
+        str: Its model, or the CPU's architecture where the system does not tell.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    if (cpuinfo := Path('/proc/cpuinfo')).exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.machine()

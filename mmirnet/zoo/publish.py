@@ -15,7 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..analysis.curves import read_scalars
+from ..analysis.runs import read_scalars
 from ..datasets import keep_in_memory
 from ..deploy.checkpoint import pack_checkpoint
 from ..engine import run

@@ -1,13 +1,14 @@
 """Measuring side by side: time, memory, and what is kept for the backward pass."""
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+
+from mmirnet.engine.speed import device_name
 
 
 def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
@@ -106,15 +107,8 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What the figures depend on and a reader cannot see from them."""
-    name = platform.machine()
-    if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-    elif (cpuinfo := Path('/proc/cpuinfo')).exists():
-        lines = cpuinfo.read_text().splitlines()
-        models = [x.split(':')[1].strip() for x in lines if x.startswith('model name')]
-        name = models[0] if models else name
     return dict(
-        device=name,
+        device=device_name(device),
         vector=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         clock=clock(device)[0],

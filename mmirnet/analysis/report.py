@@ -1,0 +1,499 @@
+"""A report on runs: one HTML page that needs nothing beside itself."""
+
+import base64
+import datetime
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import mmengine
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmpretrain.evaluation import ConfusionMatrix
+from mmpretrain.registry import DATASETS
+from PIL import Image
+
+from .. import __version__, deploy
+from ..deploy.checkpoint import build_model, class_names, input_size
+from ..engine.checkpoint import find_whole_checkpoint
+from ..engine.run import evaluate, load_config
+from ..engine.speed import device_name
+from . import plots, runs
+from .summary import COLUMNS, LEGEND, Summary, cells, short, summarize_config
+
+#: Right and wrong predictions shown of each run.
+EXAMPLES = 8
+#: What the pictures show.
+_CAPTIONS = {
+    'curves': 'Loss, accuracy, and t and k of EDE.',
+    'flips': 'Share of the weights whose sign changed between two records.',
+    'entropy': 'Entropy of signs: 1 bit if +1 and -1 are equally frequent.',
+    'weights': 'What binary weights are the sign of, and what EDE multiplies '
+    'their gradients by.',
+}
+#: Of BinaryStatsHook: what a row of the table is called.
+_STATISTICS = {
+    'flips': 'weights flipped since the record before',
+    'weight_entropy': 'entropy of weights (bits)',
+    'weight_error': 'estimating error at weights',
+    'weight_factor': 'mean gradient factor at weights',
+    'gradient_variance': 'variance of gradient magnitudes',
+    'input_entropy': 'entropy of activations (bits)',
+    'input_dead': 'channels that never change sign',
+    'input_saturated': 'saturated activations',
+    'input_error': 'estimating error at activations',
+    'input_factor': 'mean gradient factor at activations',
+}
+_PRECISION = {
+    'OptimWrapper': 'float32',
+    'AmpOptimWrapper': 'float16',
+    'Bf16OptimWrapper': 'bfloat16',
+}
+_VERSIONS = ('Python', 'PyTorch', 'TorchVision', 'MMEngine')
+_SHARES = ('flips', 'input_dead', 'input_saturated')
+
+
+class Picture(NamedTuple):
+    """A figure for both backgrounds, as data URIs."""
+
+    light: str
+    dark: str
+    caption: str
+
+
+class Example(NamedTuple):
+    """A prediction: the image as a data URI, class names, probability in %."""
+
+    image: str
+    pixelated: bool
+    true: str
+    predicted: str
+    probability: float
+
+
+class RunReport(NamedTuple):
+    """What the page shows of a run; empty where there is nothing."""
+
+    name: str
+    settings: dict[str, str]
+    results: dict[str, str]
+    pictures: dict[str, Picture]
+    statistics: dict[str, str]
+    rows: list[list[str]]
+    comparison: str
+    right: list[Example]
+    wrong: list[Example]
+    notes: list[str]
+
+
+class Predictions(NamedTuple):
+    """A checkpoint's answers on the test set of a config.
+
+    Attributes:
+        metrics: Those of the config's evaluator.
+        labels: (N,), int64.
+        scores: (N, classes), float32, probabilities.
+        dataset: Where the images come from, in the same order.
+        classes: Names of the classes.
+    """
+
+    metrics: dict[str, float]
+    labels: np.ndarray
+    scores: np.ndarray
+    dataset: Any
+    classes: list[str]
+
+
+def write_report(
+    run_dirs: Sequence[str | Path],
+    out: str | Path = 'report.html',
+    checkpoint: str | Path | None = None,
+) -> Path:
+    """Writes a report on one or several runs, side by side.
+
+    The networks are evaluated on their test sets, packed and timed for it.
+
+    Args:
+        run_dirs (Sequence[str | Path]): The runs' working folders.
+        out (str | Path): The page.
+        checkpoint (str | Path, optional): Of the only run; by default each run's
+            newest whole one.
+
+    Returns:
+        Path: The page.
+
+    Raises:
+        FileNotFoundError: If a folder holds no run, or a checkpoint is missing.
+        ValueError: If a checkpoint is named for several runs, or does not fit.
+
+    Example:
+        >>> write_report(['work_dirs/quickstart'])  # doctest: +SKIP
+        PosixPath('report.html')
+    """
+    if checkpoint is not None and len(run_dirs) > 1:
+        raise ValueError('--checkpoint names a file of one run; give one RUN_DIR')
+    reports = [report_run(folder, checkpoint) for folder in run_dirs]
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(render(reports), encoding='utf-8')
+    return out
+
+
+def render(reports: Sequence[RunReport]) -> str:
+    """The page of some runs.
+
+    Args:
+        reports (Sequence[RunReport]): What it shows.
+
+    Returns:
+        str: HTML. All that comes from files is escaped.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template('report.html.j2').render(
+        runs=reports,
+        columns=COLUMNS,
+        legend=LEGEND,
+        light=plots.LIGHT,
+        dark=plots.DARK,
+        version=__version__,
+        today=datetime.date.today().isoformat(),
+        machine=device_name(torch.device('cpu')),
+        side_by_side=_side_by_side,
+        zip=zip,
+    )
+
+
+def _side_by_side(tables: Sequence[dict[str, str]]) -> list[tuple[str, list, bool]]:
+    """Rows of several tables: name, a value for each, whether they differ."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = [(name, [table.get(name, '') for table in tables]) for name in names]
+    return [(name, values, len(set(values)) > 1) for name, values in rows]
+
+
+def report_run(run_dir: str | Path, checkpoint: str | Path | None = None) -> RunReport:
+    """Gathers what the page shows of a run.
+
+    Args:
+        run_dir (str | Path): The run's working folder.
+        checkpoint (str | Path, optional): By default its newest whole one.
+
+    Returns:
+        RunReport: The report.
+
+    Raises:
+        FileNotFoundError: If there is no run or no checkpoint.
+        ValueError: If the checkpoint does not fit.
+    """
+    run = plots.read_run(run_dir)
+    config = str(runs.config_file(run_dir))
+    checkpoint = checkpoint or find_whole_checkpoint(run_dir)
+    if checkpoint is None:
+        raise FileNotFoundError(f'{run_dir} holds no whole checkpoint')
+    cfg = load_config(config, None, 'none')
+    summary = summarize_config(config, str(checkpoint))
+    figures, notes = plots.run_figures(run)
+    figures = {name: (figure, _CAPTIONS[name]) for name, figure in figures.items()}
+    darks, _ = plots.run_figures(run, dark=True)
+    results, right, wrong = {}, [], []
+    try:
+        predictions = predict(config, str(checkpoint))
+    except (FileNotFoundError, ImportError) as error:
+        notes.append(f'accuracy and predictions are left out: {error}')
+    else:
+        results = {
+            f'{name} (%)': f'{value:.2f}' for name, value in predictions.metrics.items()
+        }
+        results['test images'] = f'{len(predictions.labels):,}'
+        matrix = _confusion(predictions)
+        caption = f'Test images by class; {results["test images"]} in all.'
+        figures['confusion'] = plots.confusion(matrix, predictions.classes), caption
+        darks['confusion'] = plots.confusion(matrix, predictions.classes, dark=True)
+        right, wrong = examples(predictions, cfg)
+    results |= _costs(summary)
+    try:
+        results |= deployment(cfg, str(checkpoint))
+    except (ValueError, ImportError) as error:
+        notes.append(f'packed file and engine are left out: {error}')
+    return RunReport(
+        name=run.name,
+        settings=settings(run_dir, cfg, summary)
+        | {'checkpoint': Path(checkpoint).name},
+        results=results,
+        pictures={
+            name: Picture(_svg(figure), _svg(darks[name]), caption)
+            for name, (figure, caption) in figures.items()
+        },
+        statistics=_last_statistics(run),
+        rows=[cells(layer) for layer in [*summary.layers, summary.total]],
+        comparison=summary.comparison(),
+        right=right,
+        wrong=wrong,
+        notes=notes,
+    )
+
+
+# --------------------------------------------------------------------------
+# Settings and statistics.
+
+
+def settings(run_dir: str | Path, cfg: Config, summary: Summary) -> dict[str, str]:
+    """The settings that make a difference, by name, in words.
+
+    Args:
+        run_dir (str | Path): The run's working folder.
+        cfg (Config): Its config.
+        summary (Summary): Of its model.
+
+    Returns:
+        dict[str, str]: The settings.
+    """
+    backbone, train = cfg.model.backbone, cfg.train_dataloader
+    depth = backbone.get('depth')
+    hooks = {hook['type']: hook for hook in cfg.get('custom_hooks', [])}
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    environment = runs.environment(run_dir)
+    schedules = cfg.get('param_scheduler') or []
+    schedules = [schedules] if isinstance(schedules, dict) else schedules
+    values = {
+        'config': next((path.stem for path in Path(run_dir).glob('*.py')), ''),
+        'network': f'{backbone.type}-{depth}' if depth else backbone.type,
+        'structure': backbone.get('structure', ''),
+        'W/A bits': summary.total.bits,
+        'binary layers': _arguments(backbone.get('conv_cfg') or {}),
+        'EDE': _arguments(hooks.get('EDEHook', {}), skip='type'),
+        'data set': _data_set(train.dataset),
+        'batch size': _batch_size(train.batch_size, environment),
+        'length': _length(cfg.train_cfg),
+        'optimizer': _arguments(cfg.optim_wrapper.optimizer),
+        'precision': _PRECISION.get(wrapper, wrapper),
+        'schedule': ', then '.join(_arguments(schedule) for schedule in schedules),
+        'seed': environment.get('seed', ''),
+        'trained on': _device(environment),
+    }
+    # Of Python's version, not the compiler and the date that follow it.
+    values |= {name: environment.get(name, '').split(' ')[0] for name in _VERSIONS}
+    return {name: str(value) for name, value in values.items() if value != ''}
+
+
+def _batch_size(size: int, environment: dict[str, str]) -> str:
+    processes = environment.get('GPU number', '1')  # MMEngine's word for them
+    return str(size) if processes == '1' else f'{size} on each of {processes} processes'
+
+
+def _device(environment: dict[str, str]) -> str:
+    gpus = [v for name, v in environment.items() if name.startswith('GPU 0')]
+    return gpus[0] if gpus else 'CPU' if environment else ''
+
+
+def _data_set(dataset: dict) -> str:
+    """The innermost data set's type: others wrap it."""
+    inner = dataset.get('dataset')
+    return _data_set(inner) if inner else str(dataset['type'])
+
+
+def _length(loop: dict) -> str:
+    unit = 'epochs' if 'max_epochs' in loop else 'iters'
+    return f'{loop[f"max_{unit}"]:,} {unit.replace("iters", "iterations")}'
+
+
+def _arguments(spec: dict, skip: str = '') -> str:
+    """A config's dict in words: its type, then its arguments."""
+    chosen = {name: value for name, value in spec.items() if name != skip}
+    kind = chosen.pop('type', None)
+    words = [f'{name} {value}' for name, value in chosen.items()]
+    return ', '.join([str(kind)] * bool(kind) + words)
+
+
+def _last_statistics(run: plots.Run) -> dict[str, str]:
+    """The last record of BinaryStatsHook over all layers."""
+    values = {}
+    for name, words in _STATISTICS.items():
+        if curve := run.curves.get(f'binary/{name}'):
+            values.setdefault('recorded at iteration', f'{curve[0][-1]:,}')
+            value = curve[1][-1]
+            values[words] = (
+                f'{100 * value:.2f} %' if name in _SHARES else f'{value:.4g}'
+            )
+    return values
+
+
+def _costs(summary: Summary) -> dict[str, str]:
+    total = summary.total
+    return {
+        'parameters': f'{total.parameters:,}',
+        'operations (OPs)': short(total.ops),
+        'the same in fp32': short(total.macs),
+        'weights in fp32': short(total.bytes_fp32, 'B'),
+    }
+
+
+# --------------------------------------------------------------------------
+# Predictions.
+
+
+def predict(config: str, checkpoint: str) -> Predictions:
+    """Evaluates a checkpoint on the test set of a config.
+
+    Args:
+        config (str): As for ``mmirnet.engine.run.evaluate``.
+        checkpoint (str): Its checkpoint.
+
+    Returns:
+        Predictions: Metrics and every prediction.
+
+    Raises:
+        FileNotFoundError: If the data are missing.
+        ValueError: If the checkpoint does not fit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, 'predictions.pkl')
+        options = dict(
+            log_level='ERROR',
+            resume=False,
+            compile=False,
+            # MMEngine keeps one logger for a name: each evaluation needs its own.
+            experiment_name=f'report-{os.path.basename(folder)}',
+        )
+        metrics = evaluate(
+            config, checkpoint, work_dir=folder, out=file, cfg_options=options
+        )
+        samples = mmengine.load(file)
+    cfg = load_config(config, None, 'none')
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    scores = np.stack([sample['pred_score'].numpy() for sample in samples])
+    names = dataset.metainfo.get('classes') or class_names(cfg) or ()
+    classes = [
+        str(names[i]) if i < len(names) else str(i) for i in range(len(scores[0]))
+    ]
+    labels = np.array([int(sample['gt_label'][0]) for sample in samples])
+    return Predictions(metrics, labels, scores, dataset, classes)
+
+
+def _confusion(predictions: Predictions) -> np.ndarray:
+    matrix = ConfusionMatrix.calculate(
+        torch.from_numpy(predictions.scores),
+        torch.from_numpy(predictions.labels),
+        num_classes=len(predictions.classes),
+    )
+    return matrix.numpy()
+
+
+def examples(
+    predictions: Predictions, cfg: Config
+) -> tuple[list[Example], list[Example]]:
+    """Some right predictions, and the wrong ones with the highest probability.
+
+    Args:
+        predictions (Predictions): All predictions.
+        cfg (Config): The run's config, which says how channels are ordered.
+
+    Returns:
+        tuple[list[Example], list[Example]]: Right ones, evenly spaced over the test
+        set, and wrong ones, the surest first; up to 8 each.
+    """
+    scores = predictions.scores
+    predicted = scores.argmax(1)
+    right = np.flatnonzero(predicted == predictions.labels)
+    wrong = np.flatnonzero(predicted != predictions.labels)
+    spaced = np.linspace(0, len(right) - 1, min(EXAMPLES, len(right))).astype(int)
+    surest = wrong[np.argsort(-scores.max(1)[wrong], kind='stable')][:EXAMPLES]
+    # Images are read as BGR; the preprocessor turns them.
+    flip = bool(cfg.get('data_preprocessor', {}).get('to_rgb'))
+
+    def example(index: int) -> Example:
+        image = predictions.dataset[int(index)]['inputs'].numpy().transpose(1, 2, 0)
+        return Example(
+            image=_png(image[..., ::-1] if flip else image),
+            pixelated=max(image.shape) <= 64,
+            true=predictions.classes[predictions.labels[index]],
+            predicted=predictions.classes[predicted[index]],
+            probability=100 * float(scores[index].max()),
+        )
+
+    return [example(i) for i in right[spaced]], [example(i) for i in surest]
+
+
+# --------------------------------------------------------------------------
+# Deployment.
+
+
+def deployment(cfg: Config, checkpoint: str) -> dict[str, str]:
+    """Packs a checkpoint and times it on the 1-bit engine, now and here.
+
+    Args:
+        cfg (Config): The run's config.
+        checkpoint (str): Its checkpoint.
+
+    Returns:
+        dict[str, str]: Size of the packed file and time of one image, in words.
+
+    Raises:
+        UnsupportedModelError: If the packed format lacks a layer of the network.
+        ImportError: If the engine was not built.
+    """
+    packed = deploy.pack(build_model(cfg, checkpoint), input_size(cfg))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'model.safetensors'
+        deploy.write(packed, path)
+        size = path.stat().st_size
+    engine = deploy.Engine(packed, threads=1)
+    spec = packed.input
+    shape = 1, spec['height'], spec['width'], spec['channels']
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    low, median, high = _seconds(engine, image)
+    return {
+        'packed file (weights and graph)': short(size, 'B'),
+        'engine, one image, one thread': f'{1e3 * median:.3g} ms '
+        f'(quartiles {1e3 * low:.3g} to {1e3 * high:.3g})',
+        'instruction set': engine.isa,
+    }
+
+
+def _seconds(engine: deploy.Engine, image: np.ndarray) -> list[float]:
+    """Quartiles of the time of a call, of at least ten calls and half a second."""
+    for _ in range(3):
+        engine.predict(image)
+    times: list[float] = []
+    while len(times) < 10 or sum(times) < 0.5:
+        start = time.perf_counter()
+        engine.predict(image)
+        times.append(time.perf_counter() - start)
+    return statistics.quantiles(times, n=4)
+
+
+# --------------------------------------------------------------------------
+# Pictures inside the page.
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='svg', dpi=150)
+    return _data_uri(buffer.getvalue(), 'svg+xml')
+
+
+def _png(image: np.ndarray) -> str:
+    """Of a uint8 array (H, W, 1 or 3); large ones are made smaller."""
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((192, 192))
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG', optimize=True)
+    return _data_uri(buffer.getvalue(), 'png')

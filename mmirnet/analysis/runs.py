@@ -1,0 +1,137 @@
+"""What a run left in its working folder: scalars, config, checkpoints."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+Curve = tuple[list[float], list[float]]
+
+
+def _training_logs(run_dir: str | Path) -> list[tuple[Path, list[dict[str, Any]]]]:
+    """The ``vis_data`` folders of a run's parts with their scalars, oldest first."""
+    logs = []
+    for file in sorted(Path(run_dir).glob('*/vis_data/scalars.json')):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        if any('loss' in line for line in lines):  # else of an evaluation
+            logs.append((file.parent, lines))
+    if not logs:
+        raise FileNotFoundError(f'{run_dir} holds no log of a training run')
+    return logs
+
+
+def read_scalars(run_dir: str | Path) -> tuple[dict[str, Curve], bool]:
+    """Reads the scalars that MMEngine wrote for a run.
+
+    A run that was resumed has a file for each part; where parts overlap, the later
+    one counts.
+
+    Args:
+        run_dir (str | Path): The run's working folder.
+
+    Returns:
+        tuple[dict[str, Curve], bool]: For each scalar its positions and values, with
+        training scalars averaged over each epoch, and whether positions are epochs
+        (else iterations). Those of ``BinaryStatsHook`` are always iterations.
+
+    Raises:
+        FileNotFoundError: If there are no scalars of a training run.
+
+    Example:
+        >>> curves, by_epoch = read_scalars('work_dirs/quickstart')  # doctest: +SKIP
+        >>> curves['k']  # doctest: +SKIP
+        ([1, 2, 3], [10.0, 2.15, 1.0])
+    """
+    points: dict[str, dict[int, list[float]]] = defaultdict(dict)
+    by_epoch = False
+    for _, lines in _training_logs(run_dir):
+        by_epoch = any('epoch' in line for line in lines)
+        part: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for line in lines:
+            position = line.get('epoch', line['step'])
+            for name, value in line.items():
+                part[name][position].append(value)
+        for name, values in part.items():
+            points[name].update(values)
+    curves = {
+        name: (sorted(values), [sum(v) / len(v) for _, v in sorted(values.items())])
+        for name, values in points.items()
+    }
+    return curves, by_epoch
+
+
+def by_layer(curves: dict[str, Curve], statistic: str) -> dict[str, Curve]:
+    """A statistic of ``BinaryStatsHook`` for each binary layer.
+
+    Args:
+        curves (dict[str, Curve]): As from :func:`read_scalars`.
+        statistic (str): Its name, such as ``'flips'``.
+
+    Returns:
+        dict[str, Curve]: Its curves by name of the layer, from input to output;
+        empty if it was not recorded.
+
+    Example:
+        >>> curve = ([100], [0.07])
+        >>> by_layer({'binary/flips': curve, 'binary/layer1/flips': curve}, 'flips')
+        {'layer1': ([100], [0.07])}
+    """
+    pattern = re.compile(rf'binary/(.+)/{re.escape(statistic)}')
+    found = {name: pattern.fullmatch(name) for name in curves}
+    return {match[1]: curves[name] for name, match in found.items() if match}
+
+
+def config_file(run_dir: str | Path) -> Path:
+    """The config that a run was last trained with, everything inherited written out.
+
+    Args:
+        run_dir (str | Path): The run's working folder.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path = _training_logs(run_dir)[-1][0] / 'config.py'
+    if not path.is_file():
+        raise FileNotFoundError(f'{run_dir} holds no config: there is no file {path}')
+    return path
+
+
+def environment(run_dir: str | Path) -> dict[str, str]:
+    """What the log of a run's last part says of the machine: MMEngine's own words.
+
+    Args:
+        run_dir (str | Path): The run's working folder.
+
+    Returns:
+        dict[str, str]: Such as ``{'PyTorch': '2.15.0', 'MMEngine': '0.10.7'}``;
+        empty without a log in text.
+    """
+    folder = _training_logs(run_dir)[-1][0].parent
+    values: dict[str, str] = {}
+    for log in sorted(folder.glob('*.log'))[:1]:
+        head, _, _ = log.read_text(errors='replace').partition(' - Config:')
+        values.update(re.findall(r'^    (\w[\w .]*): (.*\S)', head, re.MULTILINE))
+    return values
+
+
+def checkpoints(run_dir: str | Path, by_epoch: bool) -> dict[int, Path]:
+    """The checkpoints of a run by their epoch or iteration, in order.
+
+    Args:
+        run_dir (str | Path): The run's working folder.
+        by_epoch (bool): Those of epochs; else of iterations.
+
+    Returns:
+        dict[int, Path]: The files; empty if there are none.
+    """
+    unit = 'epoch' if by_epoch else 'iter'
+    found = {
+        int(path.stem.rpartition('_')[2]): path
+        for path in Path(run_dir).glob(f'{unit}_*.pth')
+        if path.stem.rpartition('_')[2].isdigit()
+    }
+    return dict(sorted(found.items()))

@@ -1,0 +1,215 @@
+import math
+import runpy
+import sys
+
+import matplotlib.colors
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from small_run import TOOLS
+
+from mmirnet.analysis import plots
+from mmirnet.binary import libra_pb
+
+
+def line(axis, label):
+    return next(line for line in axis.lines if line.get_label() == label)
+
+
+def value(axis, label, x):
+    """Height of a line at x."""
+    return float(np.interp(x, *line(axis, label).get_data()))
+
+
+def labels(figure):
+    return [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
+
+
+@pytest.fixture(scope='module')
+def run(trained):
+    return plots.read_run(trained)
+
+
+@pytest.fixture(scope='module')
+def all_figures(run):
+    matrix = np.array([[3, 1], [0, 4]])
+    return {
+        dark: plots.method_figures(dark)
+        | plots.run_figures(run, dark)[0]
+        | {'confusion': plots.confusion(matrix, ['a$', '$b'], dark)}
+        for dark in (False, True)
+    }
+
+
+def test_every_figure_has_labels(all_figures):
+    figures = all_figures[False]
+    assert len(figures) == 8
+    for name, figure in figures.items():
+        assert figure.axes[0].get_ylabel(), name
+        assert any(axis.get_xlabel() for axis in figure.axes), name
+        for axis in figure.axes:
+            legends = [*figure.legends, axis.get_legend(), figure.axes[0].get_legend()]
+            assert len(axis.lines) <= 1 or any(legends), name
+
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_colours_of_paper_and_ink(all_figures, dark, tmp_path):
+    style = plots.DARK if dark else plots.LIGHT
+    for path in plots.save(all_figures[dark], tmp_path / 'new'):
+        corner = imread(path)[0, 0, :3]
+        wanted = matplotlib.colors.to_rgb(style.paper)
+        np.testing.assert_allclose(corner, wanted, atol=1 / 255)
+    # Ticks too, which were made while saving.
+    for name, figure in all_figures[dark].items():
+        for axis in figure.axes:
+            ticks = [*axis.get_xticklabels(), *axis.get_yticklabels()]
+            colours = {tick.get_color() for tick in ticks}
+            assert colours <= {style.ink}, name
+
+
+def contrast(first, second):
+    """WCAG's ratio, 1 to 21."""
+    light = []
+    for colour in first, second:
+        rgb = np.array(matplotlib.colors.to_rgb(colour))
+        rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        light.append(rgb @ [0.2126, 0.7152, 0.0722] + 0.05)
+    return max(light) / min(light)
+
+
+@pytest.mark.parametrize('style', [plots.LIGHT, plots.DARK])
+def test_colours_stand_out(style):
+    assert contrast(style.paper, style.ink) > 12
+    assert min(contrast(style.paper, colour) for colour in style.curves) > 2
+
+
+def test_ede_family():
+    left, right = plots.ede_family().axes
+    assert value(left, 't = 0.1, k = 10', 1.5) == pytest.approx(10 * math.tanh(0.15))
+    assert value(left, 't = 3, k = 1', 1.5) == pytest.approx(math.tanh(4.5))
+    peaks = [max(line.get_ydata()) for line in right.lines]
+    assert peaks == pytest.approx([1, 1, 1, 3, 10], rel=1e-3)
+
+
+def test_ede_stages():
+    start, middle, end, schedule = plots.ede_stages().axes
+    distances = []
+    for axis in start, middle, end:
+        shape, g = axis.lines
+        distances.append(np.abs(shape.get_ydata() - g.get_ydata()).mean())
+    assert max(distances) < 0.12
+    assert value(schedule, 't', 50) == pytest.approx(1)
+    assert value(schedule, 'k', 0) == pytest.approx(10)
+    assert value(schedule, 'k', 75) == pytest.approx(1)
+
+
+def test_estimator_errors():
+    left, right = plots.estimator_errors().axes
+    assert value(left, 'STE (clip)', 0.25) == pytest.approx(0.75)
+    assert value(left, 'approx_sign (Bi-Real Net)', 0.5) == pytest.approx(0.25)
+    assert value(left, 'EDE, t = 10', 0.1) == pytest.approx(1 - math.tanh(1))
+    x = np.linspace(0, 1, 1001)
+    density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    wanted = math.sqrt(2 * np.trapezoid((1 - x) ** 2 * density, x))
+    heights = [line.get_ydata()[0] for line in right.lines]
+    assert min(abs(height - wanted) for height in heights) < 1e-3
+
+
+def test_curves(run):
+    loss, accuracy, ede = plots.training_curves(run).axes
+    assert labels(loss.figure) == ['training loss', 'accuracy (%)', "EDE's t and k"]
+    assert ede.get_xlabel() == 'epoch'
+    assert list(line(ede, 't').get_ydata()) == pytest.approx([0.1, 1.0])
+    assert list(line(ede, 'k').get_ydata()) == pytest.approx([10.0, 1.0])
+    assert list(accuracy.lines[0].get_ydata()) == run.curves['accuracy/top1'][1]
+
+
+def test_flips_and_entropies(run):
+    top, layers, _ = plots.flip_rates(run).axes
+    steps, shares = run.curves['binary/flips']
+    assert list(top.lines[0].get_xdata()) == steps
+    assert list(top.lines[0].get_ydata()) == [100 * share for share in shares]
+    names = [tick.get_text() for tick in layers.get_yticklabels()]
+    assert names[0] == 'layer1.0.conv1'
+    assert names[-1] == 'layer3.2.conv2'
+    values = layers.collections[0].get_array()
+    assert values.shape == (18, len(steps))
+    shares = run.curves['binary/backbone.layer1.0.conv1/flips'][1]
+    assert values[0, 0] == pytest.approx(100 * shares[0])
+
+    weights, inputs, *_ = plots.entropies(run).axes
+    last = run.curves['binary/backbone.layer3.2.conv2/input_entropy'][1][-1]
+    assert inputs.collections[0].get_array()[-1, -1] == pytest.approx(last)
+    assert weights.collections[0].get_array().shape == (18, len(steps))
+
+
+def test_weights_that_never_flip(run):
+    names = [name for name in run.curves if name.endswith('/flips')]
+    still = {name: ([2, 4], [0.0, 0.0]) for name in names}
+    figure = plots.flip_rates(run._replace(curves=still))
+    assert list(figure.axes[0].lines[0].get_ydata()) == [0, 0]
+
+
+def test_latent_weights(run, trained):
+    assert [weights.position for weights in run.latent] == [1, 2]
+    assert [(w.t, w.k) for w in run.latent] == [
+        pytest.approx((0.1, 10), rel=1e-5),
+        pytest.approx((1, 1), rel=1e-5),
+    ]
+    state = torch.load(trained / 'epoch_2.pth', weights_only=True)['state_dict']
+    convs = [w for n, w in state.items() if '.layer' in n and w.dim() == 4]
+    pooled = torch.cat([libra_pb(w)[0].flatten() for w in convs]).numpy()
+    weights = run.latent[1]
+    wanted, _ = np.histogram(pooled, weights.edges, density=True)
+    np.testing.assert_allclose(weights.density, wanted, rtol=1e-4, atol=1e-4)
+    # The first panel's twin holds the derivative of its epoch.
+    figure = plots.latent_weights(run)
+    twin = next(a for a in figure.axes if a.get_ylabel() == 'gradient factor')
+    x, factor = twin.lines[0].get_data()
+    np.testing.assert_allclose(factor, 1 - np.tanh(0.1 * np.array(x)) ** 2, rtol=1e-4)
+
+
+def test_chosen_epochs(trained):
+    run = plots.read_run(trained, [2])
+    assert [weights.position for weights in run.latent] == [2]
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint of \[7\].*\[1, 2\]'):
+        plots.read_run(trained, [1, 7])
+
+
+def test_what_was_not_recorded_is_left_out(run):
+    curves = {'loss': ([1], [2.0]), 'accuracy/top1': ([1], [50.0])}
+    bare = run._replace(curves=curves, latent=[])
+    figures, notes = plots.run_figures(bare)
+    assert labels(figures['curves']) == ['training loss', 'accuracy (%)']
+    assert list(figures) == ['curves']
+    for hook, note in zip(('EDEHook', 'BinaryStats', 'checkpoint'), notes, strict=True):
+        assert hook in note
+
+
+def test_float_activations_have_no_entropy(run):
+    curves = {n: c for n, c in run.curves.items() if 'input_' not in n}
+    figure = plots.entropies(run._replace(curves=curves))
+    assert labels(figure) == ['layer', 'entropy (bits)']
+
+
+def test_confusion():
+    matrix = np.array([[9, 1], [0, 0]])
+    axis, bar = plots.confusion(matrix, ['a$', '$b']).axes
+    assert axis.images[0].get_array().tolist() == [[90, 10], [0, 0]]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ['a$', '$b']
+    assert bar.get_ylabel() == '% of the true class'
+
+
+@pytest.mark.parametrize('arguments', [['--method'], ['RUN', '--style', 'dark']])
+def test_tool(trained, arguments, tmp_path, monkeypatch, capsys):
+    arguments = [str(trained) if word == 'RUN' else word for word in arguments]
+    monkeypatch.setattr(sys, 'argv', ['plot.py', *arguments, '--out', str(tmp_path)])
+    runpy.run_path(str(TOOLS / 'analysis' / 'plot.py'), run_name='__main__')
+    names = sorted(path.stem for path in tmp_path.iterdir())
+    wanted = {
+        '--method': ['ede_family', 'ede_stages', 'estimator_errors'],
+        str(trained): ['curves', 'entropy', 'flips', 'weights'],
+    }
+    assert names == wanted[arguments[0]]
+    assert str(tmp_path / f'{names[0]}.png') in capsys.readouterr().out

@@ -1,0 +1,35 @@
+"""Writes a report on one or several runs: one HTML page that needs no network."""
+
+import argparse
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'run_dirs', nargs='+', metavar='RUN_DIR', help='working folders, side by side'
+    )
+    parser.add_argument(
+        '--out', metavar='FILE', default='report.html', help='the page (report.html)'
+    )
+    parser.add_argument(
+        '--checkpoint',
+        metavar='FILE',
+        help='what to evaluate, pack and time, of a single run (its newest one)',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Reads the arguments and writes the page."""
+    args = parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.analysis.report import write_report
+    from mmirnet.engine.errors import one_line_errors
+
+    with one_line_errors():
+        print(write_report(args.run_dirs, args.out, args.checkpoint))
+
+
+if __name__ == '__main__':
+    main()
