@@ -31,7 +31,7 @@ def list_models(
         pattern: Wildcards that the start of a name must match, as in
             ``mmpretrain.list_models``. Defaults to all names.
         dataset: One of ``'digits'``, ``'Fashion-MNIST'``, ``'CIFAR-10'`` and
-        X the ending of the names. Defaults to all.
+            ``'ImageNet-1k'``, or the ending of its names. Defaults to all.
         pretrained: Only those that the zoo has weights of, which asks the zoo.
 
     Returns:
