@@ -1,0 +1,165 @@
+"""Every code block of the documentation runs, page by page, in a checkout of its own.
+
+A block with a caption is the file of that name. A block behind a comment
+``<!-- not run: REASON -->`` is checked instead: its syntax, and that the files and the
+options of tools that it names exist.
+"""
+
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import ROOT, environment
+from sybil import Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+
+import mmirnet
+
+PAGES = sorted((ROOT / 'docs').rglob('*.md'))
+NOT_RUN = re.compile(r'<!-- not run: [^>]+ -->\s*\Z')
+CONFIG = 'resnet20_bireal_digits'
+
+#: Appended to the digits' config: the same commands and files in seconds.
+SMALL = """
+train_dataloader = dict(batch_size=8, dataset=dict(indices=16))
+val_dataloader = dict(dataset=dict(indices=8))
+test_dataloader = dict(dataset=dict(indices=8))
+train_cfg = dict(val_interval=30)
+default_hooks = dict(checkpoint=dict(interval=10), logger=dict(interval=2))
+"""
+
+
+def is_run(example):
+    return not NOT_RUN.search(example.document.text[: example.start])
+
+
+def write_file(example):
+    path = Path(example.region.lexemes['options']['caption'])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(example.parsed)
+    compile(example.parsed, path, 'exec')
+
+
+def python_blocks(document):
+    for region in PythonCodeBlockParser()(document):
+        if region.lexemes and 'caption' in region.lexemes.get('options', {}):
+            region.evaluator = write_file
+        elif NOT_RUN.search(document.text[: region.start]):
+            region.evaluator = lambda example: compile(example.parsed, 'block', 'exec')
+        yield region
+
+
+def run_bash(example):
+    if not is_run(example):
+        check_commands(example.parsed)
+        return
+    result = subprocess.run(
+        ['bash', '-euo', 'pipefail', '-c', example.parsed],
+        env=environment(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, f'line {example.line}: {result.stderr[-2000:]}'
+
+
+def commands(block):
+    """The words of each command, variables in front and comments left out."""
+    for line in block.replace('\\\n', ' ').splitlines():
+        words = shlex.split(line, comments=True)
+        while words and re.match(r'\w+=', words[0]):
+            words.pop(0)
+        yield words
+
+
+def program(tool):
+    """What reads a tool's options: launchers hand theirs on."""
+    name = re.sub(r'^tools/(?:dist|slurm)_(\w+)\.sh$', r'tools/\1.py', tool)
+    return name if name.endswith('.py') else None
+
+
+@functools.lru_cache
+def help_of(tool):
+    result = subprocess.run(
+        [sys.executable, ROOT / tool, '-h'],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(re.findall(r'--[\w-]+', result.stdout))
+
+
+def check_commands(block):
+    syntax = ['bash', '-n', '-c', block]
+    result = subprocess.run(syntax, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for words in commands(block):
+        named = [w for w in words if re.match(r'(tools|configs|tests)/[\w/.-]+$', w)]
+        for name in named:
+            assert 'NAME' in name or (ROOT / name).exists(), name
+        tool = program(named[0]) if named else None
+        options = {w for w in words if w.startswith('--')}
+        if tool and options:
+            assert options <= help_of(tool), (words, options - help_of(tool))
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder that looks like a checkout, with a checkpoint and small digits."""
+    for name in ('tools', 'mmirnet', 'README.md'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    with (tmp_path / 'configs' / 'irnet' / f'{CONFIG}.py').open('a') as config:
+        config.write(SMALL)
+    work_dir = tmp_path / 'work_dirs' / CONFIG
+    work_dir.mkdir(parents=True)
+    model = mmirnet.get_model(CONFIG)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), work_dir / 'epoch_30.pth')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_blocks_run(page, checkout):
+    parsers = [python_blocks, CodeBlockParser('bash', run_bash)]
+    document = Sybil(parsers, path=str(page.parent)).parse(page)
+    for example in document.examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_every_block_is_of_a_kind_that_runs(page):
+    fences = re.findall(r'^```(\S+.*)$', page.read_text(), re.MULTILINE)
+    kinds = ('python', 'bash', '{code-block} python', 'text')
+    structure = ('{toctree}', '{eval-rst}')
+    assert set(fences) <= {*kinds, *structure}
+
+
+def test_the_readmes_commands_exist():
+    text = (ROOT / 'README.md').read_text()
+    blocks = re.findall(r'^```bash\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        check_commands(block)
+
+
+@pytest.mark.parametrize(
+    'block',
+    [
+        'python tools/absent.py CONFIG',
+        'python tools/train.py configs/irnet/absent.py',
+        'tools/dist_train.sh CONFIG 8 \\\n  --absent',
+        'echo "',
+    ],
+)
+def test_the_check_refuses(block):
+    with pytest.raises(AssertionError):
+        check_commands(block)
