@@ -31,28 +31,37 @@ run() {
   }
 }
 
-echo '[1/4] Environment'
-setup_env lite,demo
+echo '[1/5] Environment'
+setup_env lite,demo,deploy
 cd "$root"
 mkdir -p "$work_dir"
 
-echo '[2/4] Training (about 2 minutes on two CPU cores; continues what is there)'
+echo '[2/5] Training (about 2 minutes on two CPU cores; continues what is there)'
 run "$work_dir/train.txt" tools/train.py "$config" --work-dir "$work_dir" --resume
 checkpoint=$work_dir/$(basename "$(<"$work_dir/last_checkpoint")")
 [[ $checkpoint == */epoch_* ]] ||
   die 'The training was interrupted. Run this again to continue it.'
 
-echo '[3/4] Evaluation'
+echo '[3/5] Evaluation'
 run "$work_dir/test.txt" tools/test.py "$config" "$checkpoint" \
   --work-dir "$work_dir/test" --out "$work_dir/metrics.json" --out-item metrics
 
-echo '[4/4] Curves'
+echo '[4/5] Curves'
 run "$work_dir/plot.txt" tools/analysis/plot_curves.py "$work_dir" --out "$work_dir/curves.png"
 
-accuracy=$("$python" -c "import json; print(f'{json.load(open(\"$work_dir/metrics.json\"))[\"accuracy/top1\"]:.2f}')")
+echo '[5/5] A trained model: irnet://resnet20_bireal_digits from the folder zoo'
+MMIRNET_ZOO=$root/zoo run "$work_dir/zoo.txt" tools/test.py "$config" \
+  irnet://resnet20_bireal_digits --work-dir "$work_dir/zoo" \
+  --out "$work_dir/zoo.json" --out-item metrics
+
+# The accuracy in a file of metrics.
+accuracy() {
+  "$python" -c "import json; print(f'{json.load(open(\"$1\"))[\"accuracy/top1\"]:.2f} %')"
+}
 cat <<SUMMARY
 
-ResNet-20 with 1-bit weights and activations: $accuracy % accuracy on the test images.
+ResNet-20 with 1-bit weights and activations: $(accuracy "$work_dir/metrics.json") accuracy on the test images.
+  published   $(accuracy "$work_dir/zoo.json") by irnet://resnet20_bireal_digits, 60 kB
   log         $work_dir/train.txt
   checkpoint  $checkpoint
   curves      $work_dir/curves.png (loss, accuracy, EDE's t and k)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner, load_checkpoint
+from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
@@ -38,16 +39,20 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
 def input_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the images a config's test pipeline gives.
 
-    Taken from the last transform that sets a size; 32x32, the size of this
-    project's small data sets, where none does.
+    32x32, the size of this project's small data sets, where no transform sets it.
     """
+    return pipeline_size(cfg) or (32, 32)
+
+
+def pipeline_size(cfg: Config) -> tuple[int, int] | None:
+    """Height and width that the last transform of a test pipeline sets, if any."""
     for transform in reversed(cfg.test_dataloader.dataset.pipeline):
         size = transform.get('crop_size', None)
         if transform.type == 'Resize':
             size = transform.get('scale')
         if size is not None:
             return (size, size) if isinstance(size, int) else tuple(size)
-    return 32, 32
+    return None
 
 
 def class_names(cfg: Config) -> list[str] | None:
@@ -213,3 +218,29 @@ def replace_network(
     head = _LogitsHead(topk=model.head.topk, cal_acc=model.head.cal_acc)
     head.num_classes = classes
     model.head = head
+
+
+def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
+    """A packed file, simulated in torch, as a classifier of MMPretrain.
+
+    Takes images as :func:`mmirnet.deploy.read_image` gives them, and carries what
+    ``mmpretrain.ImageClassificationInferencer`` looks for.
+
+    Args:
+        path: The packed file.
+
+    Raises:
+        PackedFileError: If the file is damaged or was tampered with.
+    """
+    network = unpack(path)
+    spec = network.packed.input
+    preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=False)
+    model = ImageClassifier(
+        backbone=_PackedBackbone(network),
+        head=_LogitsHead(),
+        data_preprocessor=preprocessor,
+    )
+    dataset = dict(pipeline=[dict(type='PackInputs')])
+    model._config = Config(dict(test_dataloader=dict(dataset=dataset)))
+    model._dataset_meta = dict(classes=network.packed.classes)
+    return model.eval()

@@ -4,6 +4,8 @@ import os
 
 import numpy as np
 
+_PADDED = 4
+
 
 def read_image(
     path: str | os.PathLike, size: tuple[int, int], channels: int = 3
@@ -11,8 +13,9 @@ def read_image(
     """An image file as the engine takes it.
 
     Resizes the image to cover 8/7 of the size, the common evaluation protocol
-    of ImageNet (256 for 224), and cuts out the centre; images up to 64 pixels
-    wide are resized to cover the size itself.
+    of ImageNet (256 for 224), and cuts out the centre. For sizes up to 64 pixels it
+    covers the size itself; an image that lacks at most 4 pixels in height and width
+    is padded with zeros, as Fashion-MNIST's 28x28 are for 32x32.
 
     Args:
         path: Any file that Pillow reads.
@@ -32,7 +35,14 @@ def read_image(
     height, width = size
     with Image.open(path) as file:
         image = file.convert('L' if channels == 1 else 'RGB')
-    border = 8 / 7 if max(size) > 64 else 1.0
+    small = max(size) <= 64
+    lack = height - image.height, width - image.width
+    if small and all(0 <= pixels <= _PADDED for pixels in lack):
+        before = lack[0] // 2, lack[1] // 2
+        pads = [(b, n - b) for b, n in zip(before, lack, strict=True)]
+        pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
+        return np.pad(pixels, [*pads, (0, 0)])
+    border = 1.0 if small else 8 / 7
     scale = border * max(height / image.height, width / image.width)
     resized = (
         max(width, round(image.width * scale)),
@@ -41,4 +51,4 @@ def read_image(
     image = image.resize(resized, Image.Resampling.BILINEAR)
     left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
     image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image, np.uint8).reshape(height, width, -1)
+    return np.array(image, np.uint8).reshape(height, width, -1)

@@ -249,7 +249,8 @@ def _normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
     if preprocessor is None or getattr(preprocessor, 'mean', None) is None:
         return [0.0] * channels, [1.0] * channels
     mean, std = (
-        getattr(preprocessor, name).flatten().tolist() for name in ('mean', 'std')
+        getattr(preprocessor, name).float().flatten().tolist()
+        for name in ('mean', 'std')
     )
     return (mean * channels)[:channels], (std * channels)[:channels]
 

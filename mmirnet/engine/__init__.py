@@ -5,6 +5,7 @@ from .hooks import (
     EDEHook,
     FiniteLossHook,
     PreemptionHook,
+    UnfoldBatchNormHook,
     WholeCheckpointHook,
 )
 from .loops import ExactEpochLoop, ExactIterLoop
@@ -17,6 +18,7 @@ __all__ = [
     'ExactIterLoop',
     'FiniteLossHook',
     'PreemptionHook',
+    'UnfoldBatchNormHook',
     'WholeCheckpointHook',
     'checkpoint',
 ]

@@ -138,7 +138,8 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
     """Load a checkpoint file that is whole and holds nothing but data.
 
     MMEngine's loader for paths: resuming, ``load_from``, tests and ``Pretrained``
-    weights all come through here.
+    weights all come through here. A packed file (``.safetensors``) gives latent
+    weights, see :mod:`mmirnet.deploy.latent`.
 
     Args:
         filename (str): Path of the file.
@@ -154,6 +155,11 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {filename}: there is no such file')
+    if path.endswith('.safetensors'):
+        # Not above: deploy builds on engine, and needs safetensors.
+        from ..deploy.latent import load_packed_checkpoint
+
+        return load_packed_checkpoint(path, map_location)
     check_whole(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)

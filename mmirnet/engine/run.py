@@ -103,6 +103,11 @@ def train(
     elif amp:
         cfg.optim_wrapper.type = 'Bf16OptimWrapper'
     if resume is not None:
+        if resume.endswith('.safetensors'):
+            raise ValueError(
+                f'--resume {resume}: a packed file holds no state of a run; to '
+                f'fine-tune it: --cfg-options load_from={resume}'
+            )
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
     if auto_scale_lr:
@@ -124,6 +129,7 @@ def train(
         check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
     dataset = runner.train_dataloader.dataset
     check_classes(dataset, runner.model, 'train_dataloader.dataset')
+    runner.register_hook(dict(type='UnfoldBatchNormHook'))
     runner.train()
     return runner
 

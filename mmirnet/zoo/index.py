@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 FORMAT = 1
@@ -151,6 +151,22 @@ def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
         if not _is_plain_name(name):
             raise ZooError(f'zoo {zoo}: {_short(name)} is no name of a model')
     return {name: _entry(raw, f'zoo {zoo}: {name}') for name, raw in models.items()}
+
+
+def render_index(entries: dict[str, Entry]) -> str:
+    """The text of an ``index.json``.
+
+    Example:
+        >>> render_index({})
+        '{"format": 1, "models": {}}'
+    """
+    models = {
+        name: {key: value for key, value in asdict(entry).items() if value is not None}
+        for name, entry in entries.items()
+    }
+    return json.dumps(
+        {'format': FORMAT, 'models': models}, indent=1 if models else None
+    )
 
 
 def _entry(raw: Any, where: str) -> Entry:

@@ -5,7 +5,6 @@ computed from the config; the paper's accuracy; and, where a trained model is
 published, its accuracy, how it was trained, and its weights.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +12,11 @@ import yaml
 from mmengine.config import Config
 
 from ..analysis.summary import summarize_config
+from .index import Entry, parse_index
+from .names import MIM, PREFIX, dataset_of
 
 #: The folder that holds configs/ and zoo/: a checkout, or the installed package's own.
-ROOT = (Path(__file__).parents[1] / '.mim' / 'configs').resolve().parent
+ROOT = (MIM / 'configs').resolve().parent
 METAFILE = 'configs/irnet/metafile.yml'
 _HEADER = '# Written by tools/zoo/metafile.py.\n'
 _COLLECTION = {
@@ -54,22 +55,16 @@ PAPER = {
     'resnet34_bireal_in1k': PaperAccuracy(62.9, 84.1),
     'resnet34_w1a32_in1k': PaperAccuracy(70.4, 89.5),
 }
-_DATASETS = {
-    'CIFAR10': 'CIFAR-10',
-    'ImageNet': 'ImageNet-1k',
-    'FashionMNIST32': 'Fashion-MNIST',
-    'Digits': 'scikit-learn digits',
-}
 _METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
 _STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
 #: What the entry tells of a published model's training, by key of the index.
 _RUN = ('epochs', 'seed', 'date', 'command', 'log')
 
 
-def published() -> dict[str, dict[str, Any]]:
+def published() -> dict[str, Entry]:
     """The published models by name, from ``zoo/index.json``; none without it."""
     index = ROOT / 'zoo' / 'index.json'
-    return json.loads(index.read_text())['models'] if index.is_file() else {}
+    return parse_index(index.read_bytes(), 'zoo') if index.is_file() else {}
 
 
 def _result(dataset: str, metrics: dict[str, float]) -> dict[str, Any]:
@@ -83,13 +78,13 @@ def _paper_result(paper: PaperAccuracy, dataset: str) -> dict[str, Any]:
     return _result(dataset, metrics)
 
 
-def _our_result(model: dict[str, Any]) -> dict[str, Any]:
+def _our_result(model: Entry) -> dict[str, Any]:
     metrics = {
-        name: model['metrics'][key]
+        name: model.metrics[key]
         for key, name in _METRICS.items()
-        if key in model['metrics']
+        if key in model.metrics
     }
-    return _result(model['dataset'], metrics)
+    return _result(model.dataset, metrics)
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -110,17 +105,17 @@ def _metadata(path: Path) -> dict[str, Any]:
         'OPs': round(total.ops),
         'Bytes packed': total.bytes_packed,
         'Bytes fp32': total.bytes_fp32,
-        'Training Data': _DATASETS[cfg.train_dataloader.dataset.type],
+        'Training Data': dataset_of(path.stem),
         'Epochs': cfg.train_cfg.max_epochs,
     }
 
 
-def entry(path: Path, model: dict[str, Any] | None = None) -> dict[str, Any]:
+def entry(path: Path, model: Entry | None = None) -> dict[str, Any]:
     """The entry of one config.
 
     Args:
         path (Path): The config file.
-        model (dict[str, Any], optional): The published model, from the index.
+        model (Entry, optional): The published model, from the index.
 
     Returns:
         dict[str, Any]: An entry of ``Models``.
@@ -137,9 +132,13 @@ def entry(path: Path, model: dict[str, Any] | None = None) -> dict[str, Any]:
         results.append(_paper_result(paper, metadata['Training Data']))
     if model:
         results.append(_our_result(model))
-        metadata['Published run'] = {k: model[k] for k in _RUN if k in model}
+        metadata['Published run'] = {
+            field: value
+            for field in _RUN
+            if (value := getattr(model, field)) is not None
+        }
     made = {
-        'Name': f'irnet_{path.stem}',
+        'Name': f'{PREFIX}{path.stem}',
         'In Collection': _COLLECTION['Name'],
         'Config': path.relative_to(ROOT).as_posix(),
         'Metadata': metadata,

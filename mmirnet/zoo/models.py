@@ -3,20 +3,12 @@
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from .names import PREFIX, all_names, known
+from .names import DATASETS, PREFIX, all_names, dataset_of, known
 from .store import read_index
 
 if TYPE_CHECKING:
     import torch
     from mmengine.model import BaseModel
-
-#: Endings of the names, by data set.
-DATASETS = {
-    'digits': 'digits',
-    'Fashion-MNIST': 'fashionmnist',
-    'CIFAR-10': 'cifar10',
-    'ImageNet-1k': 'in1k',
-}
 
 
 def list_models(
@@ -31,7 +23,7 @@ def list_models(
         pattern: Wildcards that the start of a name must match, as in
             ``mmpretrain.list_models``. Defaults to all names.
         dataset: One of ``'digits'``, ``'Fashion-MNIST'``, ``'CIFAR-10'`` and
-            ``'ImageNet-1k'``, or the ending of its names. Defaults to all.
+            ``'ImageNet-1k'``. Defaults to all.
         pretrained: Only those that the zoo has weights of, which asks the zoo.
 
     Returns:
@@ -50,10 +42,11 @@ def list_models(
         pattern = pattern.removeprefix(PREFIX)
         names = fnmatch.filter(names, f'{pattern}*')
     if dataset is not None:
-        ending = DATASETS.get(dataset, dataset)
-        if ending not in DATASETS.values():
-            raise ValueError(f'dataset {dataset!r} is none of {", ".join(DATASETS)}')
-        names = [name for name in names if name.endswith(f'_{ending}')]
+        if dataset not in DATASETS.values():
+            raise ValueError(
+                f'dataset {dataset!r} is none of {", ".join(DATASETS.values())}'
+            )
+        names = [name for name in names if dataset_of(name) == dataset]
     if pretrained:
         index = read_index()
         names = [name for name in names if name in index]

@@ -9,6 +9,13 @@ from .index import ZooError
 MIM = Path(__file__).parents[1] / '.mim'
 #: What names start with in MMPretrain's hub, which holds models of all kinds.
 PREFIX = 'irnet_'
+#: What names end in, and the data set that it means.
+DATASETS = {
+    'digits': 'digits',
+    'fashionmnist': 'Fashion-MNIST',
+    'cifar10': 'CIFAR-10',
+    'in1k': 'ImageNet-1k',
+}
 
 
 def all_names() -> list[str]:
@@ -37,3 +44,13 @@ def known(name: str) -> str:
     near = difflib.get_close_matches(stem, names)
     hint = f'did you mean {" or ".join(near)}?' if near else 'see list_models()'
     raise ZooError(f'there is no model {name!r}; {hint}')
+
+
+def dataset_of(name: str) -> str | None:
+    """The data set that a name's ending means, if it means one.
+
+    Example:
+        >>> dataset_of('resnet18_bireal_in1k')
+        'ImageNet-1k'
+    """
+    return DATASETS.get(name.rpartition('_')[2])

@@ -11,20 +11,21 @@ from modelindex.load_model_index import load
 
 from mmirnet.analysis.summary import short
 from mmirnet.zoo import metafile
+from mmirnet.zoo.index import Entry, render_index
 
 STEMS = sorted(p.stem for p in (metafile.ROOT / 'configs' / 'irnet').glob('*.py'))
-MODEL = {
-    'file': 'resnet20_bireal_digits-0123abcd.safetensors',
-    'bytes': 59_000,
-    'sha256': '0123abcd' + 56 * '0',
-    'config': 'irnet/resnet20_bireal_digits.py',
-    'dataset': 'digits',
-    'metrics': {'accuracy/top1': 97.5, 'loss': 0.1},
-    'epochs': 30,
-    'seed': 0,
-    'date': '2026-11-23',
-    'command': 'python tools/train.py configs/irnet/resnet20_bireal_digits.py',
-}
+MODEL = Entry(
+    file='resnet20_bireal_digits-0123abcd.safetensors',
+    bytes=59_000,
+    sha256='0123abcd' + 56 * '0',
+    config='irnet/resnet20_bireal_digits.py',
+    dataset='digits',
+    metrics={'accuracy/top1': 97.5, 'loss': 0.1},
+    epochs=30,
+    seed=0,
+    date='2026-11-23',
+    command='python tools/train.py configs/irnet/resnet20_bireal_digits.py',
+)
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +53,7 @@ def test_costs_differ_by_what_the_names_say(models):
         assert (cost['Bytes packed'] < cost['Bytes fp32'] / 4) == (bits != '32/32')
         assert cost['OPs'] == round(cost['BOPs'] / 64 + cost['FLOPs'])
     assert costs['resnet18_bireal_in1k']['Architecture'] == ['ResNet-18', 'Bi-Real']
-    assert costs['vgg-small_digits']['Training Data'] == 'scikit-learn digits'
+    assert costs['vgg-small_digits']['Training Data'] == 'digits'
     assert costs['vgg-small_cifar10']['Epochs'] == 300
 
 
@@ -72,14 +73,15 @@ def test_openmmlabs_readers(monkeypatch):
     monkeypatch.setattr(ModelHub, '_ModelHub__mmpretrain_registered', True)
     ModelHub.register_model_index(index, config_prefix=metafile.ROOT)
     found = list_models('*resnet20*', task='Image Classification')
-    reported = [f'irnet_{s}' for s in sorted(metafile.PAPER) if 'resnet20' in s]
+    with_results = sorted(metafile.PAPER.keys() | metafile.published().keys())
+    reported = [f'irnet_{s}' for s in with_results if 'resnet20' in s]
     assert found == reported
     model = get_model('irnet_resnet20_bireal_cifar10')
     assert sum(p.numel() for p in model.parameters()) == bireal.metadata.parameters
 
 
 def test_a_published_model_brings_weights_and_its_run():
-    path = metafile.ROOT / 'configs' / MODEL['config']
+    path = metafile.ROOT / 'configs' / MODEL.config
     made = metafile.entry(path, MODEL)
     assert made['Weights'] == 'irnet://resnet20_bireal_digits'
     assert made['Results'] == [
@@ -90,7 +92,7 @@ def test_a_published_model_brings_weights_and_its_run():
         }
     ]
     run = made['Metadata']['Published run']
-    assert run == {k: MODEL[k] for k in ('epochs', 'seed', 'date', 'command')}
+    assert run == {k: getattr(MODEL, k) for k in ('epochs', 'seed', 'date', 'command')}
     assert 'Weights' not in metafile.entry(path)
 
 
@@ -98,8 +100,8 @@ def test_published_models_are_read_from_the_index(tmp_path, monkeypatch):
     monkeypatch.setattr(metafile, 'ROOT', tmp_path)
     assert metafile.published() == {}
     (tmp_path / 'zoo').mkdir()
-    (tmp_path / 'zoo' / 'index.json').write_text('{"format": 1, "models": {"a": {}}}')
-    assert metafile.published() == {'a': {}}
+    (tmp_path / 'zoo' / 'index.json').write_text(render_index({'a': MODEL}))
+    assert metafile.published() == {'a': MODEL}
 
 
 def readme_rows():

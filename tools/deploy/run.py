@@ -2,9 +2,8 @@
 
 import argparse
 
-import numpy as np
-
-from mmirnet.deploy import load, read_image
+from mmirnet.deploy import load
+from mmirnet.deploy.predictions import classify, report, top_k
 
 
 def main() -> None:
@@ -17,18 +16,11 @@ def main() -> None:
     args = parser.parse_args()
     try:
         engine = load(args.model, threads=args.threads)
-        size = engine.input['height'], engine.input['width']
-        for path in args.images:
-            image = read_image(path, size, engine.input['channels'])
-            logits = engine.predict(image[None])[0].astype(np.float64)
-            scores = np.exp(logits - logits.max())
-            scores /= scores.sum()
-            print(path)
-            for index in np.argsort(-scores)[: args.topk]:
-                name = engine.classes[index] if engine.classes else f'class {index}'
-                print(f'  {100 * scores[index]:6.2f} %  {name}')
+        scores = classify(engine, args.images)
     except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f'error: {error}\n')
+    for path, row in zip(args.images, scores, strict=True):
+        print(report(path, top_k(row, engine.classes, args.topk)))
 
 
 if __name__ == '__main__':

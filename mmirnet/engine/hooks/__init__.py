@@ -3,11 +3,13 @@ from .checkpoint_hook import WholeCheckpointHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
 from .preemption_hook import PreemptionHook
+from .unfold_hook import UnfoldBatchNormHook
 
 __all__ = [
     'BinaryStatsHook',
     'EDEHook',
     'FiniteLossHook',
     'PreemptionHook',
+    'UnfoldBatchNormHook',
     'WholeCheckpointHook',
 ]

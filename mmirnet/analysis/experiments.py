@@ -1,0 +1,235 @@
+"""Runs of many configs and seeds: started once each, kept as JSON lines, tabulated."""
+
+import hashlib
+import json
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+
+import mmengine
+import mmpretrain
+import torch
+from mmengine.config import Config
+
+from .. import __version__
+from ..engine.run import load_config, train
+from .curves import read_scalars
+
+METRIC = 'accuracy/top1'
+BEGIN, END = '<!-- generated from results.jsonl -->', '<!-- end -->'
+
+
+def run_all(
+    configs: Iterable[str | Path],
+    seeds: Sequence[int],
+    results: str | Path,
+    *,
+    work_dir: str | Path = 'work_dirs/experiments',
+    jobs: int = 1,
+    cfg_options: dict | None = None,
+) -> list[dict]:
+    """Trains every config with every seed, and writes a JSON line for each run.
+
+    A run whose line is there is skipped; one that was interrupted goes on from its
+    last checkpoint. A line says what it was made from: the digest of the config with
+    all that it inherits, the seed, versions, device and time.
+
+    Args:
+        configs (Iterable[str | Path]): Config files.
+        seeds (Sequence[int]): Seeds of each.
+        results (str | Path): The file of JSON lines, which grows.
+        work_dir (str | Path): Folder for the runs' own folders.
+        jobs (int): Runs at a time, each in a process of its own.
+        cfg_options (dict, optional): Settings over every config; part of the digest.
+
+    Returns:
+        list[dict]: The new lines.
+
+    Raises:
+        RuntimeError: If runs failed, after all others; names them.
+
+    Example:
+        >>> run_all(['configs/ablation/irnet.py'], [0], 'results.jsonl')
+        ... # doctest: +SKIP
+    """
+    results = Path(results)
+    done = {(r['config'], r['digest'], r['seed']) for r in read_results(results)}
+    wanted = [(str(c), seed) for seed in seeds for c in configs]
+    tasks = [
+        (config, seed)
+        for config, seed in wanted
+        if (Path(config).stem, digest(config, cfg_options), seed) not in done
+    ]
+    print(f'{len(wanted) - len(tasks)} of {len(wanted)} runs are done')
+    results.parent.mkdir(parents=True, exist_ok=True)
+    lines, failed = [], []
+    # A fresh process each: nothing of one run is left for the next.
+    pool = ProcessPoolExecutor(
+        jobs, multiprocessing.get_context('spawn'), max_tasks_per_child=1
+    )
+    with pool:
+        runs = {
+            pool.submit(run_one, *task, str(work_dir), cfg_options): task
+            for task in tasks
+        }
+        for run in as_completed(runs):
+            config, seed = runs[run]
+            if error := run.exception():
+                failed.append(f'{Path(config).stem} seed {seed}: {error}')
+                print(f'failed: {failed[-1]}')
+                continue
+            lines.append(run.result())
+            with results.open('a') as file:
+                file.write(json.dumps(lines[-1]) + '\n')
+            print(
+                f'{len(lines)}/{len(tasks)} {lines[-1]["config"]} seed {seed}: '
+                f'{lines[-1]["accuracy"]:.2f} %, {lines[-1]["seconds"]:.0f} s'
+            )
+    if failed:
+        raise RuntimeError('; '.join(failed))
+    return lines
+
+
+def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> dict:
+    """Trains once, and says with what result.
+
+    Args:
+        config (str): Config file.
+        seed (int): Of everything random.
+        work_dir (str): Folder for the run's own folder.
+        cfg_options (dict | None): Settings over the config.
+
+    Returns:
+        dict: What :func:`run_all` writes as a line.
+    """
+    name = Path(config).stem
+    folder = Path(work_dir) / f'{name}-seed{seed}-{digest(config, cfg_options)[:8]}'
+    options = {'log_level': 'WARNING', **(cfg_options or {}), 'randomness.seed': seed}
+    start = time.time()
+    runner = train(config, work_dir=str(folder), resume='auto', cfg_options=options)
+    scalars, _ = read_scalars(folder)
+    curve = [round(value, 2) for value in scalars[METRIC][1]]
+    device = next(runner.model.parameters()).device
+    on_gpu = device.type == 'cuda'
+    return dict(
+        config=name,
+        digest=digest(config, cfg_options),
+        seed=seed,
+        accuracy=curve[-1],
+        curve=curve,
+        epochs=runner.max_epochs,
+        seconds=round(time.time() - start, 1),
+        device=torch.cuda.get_device_name(device) if on_gpu else 'cpu',
+        threads=torch.get_num_threads(),
+        date=date.today().isoformat(),
+        versions=dict(
+            mmirnet=__version__,
+            torch=torch.__version__,
+            mmengine=mmengine.__version__,
+            mmpretrain=mmpretrain.__version__,
+        ),
+    )
+
+
+def digest(config: str | Path, cfg_options: dict | None = None) -> str:
+    """SHA-256 of a config with all that it inherits, as 64 hexadecimal digits."""
+    cfg: Config = load_config(str(config), '', 'none')
+    cfg.merge_from_dict(cfg_options or {})
+    settings = cfg.to_dict()
+    for key in ('work_dir', 'launcher', 'filename'):
+        settings.pop(key, None)
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_results(path: str | Path) -> list[dict]:
+    """The lines of a file of results; none if there is no file.
+
+    Raises:
+        ValueError: If a line is not JSON; names it.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    results = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{path}, line {number}: {error}') from None
+    return results
+
+
+def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
+    """Results of each config, of its newest digest alone, best mean first."""
+    groups: dict[str, list[dict]] = {}
+    for line in results:
+        group = groups.setdefault(line['config'], [])
+        if group and group[0]['digest'] != line['digest']:
+            group.clear()
+        group.append(line)
+    mean = {
+        name: statistics.fmean(r['accuracy'] for r in g) for name, g in groups.items()
+    }
+    return {name: groups[name] for name in sorted(groups, key=lambda n: -mean[n])}
+
+
+def description(config: str | Path) -> str:
+    """What a config's first comment says of it, up to the first colon or full stop."""
+    (comment,) = re.findall(r'\A# (.+?)[.:,;]', Path(config).read_text(), re.DOTALL)
+    return comment.replace('\n# ', ' ')
+
+
+def table(folder: str | Path) -> str:
+    """The results of a folder of configs as a Markdown table.
+
+    Args:
+        folder (str | Path): With the configs and their ``results.jsonl``; costs from
+            ``costs.json`` if it is there.
+
+    Returns:
+        str: A row for each config that has results, best first: mean and standard
+        deviation of the accuracy over seeds, and what the network costs.
+    """
+    folder = Path(folder)
+    costs = folder / 'costs.json'
+    costs = json.loads(costs.read_text())['configs'] if costs.exists() else {}
+    rows = [
+        '| config | what it is | accuracy in % | seeds | packed size '
+        '| engine, one image | training step |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for name, lines in by_config(read_results(folder / 'results.jsonl')).items():
+        values = [line['accuracy'] for line in lines]
+        spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+        cost = costs.get(name)
+        cells = [
+            f'[{name}]({name}.py)',
+            description(folder / f'{name}.py'),
+            f'{statistics.fmean(values):.2f}{spread}',
+            str(len(values)),
+            f'{cost["packed_bytes"] / 1e3:.1f} kB' if cost else '',
+            f'{cost["engine_us"]:.0f} µs' if cost else '',
+            f'{cost["step_ms"]:.0f} ms' if cost else '',
+        ]
+        rows.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(rows)
+
+
+def update_readme(folder: str | Path) -> str:
+    """Writes the table into a folder's README.md, between its two marks.
+
+    Returns:
+        str: The README's new text.
+    """
+    readme = Path(folder) / 'README.md'
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = f'{before}{BEGIN}\n\n{table(folder)}\n\n{END}{after}'
+    readme.write_text(text)
+    return text

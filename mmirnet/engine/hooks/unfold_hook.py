@@ -1,0 +1,41 @@
+"""Training that starts from a packed file."""
+
+from itertools import islice
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..batch_norm import folded, unfold
+from ..run import unwrap
+
+
+@HOOKS.register_module()
+class UnfoldBatchNormHook(Hook):
+    """Measures the batch norms' statistics that a packed file does not hold.
+
+    Before training, with a few training batches, see
+    :func:`mmirnet.engine.batch_norm.unfold`. Models without folded batch norms are
+    left alone. ``tools/train.py`` always has it.
+
+    Args:
+        batches (int): Training batches to measure with, at most, on each rank.
+
+    Example:
+        >>> custom_hooks = [dict(type='UnfoldBatchNormHook', batches=20)]
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, batches: int = 20) -> None:
+        self.batches = batches
+
+    def before_train(self, runner: Runner) -> None:
+        """Measure, if there is anything to measure."""
+        model = unwrap(runner.model)
+        if norms := folded(model):
+            unfold(model, islice(runner.train_dataloader, self.batches))
+            runner.logger.info(
+                f'{len(norms)} batch norms from a packed file: statistics measured '
+                f'on up to {self.batches} training batches'
+            )

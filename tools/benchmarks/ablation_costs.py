@@ -1,0 +1,87 @@
+"""What the networks of configs/ablation cost: training step, packed file, engine."""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from timing import interleaved, machine
+from torch import nn
+
+import mmirnet  # noqa: F401
+from mmirnet import deploy
+from mmirnet.binary import set_ede
+
+BATCH = 128
+
+
+def step_of(model: nn.Module, x: torch.Tensor, labels: torch.Tensor):
+    """A training step: forward, loss, backward, SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds_of_engine(packed, repeats: int = 200) -> float:
+    """Median seconds of one image on one thread."""
+    engine = deploy.Engine(packed, threads=1)
+    spec = packed.input
+    image = np.zeros((1, spec['height'], spec['width'], spec['channels']), np.uint8)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        engine.predict(image)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measures, writes costs.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', nargs='?', default='configs/ablation', type=Path)
+    parser.add_argument('--repeats', type=int, default=15, help='of each step (15)')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    MMLogger.get_current_instance().setLevel('WARNING')
+    init_default_scope('mmpretrain')
+    x = torch.randn(BATCH, 3, 32, 32)
+    labels = torch.randint(10, (BATCH,))
+    steps, costs = {}, {}
+    for path in sorted(args.folder.glob('*.py')):
+        model = MODELS.build(Config.fromfile(path).model)
+        model.init_weights()
+        set_ede(model, 0.5)
+        steps[path.stem] = step_of(model.train(), x, labels)
+        steps[path.stem]()  # warm, and with statistics
+        packed = deploy.pack(model.eval(), (32, 32))
+        model.train()
+        with tempfile.NamedTemporaryFile(suffix='.safetensors') as file:
+            deploy.write(packed, file.name)
+            size = Path(file.name).stat().st_size
+        seconds = seconds_of_engine(packed)
+        costs[path.stem] = dict(packed_bytes=size, engine_us=round(1e6 * seconds, 1))
+    times = interleaved(steps, args.repeats, x.device)
+    for name, values in times.items():
+        costs[name]['step_ms'] = round(1e3 * statistics.median(values), 1)
+    report = dict(machine(x.device), date=date.today().isoformat(), configs=costs)
+    out = args.folder / 'costs.json'
+    out.write_text(json.dumps(report, indent=1) + '\n')
+    print(out.read_text())
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,27 @@
+"""Convert a checkpoint of IR-Net's released code into one of ours."""
+
+import argparse
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help='checkpoint of the released code')
+    parser.add_argument('dst', help='where to write ours, DST.pth')
+    parser.add_argument(
+        '--arch',
+        required=True,
+        help='resnet20, resnet18-cifar, resnet18, resnet34 (ImageNet) or vgg-small; '
+        'the same for every structure and every number of bits',
+    )
+    args = parser.parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.engine.errors import one_line_errors
+    from mmirnet.zoo.convert import convert
+
+    with one_line_errors():
+        print(convert(args.src, args.dst, args.arch))
+
+
+if __name__ == '__main__':
+    main()

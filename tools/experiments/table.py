@@ -1,0 +1,18 @@
+"""Writes the table of a folder's results into its README.md."""
+
+import argparse
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', nargs='?', default='configs/ablation')
+    args = parser.parse_args()
+    from mmirnet.analysis.experiments import update_readme
+
+    update_readme(args.folder)
+    print(f'{args.folder}/README.md')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,45 @@
+"""Classify images with a published model, a packed file or a checkpoint."""
+
+import argparse
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser.add_argument(
+        '--model',
+        required=True,
+        metavar='NAME',
+        help='a name in the zoo, a packed file (.safetensors), or the config of '
+        '--checkpoint',
+    )
+    parser.add_argument('--checkpoint', metavar='FILE', help='a checkpoint of a config')
+    parser.add_argument(
+        '--engine', action='store_true', help='run a packed file on the 1-bit engine'
+    )
+    parser.add_argument(
+        '--topk', type=int, default=5, help='how many classes to name (5)'
+    )
+    parser.add_argument('--out', metavar='FILE', help='write the results as JSON')
+    parser.add_argument(
+        '--show-dir', metavar='FOLDER', help='draw the predictions into FOLDER'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Reads the arguments, classifies and prints."""
+    args = parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.deploy.predictions import report
+    from mmirnet.engine.errors import one_line_errors
+    from mmirnet.zoo.infer import infer
+
+    with one_line_errors():
+        for result in infer(**vars(args)):
+            print(report(**result))
+
+
+if __name__ == '__main__':
+    main()

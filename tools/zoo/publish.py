@@ -1,0 +1,28 @@
+"""Publish a checkpoint: pack it, evaluate the packed file, add it to the zoo."""
+
+import argparse
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='its name, without .py, becomes the model name')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--zoo', default='zoo', help='folder of release files (zoo)')
+    parser.add_argument(
+        '--log', metavar='RUN_DIR', help="the run's folder (that of the checkpoint)"
+    )
+    parser.add_argument(
+        '--command', help="how it was trained (made from the run's config)"
+    )
+    args = parser.parse_args()
+    # Seconds of imports that -h does not need.
+    from mmirnet.engine.errors import one_line_errors
+    from mmirnet.zoo.publish import publish
+
+    with one_line_errors():
+        print(publish(**vars(args)))
+
+
+if __name__ == '__main__':
+    main()
