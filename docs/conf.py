@@ -39,6 +39,7 @@ def show_where_imported() -> None:
             item = getattr(package, name)
             if getattr(item, '__module__', '').startswith(f'{package.__name__}.'):
                 item.__module__ = package.__name__
+            setattr(package, name, item)  # Sphinx does not see what is made on demand
 
 
 def inline_math(translator: HTML5Translator, node: Element) -> None:
