@@ -14,7 +14,8 @@ def parse_args() -> argparse.Namespace:
         '(mmirnet::irnet/resnet20_bireal_digits.py)',
     )
     parser.add_argument(
-        'checkpoint', help='checkpoint file, or a packed one (.safetensors)'
+        'checkpoint',
+        help='checkpoint file, a packed one (.safetensors), or irnet://NAME',
     )
     parser.add_argument(
         '--engine', action='store_true', help='run a packed file on the 1-bit engine'
@@ -68,9 +69,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and evaluates."""
     args = parse_args()
-    from mmirnet.engine import errors, run  # seconds of imports that -h does not need
+    from mmirnet import zoo  # seconds of imports that -h does not need
+    from mmirnet.engine import errors, run
 
     with errors.one_line_errors():
+        if args.engine and args.checkpoint.startswith('irnet://'):
+            args.checkpoint = str(zoo.fetch(args.checkpoint.removeprefix('irnet://')))
         run.evaluate(**vars(args))
 
 

@@ -58,7 +58,7 @@ PAPER = {
 _METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
 _STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
 #: What the entry tells of a published model's training, by key of the index.
-_RUN = ('epochs', 'seed', 'date', 'command', 'log')
+_RUN = ('bytes', 'epochs', 'seed', 'date', 'command', 'log')
 
 
 def published() -> dict[str, Entry]:

@@ -1,5 +1,6 @@
 """The tools for packed files, one after the other, as a user calls them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from networks import warm_up
 from PIL import Image
-from small_run import TEST_IMAGES, TOOLS, environment, small_config
+from small_run import ROOT, TEST_IMAGES, TOOLS, environment, small_config
 
 
 def call(tool, *arguments, **variables):
@@ -71,6 +72,22 @@ def test_engine_and_simulation_have_the_same_accuracy(made, tmp_path):
     assert accuracies[0] == accuracies[1]
     share = float(re.search(r'[\d.]+(?=[,}])', accuracies[0]).group()) / 100
     assert abs(share * TEST_IMAGES - round(share * TEST_IMAGES)) < 1e-2
+
+
+def test_the_engine_runs_a_model_of_the_zoo(tmp_path):
+    name = 'resnet20_bireal_digits'
+    out = tmp_path / 'metrics.json'
+    call(
+        'test.py',
+        ROOT / f'configs/irnet/{name}.py',
+        f'irnet://{name}',
+        '--engine',
+        *['--work-dir', tmp_path, '--out', out, '--out-item', 'metrics'],
+        MMIRNET_ZOO=str(ROOT / 'zoo'),
+    )
+    index = json.loads((ROOT / 'zoo' / 'index.json').read_text())
+    wanted = index['models'][name]['metrics']
+    assert json.loads(out.read_text()) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_export_compares_layer_by_layer(made, tmp_path):

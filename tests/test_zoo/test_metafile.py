@@ -92,7 +92,9 @@ def test_a_published_model_brings_weights_and_its_run():
         }
     ]
     run = made['Metadata']['Published run']
-    assert run == {k: getattr(MODEL, k) for k in ('epochs', 'seed', 'date', 'command')}
+    assert run == {
+        k: getattr(MODEL, k) for k in ('bytes', 'epochs', 'seed', 'date', 'command')
+    }
     assert 'Weights' not in metafile.entry(path)
 
 
