@@ -26,6 +26,7 @@ napoleon_use_ivar = True
 html_theme = 'furo'
 html_title = 'mmirnet'
 html_math_renderer = 'mathml'
+html_show_copyright = False
 
 #: Packages whose names are used as ``from PACKAGE import NAME``.
 FACES = ('binary', 'models', 'engine', 'datasets', 'analysis', 'deploy', 'zoo')

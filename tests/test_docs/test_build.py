@@ -62,7 +62,10 @@ def test_the_reference_has_every_public_module():
     assert sorted(listed) == sorted({'mmirnet', *public_modules()})
 
 
-@pytest.mark.parametrize('face', ['binary', 'models', 'engine', 'deploy', 'zoo'])
+FACES = ['analysis', 'binary', 'datasets', 'deploy', 'engine', 'models', 'zoo']
+
+
+@pytest.mark.parametrize('face', FACES)
 def test_the_reference_has_what_packages_export(site, face):
     package = importlib.import_module(f'mmirnet.{face}')
     page = (site / 'api' / f'{face}.html').read_text()
