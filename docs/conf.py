@@ -1,6 +1,7 @@
 """The documentation site: ``python -m sphinx -W docs docs/_build``."""
 
 import importlib
+from pathlib import Path
 
 from docutils.nodes import Element, SkipNode
 from latex2mathml.converter import convert
@@ -16,7 +17,7 @@ release = version = mmirnet.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 myst_enable_extensions = ['attrs_inline', 'dollarmath']
 myst_heading_anchors = 3
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', '_pictures']
 
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 autodoc_member_order = 'bysource'
@@ -27,6 +28,9 @@ html_theme = 'furo'
 html_title = 'mmirnet'
 html_math_renderer = 'mathml'
 html_show_copyright = False
+
+#: Pictures of the method: functions of `mmirnet.analysis.plots`.
+PICTURES = ('ede_family', 'ede_stages', 'estimator_errors')
 
 #: Packages whose names are used as ``from PACKAGE import NAME``.
 FACES = ('binary', 'models', 'engine', 'datasets', 'analysis', 'deploy', 'zoo')
@@ -61,8 +65,22 @@ def skip_fields(app, what, name, item, skip, options) -> bool | None:
     return (getattr(item, '__doc__', None) or '').startswith('Alias for field') or None
 
 
+def draw_pictures(app: Sphinx) -> None:
+    """Draws the method's pictures, for light and dark pages."""
+    from mmirnet.analysis import plots
+
+    folder = Path(app.srcdir) / '_pictures'
+    folder.mkdir(exist_ok=True)
+    for name in PICTURES:
+        for dark in (False, True):
+            figure = getattr(plots, name)(dark=dark)
+            shade = 'dark' if dark else 'light'
+            figure.savefig(folder / f'{name}-{shade}.png', dpi=150)
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer('mathml', (inline_math, None), (displayed_math, None))
+    app.connect('builder-inited', draw_pictures)
     app.connect('autodoc-skip-member', skip_fields)
     show_where_imported()

@@ -96,7 +96,9 @@ def check_commands(block):
     for words in commands(block):
         named = [w for w in words if re.match(r'(tools|configs|tests)/[\w/.-]+$', w)]
         for name in named:
-            assert 'NAME' in name or (ROOT / name).exists(), name
+            assert (
+                any(p.exists() for p in (ROOT / name, Path(name))) or 'NAME' in name
+            ), name
         tool = program(named[0]) if named else None
         options = {w for w in words if w.startswith('--')}
         if tool and options:
