@@ -32,7 +32,7 @@ run() {
 }
 
 echo '[1/5] Environment'
-setup_env lite,demo,deploy
+setup_env lite,demo
 cd "$root"
 mkdir -p "$work_dir"
 

@@ -147,13 +147,13 @@ class _BinarySign(Function):
 def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tensor:
     r"""Sign in the forward pass, an estimator of its derivative in the backward.
 
-    ============= ========================================= ==================
+    ============= ========================================== ==================
     estimator     :math:`\partial\,\mathrm{sign}/\partial x` source
-    ============= ========================================= ==================
-    'ede'         :math:`k t (1 - \tanh^2(t x))`            IR-Net, eq. 10
-    'ste'         1 where :math:`|x| \le 1`, else 0         BinaryConnect
-    'approx_sign' :math:`\max(2 - 2|x|, 0)`                 Bi-Real Net, eq. 6
-    ============= ========================================= ==================
+    ============= ========================================== ==================
+    'ede'         :math:`k t (1 - \tanh^2(t x))`             IR-Net, eq. 10
+    'ste'         1 where :math:`|x| \le 1`, else 0          BinaryConnect
+    'approx_sign' :math:`\max(2 - 2|x|, 0)`                  Bi-Real Net, eq. 6
+    ============= ========================================== ==================
 
     Args:
         x (Tensor): Any shape, floating point.

@@ -1,0 +1,88 @@
+"""The documentation site: ``python -m sphinx -W docs docs/_build``."""
+
+import importlib
+from pathlib import Path
+
+from docutils.nodes import Element, SkipNode
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+import mmirnet
+
+project = 'mmirnet'
+author = 'the mmirnet authors'
+release = version = mmirnet.__version__
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+myst_enable_extensions = ['attrs_inline', 'dollarmath']
+myst_heading_anchors = 3
+exclude_patterns = ['_build', '_pictures']
+
+autodoc_default_options = {'members': True, 'show-inheritance': True}
+autodoc_member_order = 'bysource'
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
+
+html_theme = 'furo'
+html_title = 'mmirnet'
+html_math_renderer = 'mathml'
+html_show_copyright = False
+html_static_path = ['_static']
+html_css_files = ['math.css']
+
+#: Pictures of the method: functions of `mmirnet.analysis.plots`.
+PICTURES = ('ede_family', 'ede_stages', 'estimator_errors')
+
+#: Packages whose names are used as ``from PACKAGE import NAME``.
+FACES = ('binary', 'models', 'engine', 'datasets', 'analysis', 'deploy', 'zoo')
+
+
+def show_where_imported() -> None:
+    """Documents what a package exports as its own, not as its modules'."""
+    for face in FACES:
+        package = importlib.import_module(f'mmirnet.{face}')
+        for name in package.__all__:
+            item = getattr(package, name)
+            if getattr(item, '__module__', '').startswith(f'{package.__name__}.'):
+                item.__module__ = package.__name__
+            setattr(package, name, item)  # Sphinx does not see what is made on demand
+
+
+def inline_math(translator: HTML5Translator, node: Element) -> None:
+    """Writes a formula as MathML: browsers show it without a script or a network."""
+    translator.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def displayed_math(translator: HTML5Translator, node: Element) -> None:
+    """Writes a formula on a line of its own."""
+    formula = convert(node.astext(), display='block')
+    translator.body.append(f'<div class="math">{formula}</div>')
+    raise SkipNode
+
+
+def skip_fields(app, what, name, item, skip, options) -> bool | None:
+    """Leaves out what a named tuple's fields say of themselves: their number."""
+    return (getattr(item, '__doc__', None) or '').startswith('Alias for field') or None
+
+
+def draw_pictures(app: Sphinx) -> None:
+    """Draws the method's pictures, for light and dark pages."""
+    from mmirnet.analysis import plots
+
+    folder = Path(app.srcdir) / '_pictures'
+    folder.mkdir(exist_ok=True)
+    for name in PICTURES:
+        for dark in (False, True):
+            figure = getattr(plots, name)(dark=dark)
+            shade = 'dark' if dark else 'light'
+            figure.savefig(folder / f'{name}-{shade}.png', dpi=150)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.add_html_math_renderer('mathml', (inline_math, None), (displayed_math, None))
+    app.connect('builder-inited', draw_pictures)
+    app.connect('autodoc-skip-member', skip_fields)
+    show_where_imported()
