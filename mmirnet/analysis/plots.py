@@ -69,7 +69,6 @@ def _styled(dark: bool) -> Iterator[Style]:
     settings = {
         'figure.facecolor': style.paper,
         'axes.facecolor': style.paper,
-        'savefig.facecolor': style.paper,
         'axes.edgecolor': style.rule,
         'axes.labelcolor': style.ink,
         'axes.titlecolor': style.ink,

@@ -51,6 +51,7 @@ def test_every_figure_has_labels(all_figures):
         for axis in figure.axes:
             legends = [*figure.legends, axis.get_legend(), figure.axes[0].get_legend()]
             assert len(axis.lines) <= 1 or any(legends), name
+    assert figures['weights'].legends
 
 
 @pytest.mark.parametrize('dark', [False, True])
