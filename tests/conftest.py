@@ -8,6 +8,9 @@ import torch
 
 torch.set_num_threads(1)
 
+# Not for doctest: of two conftest.py it finds one, and a fuzzer is not installed.
+collect_ignore_glob = ['conftest.py', '*/conftest.py', 'by_hand/*']
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -50,9 +50,8 @@ def start(folder, script, *args, prefix=(), **variables):
 def finish(*processes):
     """Their outputs, after all have ended well."""
     outputs = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), (
-        outputs
-    )
+    codes = [process.returncode for process in processes]
+    assert not any(codes), '\n'.join([str(codes), *outputs])
     return outputs
 
 

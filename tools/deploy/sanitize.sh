@@ -10,7 +10,7 @@ cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON -DMMIRNET_SANITIZE=ON 
   -DPython_EXECUTABLE="$python" \
   -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)"
 cmake --build $build/cmake --parallel
-git ls-files -z mmirnet tests tools pyproject.toml | xargs -0 cp --parents -Pt $build/tree
+git ls-files -z | xargs -0 cp --parents -Pt $build/tree
 cmake --install $build/cmake --prefix $build/tree
 cd $build/tree
 # Python itself leaks by design; its allocator would hide overflows.
