@@ -17,6 +17,7 @@ from .functional import (
     binary_weight,
     check_choice,
     ede,
+    libra_pb,
 )
 
 
@@ -58,6 +59,12 @@ class _BinaryLayer:
                     stacklevel=3,
                 )
             self.ede_is_set = True
+
+    def libra_pb(self) -> tuple[Tensor, Tensor | None]:
+        """What the sign of the weights is taken of, and s, as constants."""
+        rule = self.rule
+        weight = self.weight.detach()
+        return libra_pb(weight, rule.standardize, rule.scale, rule.balance)
 
     def binary_weight(self) -> Tensor:
         """Q_w = s * sign(w_std): the weights this layer computes with."""

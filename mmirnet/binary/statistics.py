@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .functional import ESTIMATORS, libra_pb, sign
+from .functional import ESTIMATORS, sign
 from .layers import IRConv2d, IRLinear
 
 
@@ -103,13 +103,12 @@ def weight_statistics(layer: IRConv2d | IRLinear) -> dict[str, Tensor]:
         >>> seen['signs'], seen['entropy']
         (tensor([[False, False, False,  True]]), tensor(0.8113))
     """
-    rule = layer.rule
-    w, _ = libra_pb(layer.weight.detach(), rule.standardize, rule.scale, rule.balance)
+    w, _ = layer.libra_pb()
     signs = w >= 0
     return dict(
         signs=signs,
         entropy=bit_entropy(signs.flatten(1).float().mean(1)).mean(),
-        **estimator_statistics(w, *layer.ede.unbind(), rule.estimator),
+        **estimator_statistics(w, *layer.ede.unbind(), layer.rule.estimator),
     )
 
 
@@ -126,10 +125,7 @@ def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
         >>> log2_scales(IRConv2d(16, 32, 3))
         {0: 32}
     """
-    rule = layer.rule
-    scale = libra_pb(layer.weight.detach(), rule.standardize, rule.scale, rule.balance)[
-        1
-    ]
+    _, scale = layer.libra_pb()
     if scale is None:
         return {}
     values, counts = scale.log2().round().int().unique(return_counts=True)

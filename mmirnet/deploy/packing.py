@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from ..binary import IRConv2d
-from ..binary.functional import libra_pb, sign
+from ..binary.functional import sign
 from ..models.blocks import PadShortcut
 from . import format
 from .engine import binary_weight, pack_bits
@@ -64,10 +64,7 @@ def _window(name: str, conv: nn.Conv2d) -> dict:
 def _binary_conv(name: str, conv: IRConv2d) -> tuple[dict, dict]:
     if conv.rule.scale == 'mean':
         _refuse(name, "scale='mean' is no power of two; use 'shift' or None")
-    rule = conv.rule
-    weight, scale = libra_pb(
-        conv.weight.detach(), rule.standardize, rule.scale, rule.balance
-    )
+    weight, scale = conv.libra_pb()
     scale = torch.ones(len(weight)) if scale is None else scale.flatten().cpu()
     exponent = torch.log2(scale)
     if not torch.equal(exponent, exponent.round()):
