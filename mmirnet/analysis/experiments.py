@@ -59,11 +59,12 @@ def run_all(
     """
     results = Path(results)
     done = {(r['config'], r['digest'], r['seed']) for r in read_results(results)}
-    wanted = [(str(c), seed) for seed in seeds for c in configs]
+    digests = {str(config): digest(config, cfg_options) for config in configs}
+    wanted = [(config, seed) for seed in seeds for config in digests]
     tasks = [
         (config, seed)
         for config, seed in wanted
-        if (Path(config).stem, digest(config, cfg_options), seed) not in done
+        if (Path(config).stem, digests[config], seed) not in done
     ]
     print(f'{len(wanted) - len(tasks)} of {len(wanted)} runs are done')
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,8 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
         dict: What :func:`run_all` writes as a line.
     """
     name = Path(config).stem
-    folder = Path(work_dir) / f'{name}-seed{seed}-{digest(config, cfg_options)[:8]}'
+    settings = digest(config, cfg_options)
+    folder = Path(work_dir) / f'{name}-seed{seed}-{settings[:8]}'
     options = {'log_level': 'WARNING', **(cfg_options or {}), 'randomness.seed': seed}
     start = time.time()
     runner = train(config, work_dir=str(folder), resume='auto', cfg_options=options)
@@ -118,7 +120,7 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
     on_gpu = device.type == 'cuda'
     return dict(
         config=name,
-        digest=digest(config, cfg_options),
+        digest=settings,
         seed=seed,
         accuracy=curve[-1],
         curve=curve,
