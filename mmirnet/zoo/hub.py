@@ -11,10 +11,8 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.apis import ModelHub
 
-from .names import MIM
+from .names import MIM, SCHEME
 from .store import fetch
-
-SCHEME = 'irnet://'
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from ..analysis.summary import summarize_config
 from .index import Entry, parse_index
-from .names import MIM, PREFIX, dataset_of
+from .names import MIM, PREFIX, SCHEME, dataset_of
 
 #: The folder that holds configs/ and zoo/: a checkout, or the installed package's own.
 ROOT = (MIM / 'configs').resolve().parent
@@ -146,7 +146,7 @@ def entry(path: Path, model: Entry | None = None) -> dict[str, Any]:
     if results:
         made['Results'] = results
     if model:
-        made['Weights'] = f'irnet://{path.stem}'
+        made['Weights'] = f'{SCHEME}{path.stem}'
     return made
 
 

@@ -3,7 +3,7 @@
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from .names import DATASETS, PREFIX, all_names, dataset_of, known
+from .names import DATASETS, PREFIX, SCHEME, all_names, dataset_of, known
 from .store import read_index
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def get_model(
     name = known(name)
     return mmpretrain.get_model(
         f'{PREFIX}{name}',
-        pretrained=f'irnet://{name}' if pretrained is True else pretrained,
+        pretrained=f'{SCHEME}{name}' if pretrained is True else pretrained,
         device=device,
         **kwargs,
     )

@@ -9,6 +9,8 @@ from .index import ZooError
 MIM = Path(__file__).parents[1] / '.mim'
 #: What names start with in MMPretrain's hub, which holds models of all kinds.
 PREFIX = 'irnet_'
+#: Stands for the weights of a model where a checkpoint may.
+SCHEME = 'irnet://'
 #: What names end in, and the data set that it means.
 DATASETS = {
     'digits': 'digits',
