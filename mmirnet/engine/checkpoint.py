@@ -9,7 +9,6 @@ of others are checked by the checksums of the zip format.
 import hashlib
 import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..files import write_whole
 
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
@@ -35,39 +36,6 @@ def sealed(archive: bytes) -> bytes:
     digest = hashlib.sha256(archive).hexdigest().encode()
     # The archive ends with the length of its comment.
     return archive[:-2] + _COMMENT.to_bytes(2, 'little') + _MARK + digest
-
-
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that at no moment a part of it stands under its name.
-
-    Args:
-        path (str | os.PathLike): The file.
-        data (bytes): All of its content.
-
-    Raises:
-        OSError: If the disk is full or the folder cannot be written; what was
-            there before is untouched.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        with os.fdopen(fd, 'wb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as e:
-        Path(temporary).unlink(missing_ok=True)
-        raise OSError(
-            e.errno, f'could not write {path}: {e.strerror}; earlier files are intact'
-        ) from e
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename, too, has to outlive a power cut
-    finally:
-        os.close(folder)
 
 
 class WholeFileBackend(LocalBackend):

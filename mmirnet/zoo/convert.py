@@ -16,8 +16,9 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..binary.functional import check_choice
-from ..engine.checkpoint import load_checkpoint_file, sealed, write_whole
+from ..engine.checkpoint import load_checkpoint_file, sealed
 from ..engine.run import load_config
+from ..files import write_whole
 
 _HEAD = ((r'bn2\.', 'head.bn.'), (r'(linear|fc)\.', 'head.fc.'))
 _STEM = ((r'conv1\.', 'backbone.conv1.'), (r'bn1\.', 'backbone.bn1.'))

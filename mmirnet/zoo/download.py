@@ -22,7 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader, MaxRetryError
 
-from .files import is_whole
+from ..files import is_whole
 from .index import UnreachableError, ZooError
 
 #: How often to try again, and how long to wait: 0, 1, 2, 4 and 8 seconds, and up to

@@ -25,8 +25,8 @@ from ..deploy.checkpoint import (
     pipeline_size,
 )
 from ..deploy.predictions import classify, top_k
-from ..engine.checkpoint import write_whole
 from ..engine.run import load_config
+from ..files import write_whole
 
 # Below this, text would hide the picture.
 _SHORT_EDGE = 224

@@ -19,7 +19,8 @@ from ..analysis.runs import read_scalars
 from ..datasets import keep_in_memory
 from ..deploy.checkpoint import pack_checkpoint
 from ..engine import run
-from ..engine.checkpoint import load_checkpoint_file, write_whole
+from ..engine.checkpoint import load_checkpoint_file
+from ..files import write_whole
 from . import metafile
 from .index import Entry, parse_index, render_index
 from .names import dataset_of

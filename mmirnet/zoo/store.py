@@ -10,8 +10,8 @@ from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from ..files import is_whole, write_whole
 from . import names
-from .files import is_whole, write_whole
 from .index import MAX_INDEX_BYTES, Entry, UnreachableError, ZooError, parse_index
 
 #: The assets of this project's release of trained models. It answers once that

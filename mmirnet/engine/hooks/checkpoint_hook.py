@@ -15,7 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..checkpoint import write_whole
+from ...files import write_whole
 
 
 @HOOKS.register_module()
