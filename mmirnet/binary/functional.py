@@ -99,7 +99,9 @@ def _ede_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:
 
 
 def _ste_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    return grad * (x.abs() <= 1)
+    # 2 - ceil|x| is 1 or 2 where |x| <= 1. A compiler would keep a Boolean mask from
+    # the forward pass, in loops that do not vectorise: a step took 2.5 times as long.
+    return x.abs().ceil_().neg_().add_(2).clamp_(0, 1).mul_(grad)
 
 
 def _approx_sign_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:

@@ -73,8 +73,9 @@ class TestBinarySign:
     )
     def test_gradient_is_the_formula(self, estimator, t, k, dtype, tol):
         torch.manual_seed(0)
-        x = (torch.randn(500, dtype=dtype) * 1.5).requires_grad_()
-        grad = torch.randn(500, dtype=dtype)
+        edges = torch.tensor([-1 - 1e-6, -1, -0.0, 0, 1, 1 + 1e-6], dtype=dtype)
+        x = torch.cat([torch.randn(500, dtype=dtype) * 1.5, edges]).requires_grad_()
+        grad = torch.randn(len(x), dtype=dtype)
         t, k = torch.tensor(t).double(), torch.tensor(k).double()
         binary_sign(x, t, k, estimator).backward(grad)
         x64 = x.detach().double()
