@@ -99,9 +99,28 @@ def command(case: str, folder: Path, resume: bool) -> list[str]:
     return [sys.executable, *launch, *script]
 
 
+def processes(text: str) -> dict[int, int]:
+    """Process ids and parents of the processes with a text in the command line."""
+    found = {}
+    for folder in Path('/proc').glob('[0-9]*'):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if text in (folder / 'cmdline').read_text():
+                stat = (folder / 'stat').read_text()
+                found[int(folder.name)] = int(stat.rpartition(')')[2].split()[1])
+    return found
+
+
+def kill(folder: Path) -> None:
+    """Kills a run with all its ranks, each of which torchrun gives its own session."""
+    while pids := processes(str(folder)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def running(case: str, folder: Path, resume: bool = False):
-    """A started run, in a process group of its own."""
+    """A started run."""
     env = dict(
         os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), PYTHONUNBUFFERED='1'
     )
@@ -111,13 +130,11 @@ def running(case: str, folder: Path, resume: bool = False):
         stderr=subprocess.STDOUT,
         text=True,
         env=env,
-        start_new_session=True,
     )
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(folder)
         process.wait()
 
 
@@ -146,7 +163,7 @@ def stop(case: str, folder: Path, after: int, delay: float, signum: int) -> str:
             where = line.split('INFO - ')[-1].split('  ')[0].strip() if line else 'end'
         time.sleep(delay)
         if signum == signal.SIGKILL:
-            os.killpg(process.pid, signum)
+            kill(folder)
         else:
             process.send_signal(signum)
             process.communicate(timeout=120)

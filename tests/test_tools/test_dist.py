@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kill_and_resume import processes
 from small_run import TEST_IMAGES, TOOLS, environment, small_config
 
 from mmirnet.engine import run
@@ -241,17 +242,6 @@ def test_three_slurm_tasks_count_every_image_once(
     for prediction, alone in zip(predictions, expected, strict=True):
         assert torch.equal(prediction['pred_label'], alone['pred_label'])
         torch.testing.assert_close(prediction['pred_score'], alone['pred_score'])
-
-
-def processes(text):
-    """Process ids and parents of the processes with a text in the command line."""
-    found = {}
-    for folder in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if text in (folder / 'cmdline').read_text():
-                stat = (folder / 'stat').read_text()
-                found[int(folder.name)] = int(stat.rpartition(')')[2].split()[1])
-    return found
 
 
 def is_rank(pid, rank):
