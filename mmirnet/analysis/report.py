@@ -4,9 +4,7 @@ import base64
 import datetime
 import io
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +25,7 @@ from ..engine.checkpoint import find_whole_checkpoint
 from ..engine.run import evaluate, load_config
 from ..engine.speed import device_name
 from . import plots, runs
+from .costs import engine_seconds, packed_bytes
 from .summary import COLUMNS, LEGEND, Summary, cells, short, summarize_config
 
 #: Right and wrong predictions shown of each run.
@@ -446,33 +445,14 @@ def deployment(cfg: Config, checkpoint: str) -> dict[str, str]:
         ImportError: If the engine was not built.
     """
     packed = deploy.pack(build_model(cfg, checkpoint), input_size(cfg))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'model.safetensors'
-        deploy.write(packed, path)
-        size = path.stat().st_size
     engine = deploy.Engine(packed, threads=1)
-    spec = packed.input
-    shape = 1, spec['height'], spec['width'], spec['channels']
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    low, median, high = _seconds(engine, image)
+    low, median, high = engine_seconds(engine)
     return {
-        'packed file (weights and graph)': short(size, 'B'),
+        'packed file (weights and graph)': short(packed_bytes(packed), 'B'),
         'engine, one image, one thread': f'{1e3 * median:.3g} ms '
         f'(quartiles {1e3 * low:.3g} to {1e3 * high:.3g})',
         'instruction set': engine.isa,
     }
-
-
-def _seconds(engine: deploy.Engine, image: np.ndarray) -> list[float]:
-    """Quartiles of the time of a call, of at least ten calls and half a second."""
-    for _ in range(3):
-        engine.predict(image)
-    times: list[float] = []
-    while len(times) < 10 or sum(times) < 0.5:
-        start = time.perf_counter()
-        engine.predict(image)
-        times.append(time.perf_counter() - start)
-    return statistics.quantiles(times, n=4)
 
 
 # --------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """From a trained model to a packed file, and back to a simulation of it."""
 
+import copy
 import hashlib
 import json
 import os
@@ -208,13 +209,9 @@ def trace(model: nn.Module) -> tuple[list[dict], dict[str, np.ndarray]]:
     Raises:
         UnsupportedModelError: For a layer that the format does not have.
     """
-    training = model.training
-    model.eval()
-    try:
-        wrapped = _Logits(model)
-        traced = _Tracer().trace(wrapped)
-    finally:
-        model.train(training)
+    # A copy is not compiled, and leaves the mode of the model's parts as it is.
+    wrapped = _Logits(copy.deepcopy(model)).eval()
+    traced = _Tracer().trace(wrapped)
     modules = dict(wrapped.named_modules())
     graph, tensors, names = [], {}, {}
     for node in traced.nodes:

@@ -147,11 +147,21 @@ def test_normalisation_and_classes_travel(tmp_path):
 
 def test_packing_leaves_the_model_as_it_was():
     model = mixed_network().train()
+    next(model.children()).eval()  # a frozen part
+    modes = [module.training for module in model.modules()]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     deploy.pack(model, (9, 9))
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_compiled_models_pack():
+    model = mixed_network()
+    plain = deploy.pack(model, (9, 9))
+    model.compile()
+    next(model.children()).compile()
+    assert deploy.pack(model, (9, 9)).graph == plain.graph
 
 
 def network_with(layer):

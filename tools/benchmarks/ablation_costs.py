@@ -3,12 +3,9 @@
 import argparse
 import json
 import statistics
-import tempfile
-import time
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -19,7 +16,9 @@ from torch import nn
 
 import mmirnet  # noqa: F401
 from mmirnet import deploy
+from mmirnet.analysis.costs import engine_seconds, packed_bytes
 from mmirnet.binary import set_ede
+from mmirnet.engine.speed import compile_model
 
 BATCH = 128
 
@@ -34,19 +33,6 @@ def step_of(model: nn.Module, x: torch.Tensor, labels: torch.Tensor):
         optimizer.step()
 
     return step
-
-
-def seconds_of_engine(packed, repeats: int = 200) -> float:
-    """Median seconds of one image on one thread."""
-    engine = deploy.Engine(packed, threads=1)
-    spec = packed.input
-    image = np.zeros((1, spec['height'], spec['width'], spec['channels']), np.uint8)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        engine.predict(image)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -65,15 +51,15 @@ def main() -> None:
         model = MODELS.build(Config.fromfile(path).model)
         model.init_weights()
         set_ede(model, 0.5)
-        steps[path.stem] = step_of(model.train(), x, labels)
-        steps[path.stem]()  # warm, and with statistics
-        packed = deploy.pack(model.eval(), (32, 32))
-        model.train()
-        with tempfile.NamedTemporaryFile(suffix='.safetensors') as file:
-            deploy.write(packed, file.name)
-            size = Path(file.name).stat().st_size
-        seconds = seconds_of_engine(packed)
-        costs[path.stem] = dict(packed_bytes=size, engine_us=round(1e6 * seconds, 1))
+        model.train().to(memory_format=torch.channels_last)
+        compile_model(model)
+        steps[path.stem] = step_of(model, x, labels)
+        steps[path.stem]()  # compiled, and with statistics
+        packed = deploy.pack(model, (32, 32))
+        _, seconds, _ = engine_seconds(deploy.Engine(packed, threads=1))
+        costs[path.stem] = dict(
+            packed_bytes=packed_bytes(packed), engine_us=round(1e6 * seconds, 1)
+        )
     times = interleaved(steps, args.repeats, x.device)
     for name, values in times.items():
         costs[name]['step_ms'] = round(1e3 * statistics.median(values), 1)
