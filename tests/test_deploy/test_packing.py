@@ -36,6 +36,7 @@ def cifar(depth, **kwargs):
 
 ARCHITECTURES = {
     'resnet20-bireal': (cifar(20), 64, 32),
+    'resnet20-fp': (cifar(20, conv_cfg=None), 64, 32),  # each block reads x twice
     'resnet20-normal': (cifar(20, structure='normal', stem_act=False), 64, 32),
     'resnet20-w1a32': (
         cifar(20, structure='normal', stem_act=False, conv_cfg=W1A32, act_cfg=RELU),

@@ -167,9 +167,10 @@ Network::FinishPlan Network::plan(const Finish& finish, int height, int width,
     require(found.height == height && found.width == width &&
                 found.channels == channels,
             "tensor of the wrong shape");
-    require(id != in, "an operation cannot overwrite its input");
     return &found;
   };
+  for (const int id : {finish.out, finish.bits})
+    require(id < 0 || id != in, "an operation cannot overwrite its input");
   plan.residual = look_up(finish.residual, Tensor::kFloats);
   plan.out = look_up(finish.out, Tensor::kFloats);
   plan.bits = look_up(finish.bits, Tensor::kBits);
