@@ -1,10 +1,8 @@
-"""Runs of many configs and seeds: started once each, kept as JSON lines, tabulated."""
+"""Runs of many configs and seeds: started once each, kept as JSON lines."""
 
 import hashlib
 import json
 import multiprocessing
-import re
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +19,6 @@ from ..engine.run import load_config, train
 from .runs import read_scalars
 
 METRIC = 'accuracy/top1'
-BEGIN, END = '<!-- generated from results.jsonl -->', '<!-- end -->'
 
 
 def run_all(
@@ -165,73 +162,3 @@ def read_results(path: str | Path) -> list[dict]:
         except json.JSONDecodeError as error:
             raise ValueError(f'{path}, line {number}: {error}') from None
     return results
-
-
-def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
-    """Results of each config, of its newest digest alone, best mean first."""
-    groups: dict[str, list[dict]] = {}
-    for line in results:
-        group = groups.setdefault(line['config'], [])
-        if group and group[0]['digest'] != line['digest']:
-            group.clear()
-        group.append(line)
-    mean = {
-        name: statistics.fmean(r['accuracy'] for r in g) for name, g in groups.items()
-    }
-    return {name: groups[name] for name in sorted(groups, key=lambda n: -mean[n])}
-
-
-def description(config: str | Path) -> str:
-    """What a config's first comment says of it, up to the first colon or full stop."""
-    (comment,) = re.findall(r'\A# (.+?)[.:,;]', Path(config).read_text(), re.DOTALL)
-    return comment.replace('\n# ', ' ')
-
-
-def table(folder: str | Path) -> str:
-    """The results of a folder of configs as a Markdown table.
-
-    Args:
-        folder (str | Path): With the configs and their ``results.jsonl``; costs from
-            ``costs.json`` if it is there.
-
-    Returns:
-        str: A row for each config that has results, best first: mean and standard
-        deviation of the accuracy over seeds, and what the network costs.
-    """
-    folder = Path(folder)
-    costs = folder / 'costs.json'
-    costs = json.loads(costs.read_text())['configs'] if costs.exists() else {}
-    rows = [
-        '| config | what it is | accuracy in % | seeds | packed size '
-        '| engine, one image | training step |',
-        '|---|---|---|---|---|---|---|',
-    ]
-    for name, lines in by_config(read_results(folder / 'results.jsonl')).items():
-        values = [line['accuracy'] for line in lines]
-        spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-        cost = costs.get(name)
-        cells = [
-            f'[{name}]({name}.py)',
-            description(folder / f'{name}.py'),
-            f'{statistics.fmean(values):.2f}{spread}',
-            str(len(values)),
-            f'{cost["packed_bytes"] / 1e3:.1f} kB' if cost else '',
-            f'{cost["engine_us"]:.0f} µs' if cost else '',
-            f'{cost["step_ms"]:.0f} ms' if cost else '',
-        ]
-        rows.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(rows)
-
-
-def update_readme(folder: str | Path) -> str:
-    """Writes the table into a folder's README.md, between its two marks.
-
-    Returns:
-        str: The README's new text.
-    """
-    readme = Path(folder) / 'README.md'
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    text = f'{before}{BEGIN}\n\n{table(folder)}\n\n{END}{after}'
-    readme.write_text(text)
-    return text

@@ -1,4 +1,4 @@
-"""Pictures of the method, and of a run: what its network did while it trained.
+"""Pictures of the method, of a run (what its network did), and of experiments.
 
 Every function gives a Figure for a light or a dark background, in the colours of Okabe
 and Ito, which people tell apart with every kind of colour vision; lines differ in
@@ -6,6 +6,7 @@ their dashes as well.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -590,6 +591,112 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], dark: bool = False) ->
 
 
 # --------------------------------------------------------------------------
+# Experiments.
+
+
+def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
+    """Accuracy while several configs were trained, each with several seeds.
+
+    Args:
+        runs (dict[str, np.ndarray]): By label: (seeds, epochs), accuracy in % after
+            each epoch. At most five.
+        dark (bool): For a dark background. Defaults to False.
+
+    Returns:
+        Figure: A line of means for each, in a band from the lowest to the highest.
+
+    Example:
+        >>> figure = accuracy_curves({'IR-Net': np.array([[70, 79], [72, 81]])})
+        >>> figure.axes[0].lines[0].get_ydata().tolist()
+        [71.0, 80.0]
+    """
+    with _styled(dark) as style:
+        figure, ((axis,),) = _axes(1, 1, 3.2, style)
+        # Strict: a sixth line would look like another.
+        used = style.curves[: len(runs)], _DASHES[: len(runs)]
+        for (label, values), colour, dash in zip(runs.items(), *used, strict=True):
+            epochs = np.arange(1, values.shape[1] + 1)
+            mean = values.mean(0)
+            axis.plot(epochs, mean, color=colour, linestyle=dash, label=label)
+            axis.fill_between(
+                epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0
+            )
+        axis.set(xlabel='epoch', ylabel='test accuracy (%)')
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(loc='lower right')
+    return figure
+
+
+def accuracy_and_costs(
+    accuracies: dict[str, Sequence[float]],
+    costs: dict[str, dict[str, float]],
+    dark: bool = False,
+) -> Figure:
+    """What accuracy costs.
+
+    Args:
+        accuracies (dict[str, Sequence[float]]): By config: of each seed, in %.
+        costs (dict[str, dict[str, float]]): By the label of an axis and by config.
+        dark (bool): For a dark background. Defaults to False.
+
+    Returns:
+        Figure: A panel for each cost: means, with a line from the lowest to the
+        highest. The last one names the configs.
+    """
+    names = sorted(accuracies, key=lambda name: statistics.fmean(accuracies[name]))
+    means = [statistics.fmean(accuracies[name]) for name in names]
+    low, high = (limit(map(limit, accuracies.values())) for limit in (min, max))
+    height, margin = 4.2, 0.06 * max(high - low, 1)
+    with _styled(dark) as style:
+        widths = [1] * (len(costs) - 1) + [2]
+        figure, (axes,) = _axes(
+            1, len(costs), height, style, sharey=True, width_ratios=widths
+        )
+        for axis, (label, values) in zip(axes, costs.items(), strict=True):
+            x = [values[name] for name in names]
+            ranges = [(min(accuracies[n]), max(accuracies[n])) for n in names]
+            axis.vlines(x, *zip(*ranges, strict=True), color=style.curves[0], lw=0.8)
+            axis.plot(x, means, 'o', color=style.curves[0], markersize=4)
+            axis.set(xlabel=label, ylim=(low - margin, high + margin))
+            if max(x) < 4 * min(x):
+                axis.set_xlim(0, 1.15 * max(x))
+                continue
+            axis.set_xscale('log')
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.xaxis.set_major_formatter('{x:g}')
+            axis.xaxis.set_minor_formatter('')
+            axis.margins(x=0.15)
+        axes[0].set_ylabel('test accuracy (%)')
+        step = 0.19 / height * (high - low + 2 * margin)  # a line of text
+        right = 1.15 * max(x)
+        axis.set_xlim(right=right * (max(x) / min(x)) ** 0.6)
+        places = _apart(means, step)
+        for name, place, *point in zip(names, places, x, means, strict=True):
+            axis.annotate(
+                name,
+                point,
+                (right, place),
+                fontsize='x-small',
+                va='center',
+                arrowprops=dict(arrowstyle='-', color=style.rule, lw=0.6),
+            )
+    return figure
+
+
+def _apart(values: Sequence[float], step: float) -> np.ndarray:
+    """Rising values, moved as little as it takes to be a step from each other."""
+    places = np.array(values, float)
+    for _ in range(100):
+        overlap = step - np.diff(places)
+        if (overlap < 1e-6 * step).all():
+            break
+        push = np.maximum(overlap, 0) / 2
+        places[:-1] -= push
+        places[1:] += push
+    return places
+
+
+# --------------------------------------------------------------------------
 # All of them.
 
 _NO_STATISTICS = (
@@ -665,3 +772,14 @@ def save(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
         paths.append(folder / f'{name}.png')
         figure.savefig(paths[-1], dpi=150)
     return paths
+
+
+def save_svg(figure: Figure, path: str | Path) -> None:
+    """Writes a figure as SVG whose text is text; the same one gives the same file.
+
+    Args:
+        figure (Figure): The figure.
+        path (str | Path): The file.
+    """
+    with rc_context({'svg.hashsalt': 'mmirnet', 'svg.fonttype': 'none'}):
+        figure.savefig(path, format='svg', metadata={'Date': None})

@@ -10,10 +10,11 @@ from .functional import (
     binary_sign,
     binary_weight,
     ede,
+    hardtanh,
     libra_pb,
     sign,
 )
-from .layers import IRConv2d, IRLinear, binary_layers, set_ede
+from .layers import Hardtanh, IRConv2d, IRLinear, binary_layers, set_ede
 from .statistics import (
     bit_entropy,
     estimator_statistics,
@@ -27,6 +28,7 @@ __all__ = [
     'SCALES',
     'ConvGeometry',
     'Estimator',
+    'Hardtanh',
     'IRConv2d',
     'IRLinear',
     'WeightRule',
@@ -37,6 +39,7 @@ __all__ = [
     'bit_entropy',
     'ede',
     'estimator_statistics',
+    'hardtanh',
     'input_statistics',
     'libra_pb',
     'log2_scales',

@@ -74,6 +74,40 @@ def sign(x: Tensor) -> Tensor:
     return torch.sign(x).add_(0.5).sign_()
 
 
+class _Hardtanh(Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x.clamp(-1, 1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        # 1 where |y| < 1, else 0, in floats: see _ste_vjp.
+        return (1 - y.abs()).ceil_().mul_(grad)
+
+
+def hardtanh(x: Tensor) -> Tensor:
+    """Clamp to [-1, 1], as ``torch.nn.functional.hardtanh`` does, in less time.
+
+    It keeps what comes out for the backward pass, as the next convolution does. With
+    torch's own a compiler keeps a Boolean mask besides, and gradients in channels_last
+    turn into those of another layout.
+
+    Args:
+        x (Tensor): Any shape, floating point.
+
+    Returns:
+        Tensor: In the shape and dtype of ``x``.
+
+    Example:
+        >>> hardtanh(torch.tensor([-2.0, 0.5, 1.0]))
+        tensor([-1.0000,  0.5000,  1.0000])
+    """
+    return _Hardtanh.apply(x)
+
+
 class Estimator(NamedTuple):
     """A stand-in for the derivative of sign: ``gain(t, k) * shape(x, t)``.
 

@@ -17,8 +17,26 @@ from .functional import (
     binary_weight,
     check_choice,
     ede,
+    hardtanh,
     libra_pb,
 )
+
+
+class Hardtanh(nn.Hardtanh):
+    """torch's Hardtanh in the time of :func:`hardtanh`, where its limits are -1 and 1.
+
+    ``inplace`` is accepted and makes no difference.
+
+    Example:
+        >>> Hardtanh()(torch.tensor([-2.0, 0.5]))
+        tensor([-1.0000,  0.5000])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clamp every element."""
+        if (self.min_val, self.max_val) != (-1, 1):
+            return super().forward(x)
+        return hardtanh(x)
 
 
 class _BinaryLayer:

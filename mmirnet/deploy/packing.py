@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from ..binary import IRConv2d
+from ..binary import Hardtanh, IRConv2d
 from ..binary.functional import sign
 from ..models.blocks import PadShortcut
 from . import format
@@ -147,6 +147,7 @@ _LAYERS: dict[type, tuple[str, Callable]] = {
     nn.BatchNorm1d: ('affine', _batch_norm),
     nn.BatchNorm2d: ('affine', _batch_norm),
     nn.Hardtanh: ('hardtanh', _hardtanh),
+    Hardtanh: ('hardtanh', _hardtanh),
     nn.ReLU: ('relu', lambda name, act: ({}, {})),
     nn.MaxPool2d: ('max_pool2d', _max_pool),
     nn.AdaptiveAvgPool2d: ('average_pool', _average_pool),

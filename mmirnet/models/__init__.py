@@ -1,15 +1,14 @@
 """Backbones, blocks and heads, registered in MMPretrain; layers in MMEngine."""
 
 from mmengine.registry import MODELS
-from torch import nn
 
-from ..binary import IRConv2d, IRLinear
+from ..binary import Hardtanh, IRConv2d, IRLinear
 from .backbones import IRResNet, IRResNet_CIFAR, IRVGGSmall
 from .blocks import BiRealBlock, NormalBlock
 from .heads import BNLinearClsHead, FlattenNeck
 
 # The root registry: mmcv's build_conv_layer and build_activation_layer look there.
-for layer in (IRConv2d, IRLinear, nn.Hardtanh):
+for layer in (IRConv2d, IRLinear, Hardtanh):
     if layer.__name__ not in MODELS.module_dict:
         MODELS.register_module(module=layer)
 

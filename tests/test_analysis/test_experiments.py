@@ -1,26 +1,14 @@
-import json
-import shutil
-from pathlib import Path
-
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from small_run import ROOT, small_config
 
-from mmirnet.analysis import experiments
+from mmirnet.analysis import experiments, results
 from mmirnet.binary import binary_layers
 
 ABLATION = ROOT / 'configs/ablation'
 NAMES = sorted(path.stem for path in ABLATION.glob('*.py'))
-
-
-def line(config, seed, accuracy, digest='a'):
-    return dict(config=config, digest=digest, seed=seed, accuracy=accuracy)
-
-
-def write(path, *lines):
-    path.write_text(''.join(json.dumps(entry) + '\n' for entry in lines))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -34,7 +22,7 @@ def test_ablations_change_nothing_but_model_and_schedule_of_t(name):
     }
     assert changed <= {'model', 'custom_hooks'}
     assert bool(changed) == (name != 'irnet')
-    assert experiments.description(ABLATION / f'{name}.py')
+    assert results.description(ABLATION / f'{name}.py')
 
 
 @pytest.fixture(scope='module')
@@ -76,39 +64,7 @@ def test_failures_are_named_when_all_have_run(tmp_path):
     assert experiments.read_results(tmp_path / 'r.jsonl') == []
 
 
-def test_table(tmp_path):
-    for name in ('good', 'bad'):
-        (tmp_path / f'{name}.py').write_text(f'# The {name} one: and why.\n')
-    write(
-        tmp_path / 'results.jsonl',
-        line('bad', 0, 50.0),
-        line('good', 0, 10.0, 'old settings'),
-        line('good', 0, 90.0),
-        line('good', 1, 92.0),
-    )
-    costs = dict(packed_bytes=59_700, engine_us=310.2, step_ms=229.0)
-    (tmp_path / 'costs.json').write_text(json.dumps(dict(configs=dict(good=costs))))
-    *_, first, second = experiments.table(tmp_path).splitlines()
-    assert first == (
-        '| [good](good.py) | The good one | 91.00 ± 1.41 | 2 '
-        '| 59.7 kB | 310 µs | 229 ms |'
-    )
-    assert second == '| [bad](bad.py) | The bad one | 50.00 | 1 |  |  |  |'
-
-
 def test_damaged_results(tmp_path):
     (tmp_path / 'r.jsonl').write_text('{}\n{"config"\n')
     with pytest.raises(ValueError, match=r'r\.jsonl, line 2'):
         experiments.read_results(tmp_path / 'r.jsonl')
-
-
-def test_the_readme_is_what_the_results_say(tmp_path):
-    folder = tmp_path / 'ablation'
-    shutil.copytree(ABLATION, folder)
-    written = (folder / 'README.md').read_text()
-    assert experiments.update_readme(folder) == written
-    for name in {
-        r['config'] for r in experiments.read_results(folder / 'results.jsonl')
-    }:
-        assert f'[{name}]({name}.py)' in written
-    assert Path(folder, 'README.md').read_text() == written

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmirnet.binary import IRConv2d, IRLinear, binary_layers, ede, set_ede, sign
+from mmirnet.binary import (
+    Hardtanh,
+    IRConv2d,
+    IRLinear,
+    binary_layers,
+    ede,
+    set_ede,
+    sign,
+)
 
 RULES = list(itertools.product([True, False], ['shift', 'mean', None], ['ede', 'ste']))
 
@@ -344,3 +352,9 @@ def test_standardising_needs_balance():
     conv = IRConv2d(2, 2, 3, balance=False, standardize=False, scale=None)
     nn.init.constant_(conv.weight, -0.1)
     assert (conv.binary_weight() == -1).all()
+
+
+@pytest.mark.parametrize('limits', [(-1, 1), (-2, 3)])
+def test_hardtanh(limits):
+    x = torch.linspace(-4, 4, 33)
+    assert torch.equal(Hardtanh(*limits)(x), torch.nn.Hardtanh(*limits)(x))

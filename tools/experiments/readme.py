@@ -1,4 +1,4 @@
-"""Writes the table of a folder's results into its README.md."""
+"""Writes the tables and pictures of a folder's results into its README.md."""
 
 import argparse
 
@@ -8,7 +8,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='configs/ablation')
     args = parser.parse_args()
-    from mmirnet.analysis.experiments import update_readme
+    from mmirnet.analysis.results import update_readme
 
     update_readme(args.folder)
     print(f'{args.folder}/README.md')

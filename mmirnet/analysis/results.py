@@ -1,0 +1,190 @@
+"""What experiments came to: tables and pictures in the README beside their configs."""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from . import plots
+from .experiments import read_results
+
+#: What :func:`update_readme` writes, with its arguments, between two comments.
+_MARK = re.compile(
+    r'(?P<begin><!-- generated: (?P<what>\w+)(?P<names>[^\n]*) -->\n).*?'
+    r'(?P<end><!-- end -->)',
+    re.DOTALL,
+)
+
+
+def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
+    """Results of each config, of its newest digest alone, best mean first."""
+    groups: dict[str, list[dict]] = {}
+    for line in results:
+        group = groups.setdefault(line['config'], [])
+        if group and group[0]['digest'] != line['digest']:
+            group.clear()
+        group.append(line)
+    mean = {
+        name: statistics.fmean(r['accuracy'] for r in g) for name, g in groups.items()
+    }
+    return {name: groups[name] for name in sorted(groups, key=lambda n: -mean[n])}
+
+
+def description(config: str | Path) -> str:
+    """What a config's first comment says of it, up to the first colon or full stop."""
+    (comment,) = re.findall(r'\A# (.+?)[.:,;]', Path(config).read_text(), re.DOTALL)
+    return comment.replace('\n# ', ' ')
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.fmean(values):.2f}{deviation}'
+
+
+def table(folder: str | Path) -> str:
+    """The results of a folder of configs as a Markdown table.
+
+    Args:
+        folder (str | Path): With the configs and their ``results.jsonl``; costs from
+            ``costs.json`` if it is there.
+
+    Returns:
+        str: A row for each config that has results, best first: mean and standard
+        deviation of the accuracy over seeds, and what the network costs.
+    """
+    folder = Path(folder)
+    measured = read_costs(folder)
+    rows = [
+        '| config | what it is | accuracy in % | seeds | packed size '
+        '| engine, one image | training step |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for name, lines in by_config(read_results(folder / 'results.jsonl')).items():
+        cost = measured.get(name)
+        cells = [
+            f'[{name}]({name}.py)',
+            description(folder / f'{name}.py'),
+            _spread([line['accuracy'] for line in lines]),
+            str(len(lines)),
+            f'{cost["packed_bytes"] / 1e3:.1f} kB' if cost else '',
+            f'{cost["engine_us"]:.0f} µs' if cost else '',
+            f'{cost["step_ms"]:.0f} ms' if cost else '',
+        ]
+        rows.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(rows)
+
+
+def read_costs(folder: str | Path) -> dict[str, dict[str, float]]:
+    """What the networks of a folder's configs cost, by config; empty if not measured.
+
+    Args:
+        folder (str | Path): With ``costs.json``, which
+            ``tools/benchmarks/ablation_costs.py`` writes.
+
+    Returns:
+        dict[str, dict[str, float]]: ``packed_bytes``, ``engine_us``, ``step_ms``.
+    """
+    path = Path(folder) / 'costs.json'
+    return json.loads(path.read_text())['configs'] if path.exists() else {}
+
+
+def curves(folder: str | Path, picture: str, *configs: str) -> str:
+    """Draws accuracy over epochs of some configs.
+
+    Args:
+        folder (str | Path): Of the configs and their results.
+        picture (str): The files' name: ``PICTURE-light.svg`` and ``-dark.svg``.
+        *configs (str): Names, in the legend's order; those without results are left
+            out.
+
+    Returns:
+        str: HTML that shows the picture.
+    """
+    results = by_config(read_results(Path(folder) / 'results.jsonl'))
+    runs = {
+        f'{name}: {_spread([r["accuracy"] for r in results[name]])} %': np.array(
+            [r['curve'] for r in results[name]]
+        )
+        for name in configs
+        if name in results
+    }
+    return _picture(
+        Path(folder) / picture,
+        f'Test accuracy by epoch; after the last one {", ".join(runs)}',
+        lambda dark: plots.accuracy_curves(runs, dark),
+    )
+
+
+def costs(folder: str | Path, picture: str) -> str:
+    """Draws the accuracy of a folder's configs against what their networks cost.
+
+    Args:
+        folder (str | Path): Of the configs, their results and their costs.
+        picture (str): The files' name, as for :func:`curves`.
+
+    Returns:
+        str: HTML that shows the picture; of configs that have results and costs.
+    """
+    measured = read_costs(folder)
+    accuracies = {
+        name: [line['accuracy'] for line in lines]
+        for name, lines in by_config(
+            read_results(Path(folder) / 'results.jsonl')
+        ).items()
+        if name in measured
+    }
+    axes = {
+        'packed file (kB)': {n: c['packed_bytes'] / 1e3 for n, c in measured.items()},
+        'training step (ms)': {n: c['step_ms'] for n, c in measured.items()},
+        'engine, one image (µs)': {n: c['engine_us'] for n, c in measured.items()},
+    }
+    return _picture(
+        Path(folder) / picture,
+        'Test accuracy against packed size, training step and engine latency; '
+        'the table above has the numbers',
+        lambda dark: plots.accuracy_and_costs(accuracies, axes, dark),
+    )
+
+
+def _picture(path: Path, text: str, draw: Callable[[bool], Figure]) -> str:
+    """Writes a picture for light and dark pages; HTML that shows the fitting one."""
+    for dark, shade in enumerate(('light', 'dark')):
+        plots.save_svg(draw(bool(dark)), f'{path}-{shade}.svg')
+    return (
+        '<picture>\n'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{path.name}-dark.svg">\n'
+        f'<img src="{path.name}-light.svg" alt="{text}">\n'
+        '</picture>'
+    )
+
+
+_WRITERS = {'table': table, 'curves': curves, 'costs': costs}
+
+
+def update_readme(folder: str | Path) -> str:
+    """Writes what the results say into a folder's README.md, and draws its pictures.
+
+    That is what stands between ``<!-- generated: WHAT ARGUMENTS... -->`` and
+    ``<!-- end -->``, where WHAT is ``table``, ``curves`` or ``costs``: the functions
+    here of these names.
+
+    Args:
+        folder (str | Path): Of the configs, their results and the README.
+
+    Returns:
+        str: The README's new text.
+    """
+    readme = Path(folder) / 'README.md'
+
+    def write(mark: re.Match) -> str:
+        text = _WRITERS[mark['what']](folder, *mark['names'].split())
+        return f'{mark["begin"]}\n{text}\n\n{mark["end"]}'
+
+    text = _MARK.sub(write, readme.read_text())
+    readme.write_text(text)
+    return text
