@@ -74,6 +74,15 @@ def sign(x: Tensor) -> Tensor:
     return torch.sign(x).add_(0.5).sign_()
 
 
+def _sign_again(x: Tensor) -> Tensor:
+    """The sign in a backward pass, by arithmetic of its own.
+
+    Of two equal expressions a compiler makes one, and keeps it from the forward pass:
+    half as much memory again.
+    """
+    return torch.sign(x).add_(0.25).sign_()
+
+
 class _Hardtanh(Function):
     @staticmethod
     def forward(ctx, x):
@@ -416,7 +425,7 @@ class _BinaryConv2d(Function):
         x, weight, t, k = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         estimator = ESTIMATORS[ctx.rule.estimator]
-        qx = (sign(x) if ctx.binarize_input else x).to(ctx.dtype)
+        qx = (_sign_again(x) if ctx.binarize_input else x).to(ctx.dtype)
         filters = _filters(weight, ctx.rule)
         qw = _quantize(filters, ctx.dtype)
         if ctx.binarize_input:

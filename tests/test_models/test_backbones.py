@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
+from timing import saved_bytes
 from torch import nn
 
 import mmirnet  # noqa: F401
 from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede
-from mmirnet.models import IRResNet, IRResNet_CIFAR, IRVGGSmall
+from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall
 
 W1A32 = dict(
     conv_cfg=dict(type='IRConv2d', binarize_input=False), act_cfg=dict(type='ReLU')
@@ -311,6 +312,29 @@ def test_compiles_to_one_graph(name):
         set_ede(net, *ede(progress))
         compiled(torch.randn(2, 3, 32, 32))[-1].sum().backward()
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_training_keeps_no_more_than_in_full_precision(compiled):
+    def blocks(conv_cfg):
+        options = dict(
+            stride=1,
+            downsample=None,
+            conv_cfg=conv_cfg,
+            norm_cfg=dict(type='BN'),
+            act_cfg=dict(type='Hardtanh'),
+        )
+        return nn.Sequential(*(BiRealBlock(16, 16, **options) for _ in range(3)))
+
+    binary, full = blocks(dict(type='IRConv2d')), blocks(None)
+    x = torch.randn(4, 16, 16, 16)
+    if compiled:
+        binary.compile()
+        binary(x).sum().backward()
+    kept, allowed = (
+        saved_bytes(lambda n=n: n(x), n.parameters()) for n in (binary, full)
+    )
+    assert kept < 1.1 * allowed
 
 
 @pytest.mark.parametrize(
