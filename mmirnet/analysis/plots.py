@@ -350,7 +350,7 @@ def _latent_weights(
     run_dir: str | Path, checkpoint: Path, position: int, curves: dict[str, Curve]
 ) -> LatentWeights | None:
     """None if the network has no binary layers."""
-    from ..deploy.checkpoint import build_model  # needs more than torch
+    from ..engine.model import build_model  # needs more than torch
     from ..engine.run import load_config
 
     cfg = load_config(str(config_file(run_dir)), None, 'none')

@@ -20,8 +20,8 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from .. import __version__, deploy
-from ..deploy.checkpoint import build_model, class_names, input_size
 from ..engine.checkpoint import find_whole_checkpoint
+from ..engine.model import build_model, class_names, input_size
 from ..engine.run import evaluate, load_config
 from ..engine.speed import device_name
 from . import plots, runs

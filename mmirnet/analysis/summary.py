@@ -443,7 +443,7 @@ def summarize_config(
         269850
     """
     # They need more than torch.
-    from ..deploy.checkpoint import build_model, input_size
+    from ..engine.model import build_model, input_size
     from ..engine.run import load_config
 
     cfg = load_config(str(config), None, 'none')

@@ -8,58 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..engine.run import check_checkpoint, load_config, unwrap
+from ..engine.model import build_model, class_names, input_size
+from ..engine.run import load_config, unwrap
 from . import onnx
 from .engine import Engine, load
 from .format import Packed
 from .packing import pack, unpack, write
-
-
-def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
-    """The model of a config with a checkpoint's weights, in evaluation mode."""
-    from mmengine.registry import init_default_scope
-
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    spec = cfg.model.copy()
-    preprocessor = dict(cfg.get('data_preprocessor', {}))
-    spec.setdefault('data_preprocessor', preprocessor)
-    model = MODELS.build(spec)
-    if checkpoint is not None:
-        check_checkpoint(checkpoint, model)
-        load_checkpoint(model, checkpoint, map_location='cpu', logger='silent')
-    return model.eval()
-
-
-def input_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of the images a config's test pipeline gives.
-
-    32x32, the size of this project's small data sets, where no transform sets it.
-    """
-    return pipeline_size(cfg) or (32, 32)
-
-
-def pipeline_size(cfg: Config) -> tuple[int, int] | None:
-    """Height and width that the last transform of a test pipeline sets, if any."""
-    for transform in reversed(cfg.test_dataloader.dataset.pipeline):
-        size = transform.get('crop_size', None)
-        if transform.type == 'Resize':
-            size = transform.get('scale')
-        if size is not None:
-            return (size, size) if isinstance(size, int) else tuple(size)
-    return None
-
-
-def class_names(cfg: Config) -> list[str] | None:
-    """The names of a config's classes, if its data set knows them."""
-    dataset = DATASETS.get(cfg.test_dataloader.dataset.type)
-    names = getattr(dataset, 'METAINFO', {}).get('classes')
-    return None if names is None else list(names)
 
 
 def pack_checkpoint(

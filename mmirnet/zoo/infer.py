@@ -17,14 +17,9 @@ from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 
 from ..deploy import load, read_image
-from ..deploy.checkpoint import (
-    build_model,
-    class_names,
-    input_size,
-    packed_classifier,
-    pipeline_size,
-)
+from ..deploy.checkpoint import packed_classifier
 from ..deploy.predictions import classify, top_k
+from ..engine.model import build_model, class_names, input_size, pipeline_size
 from ..engine.run import load_config
 from ..files import write_whole
 

@@ -15,8 +15,8 @@ from small_run import TEST_IMAGES, TOOLS
 
 from mmirnet import deploy
 from mmirnet.analysis import plots, report, runs
-from mmirnet.deploy.checkpoint import build_model
 from mmirnet.engine.checkpoint import find_whole_checkpoint
+from mmirnet.engine.model import build_model
 from mmirnet.engine.run import load_config
 
 VOID = {'meta', 'img', 'source', 'br', 'link', 'hr', 'input'}

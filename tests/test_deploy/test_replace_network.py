@@ -5,8 +5,7 @@ from networks import warm_up
 from test_packing import ARCHITECTURES, classifier
 
 from mmirnet import deploy
-from mmirnet.deploy.checkpoint import input_size, replace_network
-from mmirnet.engine.run import load_config
+from mmirnet.deploy.checkpoint import replace_network
 
 
 @pytest.fixture(scope='module')
@@ -40,12 +39,3 @@ def test_another_number_of_classes_is_refused(model_and_file):
     other.head.num_classes = 7
     with pytest.raises(ValueError, match='has 10 classes, the config 7'):
         replace_network(other, model_and_file[1])
-
-
-@pytest.mark.parametrize(
-    ('config', 'size'),
-    [('resnet18_bireal_in1k', (224, 224)), ('resnet20_bireal_cifar10', (32, 32))],
-)
-def test_image_size_comes_from_the_config(config, size):
-    cfg = load_config(f'configs/irnet/{config}.py', None, 'none')
-    assert input_size(cfg) == size

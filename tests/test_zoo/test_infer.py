@@ -11,7 +11,8 @@ from small_run import TOOLS, environment
 import mmirnet.zoo
 from mmirnet.datasets import Digits
 from mmirnet.deploy import read_image
-from mmirnet.deploy.checkpoint import build_model, pack_checkpoint
+from mmirnet.deploy.checkpoint import pack_checkpoint
+from mmirnet.engine.model import build_model
 from mmirnet.engine.run import load_config
 from mmirnet.zoo.infer import infer
 
