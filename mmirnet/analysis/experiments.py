@@ -16,6 +16,7 @@ from mmengine.config import Config
 
 from .. import __version__
 from ..engine.run import load_config, train
+from ..engine.speed import device_name
 from .runs import read_scalars
 
 METRIC = 'accuracy/top1'
@@ -113,8 +114,6 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
     runner = train(config, work_dir=str(folder), resume='auto', cfg_options=options)
     scalars, _ = read_scalars(folder)
     curve = [round(value, 2) for value in scalars[METRIC][1]]
-    device = next(runner.model.parameters()).device
-    on_gpu = device.type == 'cuda'
     return dict(
         config=name,
         digest=settings,
@@ -123,7 +122,7 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
         curve=curve,
         epochs=runner.max_epochs,
         seconds=round(time.time() - start, 1),
-        device=torch.cuda.get_device_name(device) if on_gpu else 'cpu',
+        device=device_name(next(runner.model.parameters()).device),
         threads=torch.get_num_threads(),
         date=date.today().isoformat(),
         versions=dict(
