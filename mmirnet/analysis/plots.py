@@ -603,27 +603,29 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
         dark (bool): For a dark background. Defaults to False.
 
     Returns:
-        Figure: A line of means for each, in a band from the lowest to the highest.
+        Figure: A line of medians for each, thin ones of the seeds behind it. Single
+        evaluations that fail go out of the picture.
 
     Example:
-        >>> figure = accuracy_curves({'IR-Net': np.array([[70, 79], [72, 81]])})
-        >>> figure.axes[0].lines[0].get_ydata().tolist()
-        [71.0, 80.0]
+        >>> figure = accuracy_curves({'IR-Net': np.array([[60, 79], [72, 81]])})
+        >>> figure.axes[0].lines[-1].get_ydata().tolist()
+        [66.0, 80.0]
     """
     with _styled(dark) as style:
-        figure, ((axis,),) = _axes(1, 1, 3.2, style)
+        figure, ((axis,),) = _axes(1, 1, 3.4, style)
         # Strict: a sixth line would look like another.
         used = style.curves[: len(runs)], _DASHES[: len(runs)]
-        for (label, values), colour, dash in zip(runs.items(), *used, strict=True):
+        for values, colour in zip(runs.values(), used[0], strict=True):
             epochs = np.arange(1, values.shape[1] + 1)
-            mean = values.mean(0)
-            axis.plot(epochs, mean, color=colour, linestyle=dash, label=label)
-            axis.fill_between(
-                epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0
-            )
-        axis.set(xlabel='epoch', ylabel='test accuracy (%)')
+            axis.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.5)
+        for (label, values), colour, dash in zip(runs.items(), *used, strict=True):
+            median = np.median(values, 0)
+            axis.plot(epochs, median, color=colour, linestyle=dash, label=label)
+        every = np.concatenate([values.flatten() for values in runs.values()])
+        low, high = np.quantile(every, (0.1, 1))
+        axis.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(low, high + 1))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(loc='lower right')
+        figure.legend(loc='outside lower center', ncols=2, fontsize='small')
     return figure
 
 
@@ -640,13 +642,14 @@ def accuracy_and_costs(
         dark (bool): For a dark background. Defaults to False.
 
     Returns:
-        Figure: A panel for each cost: means, with a line from the lowest to the
+        Figure: A panel for each cost: medians, on lines from the lowest to the
         highest. The last one names the configs.
     """
-    names = sorted(accuracies, key=lambda name: statistics.fmean(accuracies[name]))
-    means = [statistics.fmean(accuracies[name]) for name in names]
-    low, high = (limit(map(limit, accuracies.values())) for limit in (min, max))
-    height, margin = 4.2, 0.06 * max(high - low, 1)
+    medians = {name: statistics.median(a) for name, a in accuracies.items()}
+    names = sorted(accuracies, key=medians.get)
+    y = [medians[name] for name in names]
+    margin = 0.06 * max(y[-1] - y[0], 1)
+    height, limits = 4.2, (y[0] - margin, y[-1] + margin)
     with _styled(dark) as style:
         widths = [1] * (len(costs) - 1) + [2]
         figure, (axes,) = _axes(
@@ -656,8 +659,8 @@ def accuracy_and_costs(
             x = [values[name] for name in names]
             ranges = [(min(accuracies[n]), max(accuracies[n])) for n in names]
             axis.vlines(x, *zip(*ranges, strict=True), color=style.curves[0], lw=0.8)
-            axis.plot(x, means, 'o', color=style.curves[0], markersize=4)
-            axis.set(xlabel=label, ylim=(low - margin, high + margin))
+            axis.plot(x, y, 'o', color=style.curves[0], markersize=4)
+            axis.set(xlabel=label, ylim=limits)
             if max(x) < 4 * min(x):
                 axis.set_xlim(0, 1.15 * max(x))
                 continue
@@ -667,11 +670,10 @@ def accuracy_and_costs(
             axis.xaxis.set_minor_formatter('')
             axis.margins(x=0.15)
         axes[0].set_ylabel('test accuracy (%)')
-        step = 0.19 / height * (high - low + 2 * margin)  # a line of text
+        line = 0.19 / height * (limits[1] - limits[0])  # of text
         right = 1.15 * max(x)
         axis.set_xlim(right=right * (max(x) / min(x)) ** 0.6)
-        places = _apart(means, step)
-        for name, place, *point in zip(names, places, x, means, strict=True):
+        for name, place, *point in zip(names, _apart(y, line), x, y, strict=True):
             axis.annotate(
                 name,
                 point,

@@ -35,8 +35,9 @@ def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
 
 
 def description(config: str | Path) -> str:
-    """What a config's first comment says of it, up to the first colon or full stop."""
-    (comment,) = re.findall(r'\A# (.+?)[.:,;]', Path(config).read_text(), re.DOTALL)
+    """What a config's first comment says of it, up to a colon or full stop."""
+    text = Path(config).read_text()
+    (comment,) = re.findall(r'\A# (.+?)[.:;]\s', text, re.DOTALL)
     return comment.replace('\n# ', ' ')
 
 

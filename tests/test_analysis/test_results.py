@@ -23,7 +23,9 @@ def write(path, *lines):
 def folder(tmp_path):
     """Configs, their results and costs."""
     for name in ('good', 'bad'):
-        (tmp_path / f'{name}.py').write_text(f'# The {name} one: and why.\n')
+        (tmp_path / f'{name}.py').write_text(
+            f'# The {name} one, at t = 0.1: and why.\n'
+        )
     write(
         tmp_path / 'results.jsonl',
         line('bad', 0, 50.0),
@@ -39,10 +41,12 @@ def folder(tmp_path):
 def test_table(folder):
     *_, first, second = results.table(folder).splitlines()
     assert first == (
-        '| [good](good.py) | The good one | 91.00 ± 1.41 | 2 '
+        '| [good](good.py) | The good one, at t = 0.1 | 91.00 ± 1.41 | 2 '
         '| 59.7 kB | 310 µs | 229 ms |'
     )
-    assert second == '| [bad](bad.py) | The bad one | 50.00 | 1 |  |  |  |'
+    assert second == (
+        '| [bad](bad.py) | The bad one, at t = 0.1 | 50.00 | 1 |  |  |  |'
+    )
 
 
 def texts(svg):

@@ -28,7 +28,7 @@ from timing import (
 from torch import Tensor, nn
 
 import mmirnet  # noqa: F401
-from mmirnet.binary import IRConv2d, set_ede
+from mmirnet.binary import Hardtanh, IRConv2d, set_ede
 from mmirnet.engine.speed import compile_model
 
 ARCHS = {
@@ -69,14 +69,22 @@ BASES = ('ref', 'fp eager')  # what the others are compared with
 
 
 def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
-    """The classifier, always with the same first weights."""
+    """The classifier, always with the same first weights.
+
+    What ours is compared with has torch's own activation.
+    """
     spec = ARCHS[arch]
     conv_cfg = None if variant.conv is None else dict(type=variant.conv)
+    act = Hardtanh if variant.conv is IRConv2d else nn.Hardtanh
     torch.manual_seed(0)
     model = MODELS.build(
         dict(
             type='mmpretrain.ImageClassifier',
-            backbone=dict(conv_cfg=conv_cfg, **spec['backbone']),
+            backbone=dict(
+                conv_cfg=conv_cfg,
+                act_cfg=dict(type=act, inplace=True),
+                **spec['backbone'],
+            ),
             neck=dict(type='mmpretrain.GlobalAveragePooling'),
             head=dict(
                 type='BNLinearClsHead',
