@@ -27,7 +27,6 @@ from ..binary import (
     binary_layers,
     ede,
     estimator_statistics,
-    libra_pb,
     sign,
 )
 from .runs import Curve, by_layer, checkpoints, config_file, read_scalars
@@ -357,12 +356,7 @@ def _latent_weights(
     layers = [layer for _, layer in binary_layers(build_model(cfg, str(checkpoint)))]
     if not layers:
         return None
-    with torch.no_grad():
-        weights = [
-            libra_pb(layer.weight, layer.rule.standardize, layer.rule.scale)[0]
-            for layer in layers
-        ]
-    values = torch.cat([w.flatten() for w in weights]).numpy()
+    values = torch.cat([layer.libra_pb()[0].flatten() for layer in layers]).numpy()
     limit = 4 * float(values.std())
     density, edges = np.histogram(values, 80, (-limit, limit), density=True)
     # Not in checkpoints, and what the layers start with where no hook sets it.

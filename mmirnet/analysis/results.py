@@ -34,6 +34,10 @@ def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
     return {name: groups[name] for name in sorted(groups, key=lambda n: -mean[n])}
 
 
+def _results(folder: str | Path) -> dict[str, list[dict]]:
+    return by_config(read_results(Path(folder) / 'results.jsonl'))
+
+
 def description(config: str | Path) -> str:
     """What a config's first comment says of it, up to a colon or full stop."""
     text = Path(config).read_text()
@@ -65,7 +69,7 @@ def table(folder: str | Path) -> str:
         '| engine, one image | training step |',
         '|---|---|---|---|---|---|---|',
     ]
-    for name, lines in by_config(read_results(folder / 'results.jsonl')).items():
+    for name, lines in _results(folder).items():
         cost = measured.get(name)
         cells = [
             f'[{name}]({name}.py)',
@@ -106,7 +110,7 @@ def curves(folder: str | Path, picture: str, *configs: str) -> str:
     Returns:
         str: HTML that shows the picture.
     """
-    results = by_config(read_results(Path(folder) / 'results.jsonl'))
+    results = _results(folder)
     runs = {
         f'{name}: {_spread([r["accuracy"] for r in results[name]])} %': np.array(
             [r['curve'] for r in results[name]]
@@ -134,9 +138,7 @@ def costs(folder: str | Path, picture: str) -> str:
     measured = read_costs(folder)
     accuracies = {
         name: [line['accuracy'] for line in lines]
-        for name, lines in by_config(
-            read_results(Path(folder) / 'results.jsonl')
-        ).items()
+        for name, lines in _results(folder).items()
         if name in measured
     }
     axes = {

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from small_run import TOOLS
 
 from mmirnet.analysis import plots
-from mmirnet.binary import libra_pb
+from mmirnet.binary import IRConv2d, libra_pb
 
 
 def line(axis, label):
@@ -150,6 +150,16 @@ def test_weights_that_never_flip(run):
     still = {name: ([2, 4], [0.0, 0.0]) for name in names}
     figure = plots.flip_rates(run._replace(curves=still))
     assert list(figure.axes[0].lines[0].get_ydata()) == [0, 0]
+
+
+def test_latent_weights_of_a_plain_sign_are_not_balanced(trained, monkeypatch):
+    plain = IRConv2d(8, 8, 3, balance=False, standardize=False, scale=None)
+    torch.nn.init.normal_(plain.weight, 0.1, 0.1)
+    monkeypatch.setattr('mmirnet.engine.model.build_model', lambda *_: plain)
+    (weights,) = plots.read_run(trained, [2]).latent
+    centres = (weights.edges[1:] + weights.edges[:-1]) / 2
+    mean = np.average(centres, weights=weights.density)
+    assert mean == pytest.approx(plain.weight.mean().item(), abs=0.01)
 
 
 def test_latent_weights(run, trained):

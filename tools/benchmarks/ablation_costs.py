@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import json
 import statistics
 from datetime import date
 from pathlib import Path
@@ -12,7 +11,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
-from timing import interleaved, machine
+from timing import interleaved, machine, write_json
 from torch import nn
 
 import mmirnet  # noqa: F401
@@ -71,9 +70,7 @@ def main() -> None:
         fastest = min(medians[name, 'eager'], medians[name, 'compiled'])
         cost['step_ms'] = round(1e3 * fastest, 1)
     report = dict(machine(x.device), date=date.today().isoformat(), configs=costs)
-    out = args.folder / 'costs.json'
-    out.write_text(json.dumps(report, indent=1) + '\n')
-    print(out.read_text())
+    print(write_json(args.folder / 'costs.json', report).read_text())
 
 
 if __name__ == '__main__':
