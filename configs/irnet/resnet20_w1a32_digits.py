@@ -7,5 +7,6 @@ model = dict(
         conv_cfg=dict(type='IRConv2d', binarize_input=False),
         act_cfg=dict(_delete_=True, type='ReLU', inplace=True),
         stem_act=False,
-    )
+    ),
+    head=dict(act_cfg=dict(type='ReLU')),  # between batch norm and classifier
 )

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from .. import __version__
 from ..engine.run import load_config, train
 from ..engine.speed import device_name
+from ..errors import ConfigError
 from .runs import read_scalars
 
 METRIC = 'accuracy/top1'
@@ -159,5 +160,5 @@ def read_results(path: str | Path) -> list[dict]:
         try:
             results.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise ValueError(f'{path}, line {number}: {error}') from None
+            raise ConfigError(f'{path}, line {number}: {error}') from None
     return results

@@ -24,6 +24,7 @@ from ..engine.checkpoint import find_whole_checkpoint
 from ..engine.model import build_model, class_names, input_size
 from ..engine.run import evaluate, load_config
 from ..engine.speed import device_name
+from ..errors import ConfigError
 from . import plots, runs
 from .costs import engine_seconds, packed_bytes
 from .summary import COLUMNS, LEGEND, Summary, cells, short, summarize_config
@@ -138,7 +139,7 @@ def write_report(
         PosixPath('report.html')
     """
     if checkpoint is not None and len(run_dirs) > 1:
-        raise ValueError('--checkpoint names a file of one run; give one RUN_DIR')
+        raise ConfigError('--checkpoint names a file of one run; give one RUN_DIR')
     reports = [report_run(folder, checkpoint) for folder in run_dirs]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

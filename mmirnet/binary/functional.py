@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from ..errors import ConfigError
+
 #: Bounds of EDE's schedule in the paper (section 3.3).
 T_MIN, T_MAX = 0.1, 10.0
 
@@ -50,7 +52,7 @@ def ede(progress: float, t_min: float = T_MIN, t_max: float = T_MAX):
         (1.0, 1.0)
     """
     if not 0 < t_min < t_max < math.inf:
-        raise ValueError(
+        raise ConfigError(
             f'EDE needs 0 < t_min < t_max, got t_min={t_min} and t_max={t_max}'
         )
     t = t_min * 10 ** (progress * math.log10(t_max / t_min))
@@ -171,7 +173,7 @@ ESTIMATORS = {
 def check_choice(name: str, value, allowed) -> None:
     """Raise a ValueError that names the argument and what it may be."""
     if value not in allowed:
-        raise ValueError(f'{name} must be one of {list(allowed)}, got {value!r}')
+        raise ConfigError(f'{name} must be one of {list(allowed)}, got {value!r}')
 
 
 class _BinarySign(Function):

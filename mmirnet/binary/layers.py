@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .functional import (
     ESTIMATORS,
     SCALES,
@@ -46,13 +47,13 @@ class _BinaryLayer:
         check_choice('estimator', rule.estimator, ESTIMATORS)
         check_choice('scale', rule.scale, SCALES)
         if rule.standardize and not rule.balance:
-            raise ValueError(
+            raise ConfigError(
                 'standardize=True divides balanced weights by their deviation: with '
                 'balance=False, set standardize=False'
             )
         n = self.weight[0].numel()
         if n < 2:
-            raise ValueError(
+            raise ConfigError(
                 f'{type(self).__name__} needs filters of two weights or more to '
                 f'balance them, got weight shape {tuple(self.weight.shape)}; keep '
                 'this layer in full precision'
@@ -250,7 +251,7 @@ def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
         tensor([0.5000, 2.0000])
     """
     if not t > 0 or (k is not None and not k > 0):
-        raise ValueError(f'EDE needs positive t and k, got t={t} and k={k}')
+        raise ConfigError(f'EDE needs positive t and k, got t={t} and k={k}')
     k = max(1 / t, 1.0) if k is None else k
     for _, layer in binary_layers(model):
         # Filling from a number leaves the GPU's queue alone; copying would not.

@@ -6,6 +6,7 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ..binary.functional import check_choice
+from ..errors import MissingPackageError
 
 
 @DATASETS.register_module()
@@ -43,7 +44,7 @@ class Digits(BaseDataset):
             from sklearn.datasets import load_digits
             from sklearn.model_selection import train_test_split
         except ImportError as e:
-            raise ImportError(
+            raise MissingPackageError(
                 "the Digits data set needs scikit-learn: pip install 'mmirnet[demo]'"
             ) from e
         digits = load_digits()

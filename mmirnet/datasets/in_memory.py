@@ -21,6 +21,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from ..errors import ConfigError
 from .seeding import SeededIndex
 
 
@@ -89,7 +90,7 @@ class InMemory(Dataset):
         items = [source.get_data_info(i) for i in range(len(source))]
         shapes = {np.shape(item.get('img')) for item in items}
         if len(shapes) != 1 or shapes == {()}:
-            raise ValueError(
+            raise ConfigError(
                 f'InMemory needs images of one size that the data set itself reads, '
                 f'got the shapes {sorted(shapes)[:3]} from {dataset["type"]}'
             )
@@ -119,7 +120,7 @@ class InMemory(Dataset):
             else:
                 fits = False
         if not fits:
-            raise ValueError(
+            raise ConfigError(
                 'InMemory does RandomCrop to the size of the images with an equal '
                 'padding of zeros, horizontal RandomFlip and PackInputs, each at most '
                 f'once; the pipeline is {pipeline}'
@@ -158,14 +159,14 @@ class InMemory(Dataset):
                 or if seeds are missing.
         """
         if get_worker_info() is not None:
-            raise ValueError(
+            raise ConfigError(
                 'InMemory needs num_workers=0: there is nothing to wait for'
             )
         rows = torch.tensor(indices, device='cpu').to(self.images.device)
         images = self.images[rows]
         if self.padding or self.flip_prob:
             if not isinstance(indices[0], SeededIndex):
-                raise ValueError(
+                raise ConfigError(
                     'InMemory augments by the seed and epoch of its indices: it needs '
                     "sampler=dict(type='ExactSampler')"
                 )

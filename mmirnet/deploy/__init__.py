@@ -7,8 +7,9 @@ torch.
 
 from typing import Any
 
+from ..errors import PackedFileError
 from .engine import Engine, default_threads, instruction_sets, load
-from .format import Packed, PackedFileError, read
+from .format import Packed, read
 from .images import read_image
 
 __all__ = [

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..engine.model import build_model, class_names, input_size
 from ..engine.run import load_config, unwrap
+from ..errors import ConfigError
 from . import onnx
 from .engine import Engine, load
 from .format import Packed
@@ -86,7 +87,7 @@ def export_checkpoint(
     )
     difference = onnx.largest_difference(packed, out, x)
     if not difference <= 1e-4:
-        raise ValueError(
+        raise ConfigError(
             f'{out}: a layer is {difference:.1e} off in ONNX Runtime, more than 1e-4'
         )
     return f'{report}; every layer within {difference:.0e} in ONNX Runtime'
@@ -172,7 +173,7 @@ def replace_network(
     classes = shapes[network.packed.graph[-1]['dst']][0]
     wanted = getattr(model.head, 'num_classes', classes)
     if classes != wanted:
-        raise ValueError(f'{path} has {classes} classes, the config {wanted}')
+        raise ConfigError(f'{path} has {classes} classes, the config {wanted}')
     model.backbone = _PackedBackbone(network).to(next(model.parameters()).device)
     model.neck = None
     head = _LogitsHead(topk=model.head.topk, cal_acc=model.head.cal_acc)

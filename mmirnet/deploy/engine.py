@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import ConfigError, MissingPackageError
 from . import plan
 from .format import Packed, read
 
@@ -19,7 +20,7 @@ except ImportError as error:  # installed without a compiler
 
 def _native():
     if _engine is None:
-        raise ImportError(
+        raise MissingPackageError(
             'The 1-bit engine was not built when mmirnet was installed '
             f'({_reason}). Install a C++17 compiler and CMake, then '
             '`pip install --force-reinstall --no-deps mmirnet` from source.'
@@ -100,7 +101,7 @@ class Engine:
         native = _native()
         isa = isa or os.environ.get('MMIRNET_ISA', '')
         if isa and isa not in native.instruction_sets():
-            raise ValueError(
+            raise ConfigError(
                 f'instruction set {isa!r} is not one of {native.instruction_sets()}'
             )
         self.packed = Packed(
@@ -233,7 +234,7 @@ class Engine:
         else:
             raise TypeError(f'images must be uint8 or float, not {images.dtype}')
         if images.shape[1:] != wanted:
-            raise ValueError(
+            raise ConfigError(
                 f'{images.dtype} images must have shape (N, '
                 f'{", ".join(map(str, wanted))}), not {images.shape}'
             )

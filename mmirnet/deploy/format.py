@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from ..errors import PackedFileError
+
 VERSION = 1
 # Far above any network of this project, far below what would hurt a machine.
 MAX_FILE_BYTES = 1 << 30
@@ -52,10 +54,6 @@ _DTYPES = {
     'U64': np.dtype('<u8'),
     'I8': np.dtype('i1'),
 }
-
-
-class PackedFileError(ValueError):
-    """A packed file that cannot be trusted; the text names file and field."""
 
 
 @dataclass

@@ -4,6 +4,8 @@ import os
 
 import numpy as np
 
+from ..errors import MissingPackageError
+
 _PADDED = 4
 
 
@@ -31,7 +33,9 @@ def read_image(
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install pillow') from error
+        raise MissingPackageError(
+            'reading images needs Pillow: pip install pillow'
+        ) from error
     height, width = size
     with Image.open(path) as file:
         image = file.convert('L' if channels == 1 else 'RGB')

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 
 from ..engine.batch_norm import fold
+from ..errors import PackedFileError
 from .engine import binary_weight
-from .format import Packed, PackedFileError, read
+from .format import Packed, read
 
 # A tail keeps a hundredth of its variance for the other weights, which need a sign.
 _MAX_TAIL = 0.99

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import MissingPackageError
 from .engine import binary_weight
 from .format import Packed
 
@@ -28,7 +29,7 @@ def to_onnx(packed: Packed):
         import onnx
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "ONNX export needs onnx: pip install 'mmirnet[onnx]'"
         ) from error
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from ..binary import Hardtanh, IRConv2d
 from ..binary.functional import sign
+from ..errors import UnsupportedModelError
 from ..models.blocks import PadShortcut
 from . import format
 from .engine import binary_weight, pack_bits
@@ -29,10 +30,6 @@ _TORCH_DTYPES = {
     'U64': torch.uint64,
     'I8': torch.int8,
 }
-
-
-class UnsupportedModelError(ValueError):
-    """A model with a layer that the packed format does not have."""
 
 
 def _refuse(name: str, why: str) -> None:

@@ -17,6 +17,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from ..errors import CheckpointError
 from ..files import write_whole
 
 _MARK = b'mmirnet-sha256:'
@@ -77,7 +78,7 @@ def check_whole(path: str | os.PathLike) -> None:
             if _digest(f, size - _COMMENT - 2) != comment[len(_MARK) :].decode(
                 'latin1'
             ):
-                raise ValueError(f'{path} is damaged: its SHA-256 does not match')
+                raise CheckpointError(f'{path} is damaged: its SHA-256 does not match')
             return
     if magic != b'PK':
         return
@@ -85,9 +86,11 @@ def check_whole(path: str | os.PathLike) -> None:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except Exception as e:  # zipfile raises many kinds on damaged headers
-        raise ValueError(f'{path} is damaged or cut short: {e}') from e
+        raise CheckpointError(f'{path} is damaged or cut short: {e}') from e
     if bad is not None:
-        raise ValueError(f'{path} is damaged: the checksum of {bad} does not match')
+        raise CheckpointError(
+            f'{path} is damaged: the checksum of {bad} does not match'
+        )
 
 
 def _digest(f, size: int) -> str:
@@ -132,12 +135,12 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as e:
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint {filename} is refused: it is damaged or holds more than '
             f'weights and logs ({str(e).strip().splitlines()[0]})'
         ) from e
     except Exception as e:  # damaged files of the old format raise anything
-        raise ValueError(f'checkpoint {filename} cannot be read: {e}') from e
+        raise CheckpointError(f'checkpoint {filename} cannot be read: {e}') from e
 
 
 def find_whole_checkpoint(work_dir: str | os.PathLike) -> str | None:
@@ -172,5 +175,7 @@ def find_whole_checkpoint(work_dir: str | os.PathLike) -> str | None:
         else:
             return str(path)
     if files:
-        raise ValueError(f'none of the {len(files)} checkpoints in {work_dir} is whole')
+        raise CheckpointError(
+            f'none of the {len(files)} checkpoints in {work_dir} is whole'
+        )
     return None

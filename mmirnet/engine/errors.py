@@ -3,17 +3,16 @@
 import contextlib
 import difflib
 import inspect
-import linecache
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import distributed
 
-_PACKAGE = Path(__file__).parents[1]
+from ..errors import MmirnetError
+
 _UNKNOWN = re.compile(r"got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r'missing \d+ required .*arguments?: (.*)')
 
@@ -22,9 +21,9 @@ _MISSING = re.compile(r'missing \d+ required .*arguments?: (.*)')
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and exit code 2 where the user can mend it.
 
-    That is an error which this package raises on purpose, a keyword that a class
-    of this package does not have, or an error of the operating system (a missing
-    file, no permission, a full disk). All others are bugs and keep their traceback.
+    That is a :class:`~mmirnet.errors.MmirnetError`, a keyword that a class of this
+    package does not have, or an error of the operating system (a missing file, no
+    permission, a full disk). All others are bugs and keep their traceback.
     """
     try:
         yield
@@ -44,10 +43,10 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, TypeError):
         return unknown_argument(error)
     system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
-    if not system and not _raised_here(error):
+    if not system and not isinstance(error, MmirnetError):
         return None
     # A data worker's error carries its traceback; the message comes last.
-    message = str(error.args[0] if isinstance(error, KeyError) else error)
+    message = str(error)
     return re.sub(r'^\w+Error: ', '', message.strip().splitlines()[-1])
 
 
@@ -96,10 +95,3 @@ def _keywords(cls: type) -> list[str]:
                 if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
                     names.append(p.name)
     return sorted(set(names) - {'self'})
-
-
-def _raised_here(error: Exception) -> bool:
-    """Whether a raise statement of this package made the error."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-    return _PACKAGE in Path(frame.filename).parents and line.startswith('raise ')

@@ -13,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from ..datasets.seeding import SeededDataset, seed_all
+from ..errors import ConfigError
 
 _SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'ExactSampler')
 
@@ -36,7 +37,7 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
     cfg = copy.copy(cfg)
     sampler = copy.copy(cfg.get('sampler') or {})
     if sampler.get('type') not in _SAMPLERS:
-        raise ValueError(
+        raise ConfigError(
             f'train_dataloader.sampler.type must be one of {list(_SAMPLERS)} for an '
             f'exact training loop, got {sampler.get("type")!r}'
         )

@@ -30,6 +30,7 @@ from torch import distributed, nn
 from torch.utils.data import Dataset
 
 from ..datasets import keep_in_memory
+from ..errors import CheckpointError, ConfigError
 from .checkpoint import find_whole_checkpoint
 from .speed import allow_tf32, compile_model
 
@@ -104,7 +105,7 @@ def train(
         cfg.optim_wrapper.type = 'Bf16OptimWrapper'
     if resume is not None:
         if resume.endswith('.safetensors'):
-            raise ValueError(
+            raise ConfigError(
                 f'--resume {resume}: a packed file holds no state of a run; to '
                 f'fine-tune it: --cfg-options load_from={resume}'
             )
@@ -112,7 +113,7 @@ def train(
         cfg.load_from = None if resume == 'auto' else resume
     if auto_scale_lr:
         if not cfg.get('auto_scale_lr'):
-            raise ValueError(
+            raise ConfigError(
                 f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
                 f'in {config}'
             )
@@ -185,14 +186,14 @@ def evaluate(
     suffixes = ('.json', '.yaml', '.yml') if out_item == 'metrics' else ()
     suffixes += ('.pkl', '.pickle')
     if out_item and not out:
-        raise ValueError('--out-item needs --out FILE')
+        raise ConfigError('--out-item needs --out FILE')
     if out and not out.endswith(suffixes):
-        raise ValueError(f'--out {out}: the name must end in {", ".join(suffixes)}')
+        raise ConfigError(f'--out {out}: the name must end in {", ".join(suffixes)}')
 
     cfg = load_config(config, work_dir, launcher)
     packed = checkpoint.endswith('.safetensors')
     if engine and not packed:
-        raise ValueError(f'--engine needs a packed file, not {checkpoint}')
+        raise ConfigError(f'--engine needs a packed file, not {checkpoint}')
     cfg.load_from = None if packed else checkpoint
     if amp:
         cfg.test_cfg.fp16 = True
@@ -238,7 +239,7 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
         package, _, name = config.partition('::')
         spec = importlib.util.find_spec(package)
         if spec is None:
-            raise ValueError(f'CONFIG {config}: there is no package {package}')
+            raise ConfigError(f'CONFIG {config}: there is no package {package}')
         path = Path(spec.origin).parent / '.mim' / 'configs' / name
     if not path.is_file():
         raise FileNotFoundError(f'CONFIG {config}: there is no file {path}')
@@ -305,7 +306,7 @@ def check_classes(dataset: Dataset, model: nn.Module, key: str) -> None:
     outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     if outputs and classes and len(classes) > outputs:
-        raise ValueError(
+        raise ConfigError(
             f'{key} has {len(classes)} classes, but model.head.num_classes is {outputs}'
         )
 
@@ -340,7 +341,7 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
         else None
     )
     if not isinstance(weights, dict):
-        raise ValueError(f'checkpoint {path} holds no weights')
+        raise CheckpointError(f'checkpoint {path} holds no weights')
 
     model = unwrap(model)
     weights = {name.removeprefix('module.'): w for name, w in weights.items()}
@@ -354,7 +355,7 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
         return
 
     name = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
-    raise ValueError(
+    raise CheckpointError(
         f'checkpoint {path} is of another architecture than the config: '
         f'{len(common)} of {len(wanted)} weights fit; {name} is '
         f'{given.get(name, "missing")} in the file and '
@@ -407,14 +408,14 @@ def _join_processes(cfg: Config) -> None:
         return
     variables = RANK_VARIABLES[cfg.launcher]
     if missing := [name for name in variables if name not in os.environ]:
-        raise ValueError(
+        raise ConfigError(
             f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
             f'environment: start with tools/dist_*.sh or tools/slurm_*.sh'
         )
     rank, world_size, local_rank = (int(os.environ[name]) for name in variables)
     if get_device() != 'cpu':
         if local_rank >= torch.cuda.device_count() > 0:
-            raise ValueError(
+            raise ConfigError(
                 f'process {local_rank} of this node has no GPU: '
                 f'{torch.cuda.device_count()} are visible'
             )

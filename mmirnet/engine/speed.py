@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 
 def compile_model(model: nn.Module, **options) -> None:
     """Compile a classifier's backbone, for training and for evaluation.
@@ -34,7 +36,7 @@ def compile_model(model: nn.Module, **options) -> None:
         >>> compile_model(model)
     """
     if not hasattr(model, 'backbone'):
-        raise ValueError(
+        raise ConfigError(
             f'compile needs a model with a backbone, got {type(model).__name__}'
         )
     if options.get('dynamic') is None:

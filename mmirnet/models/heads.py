@@ -1,5 +1,6 @@
 """What stands between a backbone's features and the loss."""
 
+from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
@@ -28,6 +29,8 @@ class BNLinearClsHead(LinearClsHead):
     Args:
         num_classes (int): Number of classes.
         in_channels (int): Length of the feature vector.
+        act_cfg (dict | None): Activation between the BatchNorm1d and the classifier.
+            None is none; the released ResNet-20 1/32 has a ReLU there.
         init_cfg (dict | None): Initialisation; None is torch's own, as in the
             released ResNet-18 and -34.
         **kwargs: As for MMPretrain's ``LinearClsHead``: ``loss``, ``topk``,
@@ -44,12 +47,14 @@ class BNLinearClsHead(LinearClsHead):
         self,
         num_classes: int,
         in_channels: int,
+        act_cfg: dict | None = None,
         init_cfg: dict | None = None,
         **kwargs,
     ) -> None:
         super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
         self.bn = nn.BatchNorm1d(in_channels)
+        self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """The last stage's features, (N, in_channels), normalised."""
-        return self.bn(super().pre_logits(feats))
+        """The last stage's features, (N, in_channels), normalised and activated."""
+        return self.act(self.bn(super().pre_logits(feats)))

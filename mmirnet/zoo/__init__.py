@@ -4,7 +4,8 @@
 of them. torch and OpenMMLab are imported only to build or load a model.
 """
 
-from .index import Entry, ZooError, parse_index
+from ..errors import ZooError
+from .index import Entry, parse_index
 from .models import get_model, list_models
 from .store import fetch, read_index
 

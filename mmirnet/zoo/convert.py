@@ -18,6 +18,7 @@ from torch import Tensor
 from ..binary.functional import check_choice
 from ..engine.checkpoint import load_checkpoint_file, sealed
 from ..engine.run import load_config
+from ..errors import CheckpointError
 from ..files import write_whole
 
 _HEAD = ((r'bn2\.', 'head.bn.'), (r'(linear|fc)\.', 'head.fc.'))
@@ -138,8 +139,8 @@ def convert_state_dict(
     if why := _difference(weights, arch):
         for other in ARCHITECTURES:
             if not _difference(_weights(checkpoint, other)[0], other):
-                raise ValueError(f'looks like {other}, not {arch}: {why}')
-        raise ValueError(f'not a {arch}: {why}')
+                raise CheckpointError(f'looks like {other}, not {arch}: {why}')
+        raise CheckpointError(f'not a {arch}: {why}')
     names = ARCHITECTURES[arch].names
     return {_renamed(n, names): t for n, t in weights.items()}, dropped
 
@@ -165,11 +166,11 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, arch: str) -> str:
     """
     checkpoint = load_checkpoint_file(str(src), map_location='cpu')
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'{src} holds no state dict')
+        raise CheckpointError(f'{src} holds no state dict')
     try:
         state, dropped = convert_state_dict(checkpoint, arch)
     except ValueError as error:
-        raise ValueError(f'{src}: {error}') from None
+        raise CheckpointError(f'{src}: {error}') from None
     buffer = io.BytesIO()
     torch.save({'state_dict': state, 'meta': {}}, buffer)
     write_whole(dst, sealed(buffer.getvalue()))

@@ -22,8 +22,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader, MaxRetryError
 
+from ..errors import ZooError
 from ..files import is_whole
-from .index import UnreachableError, ZooError
+from .index import UnreachableError
 
 #: How often to try again, and how long to wait: 0, 1, 2, 4 and 8 seconds, and up to
 #: one more, so that many machines do not come back together.
@@ -63,7 +64,7 @@ def check_address(url: str, source: str | None = None) -> None:
         >>> check_address('http://localhost:8000/')
         >>> check_address('http://zoo.example/')
         Traceback (most recent call last):
-        mmirnet.zoo.index.ZooError: http://zoo.example/ is plain HTTP: use https, ...
+        mmirnet.errors.ZooError: http://zoo.example/ is plain HTTP: use https, ...
     """
     parts = urlsplit(url)
     if parts.scheme == 'https':

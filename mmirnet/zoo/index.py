@@ -23,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import ZooError
+
 FORMAT = 1
 # Far above any network of this project, far below what would hurt a machine.
 MAX_FILE_BYTES = 1 << 30
@@ -30,10 +32,6 @@ MAX_INDEX_BYTES = 1 << 22
 
 _PLAIN_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,199}')
 _SHA256 = re.compile(r'[0-9a-f]{64}')
-
-
-class ZooError(ValueError):
-    """A zoo, or a file of it, that cannot be used; the text names both."""
 
 
 class UnreachableError(ZooError):

@@ -21,6 +21,7 @@ from ..deploy.checkpoint import packed_classifier
 from ..deploy.predictions import classify, top_k
 from ..engine.model import build_model, class_names, input_size, pipeline_size
 from ..engine.run import load_config
+from ..errors import ConfigError
 from ..files import write_whole
 
 # Below this, text would hide the picture.
@@ -67,7 +68,7 @@ def infer(
     """
     packed = _packed_file(model, checkpoint)
     if engine and packed is None:
-        raise ValueError(f'--engine needs a packed file, not {checkpoint}')
+        raise ConfigError(f'--engine needs a packed file, not {checkpoint}')
     if engine:
         network = load(packed)
         classes, scores = network.classes, classify(network, images)
@@ -103,7 +104,7 @@ def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
     if checkpoint is not None:
         return None
     if model.endswith('.py'):
-        raise ValueError(f'--model {model}: a config needs --checkpoint FILE')
+        raise ConfigError(f'--model {model}: a config needs --checkpoint FILE')
     from . import fetch  # may need a network
 
     return fetch(model)

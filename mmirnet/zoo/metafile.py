@@ -12,6 +12,7 @@ import yaml
 from mmengine.config import Config
 
 from ..analysis.summary import summarize_config
+from ..errors import ConfigError
 from .index import Entry, parse_index
 from .names import MIM, PREFIX, SCHEME, dataset_of
 
@@ -181,4 +182,4 @@ def check() -> None:
         ValueError: If the file is not what would be written now.
     """
     if (ROOT / METAFILE).read_text() != render():
-        raise ValueError(f'{METAFILE} is out of date: run tools/zoo/metafile.py')
+        raise ConfigError(f'{METAFILE} is out of date: run tools/zoo/metafile.py')

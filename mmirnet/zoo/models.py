@@ -3,6 +3,7 @@
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from .names import DATASETS, PREFIX, SCHEME, all_names, dataset_of, known
 from .store import read_index
 
@@ -43,7 +44,7 @@ def list_models(
         names = fnmatch.filter(names, f'{pattern}*')
     if dataset is not None:
         if dataset not in DATASETS.values():
-            raise ValueError(
+            raise ConfigError(
                 f'dataset {dataset!r} is none of {", ".join(DATASETS.values())}'
             )
         names = [name for name in names if dataset_of(name) == dataset]

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from .index import ZooError
+from ..errors import ZooError
 
 #: Where a checkout and a wheel both have ``configs/`` and ``model-index.yml``.
 MIM = Path(__file__).parents[1] / '.mim'

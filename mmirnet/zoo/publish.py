@@ -20,6 +20,7 @@ from ..datasets import keep_in_memory
 from ..deploy.checkpoint import pack_checkpoint
 from ..engine import run
 from ..engine.checkpoint import load_checkpoint_file
+from ..errors import CheckpointError
 from ..files import write_whole
 from . import metafile
 from .index import Entry, parse_index, render_index
@@ -71,7 +72,7 @@ def publish(
     entries = parse_index(index.read_bytes(), str(zoo)) if index.is_file() else {}
     meta = load_checkpoint_file(checkpoint, 'cpu').get('meta', {})
     if missing := {'cfg', 'epoch', 'seed', 'time'} - meta.keys():
-        raise ValueError(f'{checkpoint} is of no training run: no {min(missing)}')
+        raise CheckpointError(f'{checkpoint} is of no training run: no {min(missing)}')
     lines = short_log(log or Path(checkpoint).parent)
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / f'{name}.safetensors'

@@ -10,9 +10,10 @@ from types import ModuleType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from ..errors import MissingPackageError, ZooError
 from ..files import is_whole, write_whole
 from . import names
-from .index import MAX_INDEX_BYTES, Entry, UnreachableError, ZooError, parse_index
+from .index import MAX_INDEX_BYTES, Entry, UnreachableError, parse_index
 
 #: The assets of this project's release of trained models. It answers once that
 #: release is published. MMIRNET_ZOO overrides it.
@@ -182,7 +183,7 @@ def _network() -> ModuleType:
     try:
         from . import download
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f'{error}; downloads need: pip install requests filelock rich'
         ) from error
     return download

@@ -9,7 +9,7 @@ from torch import nn
 from mmirnet import deploy
 from mmirnet.binary import IRConv2d
 from mmirnet.deploy import Engine
-from mmirnet.deploy.packing import UnsupportedModelError
+from mmirnet.errors import UnsupportedModelError
 
 
 def classifier(backbone, width, neck='GlobalAveragePooling', head='BNLinearClsHead'):

@@ -20,6 +20,7 @@ from ...binary import (
     log2_scales,
     weight_statistics,
 )
+from ...errors import ConfigError
 from ..run import unwrap
 
 
@@ -78,7 +79,7 @@ class BinaryStatsHook(Hook):
 
     def __init__(self, interval: int = 100) -> None:
         if interval < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'BinaryStatsHook needs a positive interval, got {interval}'
             )
         self.interval = interval

@@ -6,6 +6,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ...binary import binary_layers, ede, set_ede
 from ...binary.functional import T_MAX, T_MIN
+from ...errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -47,7 +48,7 @@ class EDEHook(Hook):
     ) -> None:
         ede(0.0, t_min, t_max)  # checks the bounds
         if interval < 1:
-            raise ValueError(f'EDEHook needs a positive interval, got {interval}')
+            raise ConfigError(f'EDEHook needs a positive interval, got {interval}')
         self.t_min = t_min
         self.t_max = t_max
         self.by_epoch = by_epoch
@@ -75,7 +76,7 @@ class EDEHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check that there is something to set, and set where training starts."""
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
-            raise ValueError(
+            raise ConfigError(
                 'EDEHook counts epochs, but the training loop counts iterations: '
                 'set by_epoch=False'
             )

@@ -7,6 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...binary import binary_layers
+from ...errors import NonFiniteError
 
 
 @HOOKS.register_module()
@@ -39,7 +40,7 @@ class FiniteLossHook(Hook):
         layer = next(binary_layers(runner.model), None)
         t, k = layer[1].ede.tolist() if layer else (None, None)
         last = runner.message_hub.runtime_info.get('last_ckpt')
-        raise ArithmeticError(
+        raise NonFiniteError(
             f'the loss is {loss} at iteration {runner.iter + 1} of epoch '
             f'{runner.epoch + 1}, lr={lr}, t={t}, k={k}; the last good checkpoint is '
             f'{last or "not there yet"}'

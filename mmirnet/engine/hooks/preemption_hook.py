@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import distributed
 
+from ...errors import ConfigError
 from .checkpoint_hook import WholeCheckpointHook
 
 
@@ -38,7 +39,7 @@ class PreemptionHook(Hook):
 
     def __init__(self, interval: int = 10) -> None:
         if interval < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'PreemptionHook needs a positive interval, got {interval}'
             )
         self.interval = interval
@@ -48,7 +49,7 @@ class PreemptionHook(Hook):
         """Listen for the signals."""
         savers = [h for h in runner.hooks if isinstance(h, WholeCheckpointHook)]
         if not savers:
-            raise ValueError(
+            raise ConfigError(
                 'PreemptionHook saves through WholeCheckpointHook: set '
                 "default_hooks.checkpoint.type='WholeCheckpointHook'"
             )

@@ -6,6 +6,8 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
+from ...errors import ConfigError
+
 
 class StagedBackbone(BaseBackbone):
     """A stem and stages ``layer1``, ``layer2``, ..., each half the size of the last.
@@ -36,12 +38,12 @@ class StagedBackbone(BaseBackbone):
         """Register the stages and check the arguments that number them."""
         n = len(stages)
         if not all(-n <= i < n for i in self.out_indices):
-            raise ValueError(
+            raise ConfigError(
                 f'out_indices must lie in {-n}..{n - 1} for {n} stages, '
                 f'got {tuple(self.out_indices)}'
             )
         if not -1 <= self.frozen_stages <= n:
-            raise ValueError(
+            raise ConfigError(
                 f'frozen_stages must lie in -1..{n}, got {self.frozen_stages}'
             )
         self.out_indices = tuple(i % n for i in self.out_indices)
