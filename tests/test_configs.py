@@ -15,6 +15,7 @@ CONFIGS = sorted(
     for folder in ('irnet', 'examples')
     for p in (ROOT / 'configs' / folder).glob('*.py')
 )
+ABLATION = [f'ablation/{p.name}' for p in (ROOT / 'configs/ablation').glob('*.py')]
 
 
 def load(name):
@@ -33,12 +34,18 @@ def test_builds_with_the_bits_of_its_name(name):
     assert {layer.binarize_input for layer in layers} <= {'w1a32' not in name}
     assert cfg.data_preprocessor.num_classes == model.head.num_classes
     assert 'mmirnet' in cfg.custom_imports.imports
-    assert (
-        cfg.auto_scale_lr.base_batch_size
-        == cfg.train_dataloader.batch_size
-        * (32 if 'in1k' in name else 8 if 'examples' in name else 1)
-        or 'digits' in name
-    )
+
+
+#: Processes that a config's learning rate is made for; one where nothing is said.
+PROCESSES = {'examples/resnet18_w1a32_cifar10.py': 8}
+
+
+@pytest.mark.parametrize('name', [*CONFIGS, *ABLATION])
+def test_learning_rate_is_that_of_its_batch(name):
+    cfg = load(name)
+    processes = 32 if name.endswith('_in1k.py') else PROCESSES.get(name, 1)
+    batch = processes * cfg.train_dataloader.batch_size
+    assert cfg.auto_scale_lr.base_batch_size == batch
 
 
 # name: (lr, weight decay, epochs, t_min); None where full precision
