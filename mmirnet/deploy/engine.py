@@ -105,7 +105,13 @@ class Engine:
                 f'instruction set {isa!r} is not one of {native.instruction_sets()}'
             )
         self.packed = Packed(
-            packed.input, packed.graph, {}, packed.classes, packed.source, packed.shapes
+            packed.input,
+            packed.graph,
+            {},
+            packed.classes,
+            packed.source,
+            packed.shapes,
+            head=packed.head,
         )
         self.input = packed.input
         self.classes = packed.classes

@@ -2,9 +2,11 @@
 
 A safetensors file whose metadata holds one JSON text under ``mmirnet``::
 
-    {"version": 1,
+    {"version": 2,
      "input": {"channels": 3, "height": 224, "width": 224,
-               "mean": [...], "std": [...]},
+               "mean": [...], "std": [...],
+               "order": "rgb", "read": {...}, "steps": [...]},
+     "head": {"scores": "softmax", "threshold": null, "topk": null},
      "classes": ["...", ...] or null,
      "source": "sha256 of the weights that were packed",
      "graph": [{"op": "conv2d", "src": ["input"], "dst": "conv1",
@@ -19,6 +21,13 @@ its ``dst``: ``conv1.weight``.
 ``(y * kernel + x) * channels + c``, 64 in a word. ``exponent`` is log2 of each
 output channel's scale. An affine holds a BatchNorm as (2, channels): y = x *
 affine[0] + affine[1], with one rounding.
+
+``mean`` and ``std`` are in the order of the network's channels. ``order``, ``read`` and
+``steps`` make its pixels of an image file, see :mod:`mmirnet.deploy.preparation`.
+``head`` makes scores of logits: ``softmax`` for one class an image, ``sigmoid`` for
+any number of them, those of at least ``threshold``, or the best ``topk``. Files of
+version 1 have neither: they are read as files of version 2 with
+:func:`mmirnet.deploy.preparation.default` and softmax.
 
 A packed file is untrusted: :func:`read` checks everything against everything before
 anything is allocated for it.
@@ -35,8 +44,11 @@ import numpy as np
 import safetensors
 
 from ..errors import PackedFileError
+from . import preparation
 
-VERSION = 1
+VERSION = 2
+#: One class an image.
+SOFTMAX = {'scores': 'softmax', 'threshold': None, 'topk': None}
 # Far above any network of this project, far below what would hurt a machine.
 MAX_FILE_BYTES = 1 << 30
 MAX_OPERATIONS = 4096
@@ -61,13 +73,15 @@ class Packed:
     """A checked packed network.
 
     Attributes:
-        input: ``channels``, ``height``, ``width``, ``mean``, ``std``.
+        input: ``channels``, ``height``, ``width``, ``mean``, ``std``, and how an image
+            file is prepared: ``order``, ``read``, ``steps``.
         graph: Operations in order, as in the file.
         shapes: (channels, height, width) of every value.
         tensors: Arrays by name: float32, or uint64 signs and int8 exponents.
         classes: Names of the classes, or None.
         source: Digest of the weights that were packed.
         dtypes: safetensors' names of the tensors' types in the file.
+        head: ``scores``, ``threshold``, ``topk``.
     """
 
     input: dict[str, Any]
@@ -77,6 +91,7 @@ class Packed:
     source: str = ''
     shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=SOFTMAX.copy)
 
     def operation_tensors(self, operation: dict[str, Any]) -> dict[str, np.ndarray]:
         """The arrays of one operation by their role."""
@@ -290,6 +305,24 @@ def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]
     return tuple(int(side) for side in shape)
 
 
+_INPUT = ('channels', 'height', 'width', 'mean', 'std', 'order', 'read', 'steps')
+
+
+def _check_head(head: Any, classes: int) -> None:
+    _need(
+        isinstance(head, dict) and set(head) == set(SOFTMAX),
+        f'fields must be {", ".join(SOFTMAX)}',
+    )
+    _need(head['scores'] in ('softmax', 'sigmoid'), 'scores must be softmax or sigmoid')
+    threshold = head['threshold']
+    _need(
+        threshold is None or (type(threshold) is float and np.isfinite(threshold)),
+        'threshold must be a finite number or null',
+    )
+    if head['topk'] is not None:
+        _integer(head, 'topk', 1, classes)
+
+
 def check(packed: Packed) -> Packed:
     """Checks a network against itself and fills in its shapes.
 
@@ -300,9 +333,8 @@ def check(packed: Packed) -> Packed:
     try:
         spec = packed.input
         _need(
-            isinstance(spec, dict)
-            and set(spec) == {'channels', 'height', 'width', 'mean', 'std'},
-            'fields must be channels, height, width, mean, std',
+            isinstance(spec, dict) and set(spec) == set(_INPUT),
+            f'fields must be {", ".join(_INPUT)}',
         )
         channels = _integer(spec, 'channels', 1, 64)
         height = _integer(spec, 'height', 1, MAX_SIDE)
@@ -315,6 +347,8 @@ def check(packed: Packed) -> Packed:
                 f'{name} must be {channels} finite numbers',
             )
         _need(all(1e-6 <= abs(v) <= 1e6 for v in spec['std']), 'std must not be zero')
+        why = preparation.check(spec, channels)
+        _need(why is None, why)
         field_name = 'classes'
         _need(
             packed.classes is None
@@ -346,6 +380,8 @@ def check(packed: Packed) -> Packed:
             packed.classes is None or len(packed.classes) == shape[0],
             f'{shape[0]} logits do not fit the classes',
         )
+        field_name = 'head'
+        _check_head(packed.head, shape[0])
         for name, tensor in packed.tensors.items():
             field_name = f'tensor {name!r}'
             if tensor.dtype == np.float32:
@@ -382,11 +418,13 @@ def _parse(data: bytes) -> Packed:
         raise PackedFileError(f'metadata: mmirnet is not JSON: {error}') from None
     if not isinstance(spec, dict) or 'version' not in spec:
         raise PackedFileError('version: missing')
-    if spec['version'] != VERSION:
+    if type(spec['version']) is not int or not 1 <= spec['version'] <= VERSION:
         raise PackedFileError(
-            f'version: {spec["version"]!r} is not the supported {VERSION}'
+            f'version: {spec["version"]!r} is not one of the supported 1 to {VERSION}'
         )
-    fields = {'version', 'input', 'classes', 'source', 'graph'}
+    if spec['version'] == 1:
+        spec = _from_version_1(spec)
+    fields = {'version', 'input', 'classes', 'source', 'graph', 'head'}
     if set(spec) != fields:
         raise PackedFileError(f'metadata: fields must be {sorted(fields)}')
     tensors, dtypes = {}, {}
@@ -402,7 +440,19 @@ def _parse(data: bytes) -> Packed:
         classes=spec['classes'],
         source=spec['source'],
         dtypes=dtypes,
+        head=spec['head'],
     )
+
+
+def _from_version_1(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same network in the words of version 2."""
+    spec = {'head': SOFTMAX.copy(), **spec}
+    inputs = spec.get('input')
+    size = ('channels', 'height', 'width')
+    # Anything else is for `check` to refuse.
+    if isinstance(inputs, dict) and all(type(inputs.get(n)) is int for n in size):
+        spec['input'] = preparation.default(*(inputs[n] for n in size)) | inputs
+    return spec
 
 
 def read(path: str | os.PathLike) -> Packed:

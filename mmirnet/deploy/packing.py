@@ -18,7 +18,7 @@ from ..binary import Hardtanh, IRConv2d
 from ..binary.functional import sign
 from ..errors import UnsupportedModelError
 from ..models.blocks import PadShortcut
-from . import format
+from . import format, preparation
 from .engine import binary_weight, pack_bits
 from .format import Packed
 
@@ -261,6 +261,8 @@ def pack(
     classes: list[str] | None = None,
     float_dtype: str = 'fp32',
     source: str | None = None,
+    image: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
 ) -> Packed:
     """Packs a trained model: one bit for each binary weight.
 
@@ -272,6 +274,12 @@ def pack(
         float_dtype: 'fp32', 'fp16' or 'bf16' for the weights of float
             convolutions and linear layers. BatchNorm stays in fp32.
         source: Digest of what was packed; by default that of the weights.
+        image: How an image file is prepared, as
+            :func:`mmirnet.deploy.pipelines.preparation` says of a data set; by default
+            files are read as RGB (or grey) and brought to size, see
+            :func:`mmirnet.deploy.preparation.default`.
+        head: How logits become scores, see :mod:`mmirnet.deploy.format`; by default
+            by softmax.
 
     Returns:
         The network; :func:`write` puts it in a file, and
@@ -306,13 +314,19 @@ def pack(
     return format.check(
         Packed(
             input=dict(
-                channels=channels, height=height, width=width, mean=mean, std=std
+                channels=channels,
+                height=height,
+                width=width,
+                mean=mean,
+                std=std,
+                **(image or preparation.default(channels, height, width)),
             ),
             graph=graph,
             tensors=tensors,
             classes=classes,
             source=source or _digest(tensors),
             dtypes=dtypes,
+            head=head or format.SOFTMAX.copy(),
         )
     )
 
@@ -327,6 +341,7 @@ def write(packed: Packed, path: str | os.PathLike) -> None:
     spec = dict(
         version=format.VERSION,
         input=packed.input,
+        head=packed.head,
         classes=packed.classes,
         source=packed.source,
         graph=packed.graph,

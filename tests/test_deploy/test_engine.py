@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from networks import mixed_network, warm_up
 
 from mmirnet import deploy
-from mmirnet.deploy import Engine, _engine, instruction_sets, plan
+from mmirnet.deploy import Engine, _engine, instruction_sets, plan, preparation
 from mmirnet.deploy.engine import pack_bits
 from mmirnet.deploy.format import Packed, check
 
@@ -57,6 +57,7 @@ def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, t
         width=width,
         mean=[0.0] * x_channels,
         std=[1.0] * x_channels,
+        **preparation.default(x_channels, height, width),
     )
     names = {'U64': np.uint64, 'I8': np.int8, 'F32': np.float32}
     dtypes = {

@@ -69,8 +69,66 @@ def swap_operations(spec):
     spec['graph'][1], spec['graph'][2] = spec['graph'][2], spec['graph'][1]
 
 
+EDGE = dict(
+    op='resize_edge', edge='short', size=9, interpolation='bilinear', library='pillow'
+)
+RESCALE = dict(
+    op='rescale', x=0.5, y=2.0, keep_ratio=False, interpolation='area', library='cv2'
+)
+PAD = dict(
+    op='pad',
+    width=9,
+    height=9,
+    divisor=None,
+    square=False,
+    value=[0],
+    mode='constant',
+)
 BAD_SPECS = {
-    'version: 2': put('version', value=2),
+    'version: 3': put('version', value=3),
+    'version: True': put('version', value=True),
+    r'input: fields must be': put('input', 'extra', value=1),
+    r'input: order must be one of': put('input', 'order', value='hsv'),
+    r'input: order must be one of rgb': put('input', 'order', value=[]),
+    r"input: order 'grey' does not fit 3": put('input', 'order', value='grey'),
+    r'input: read: fields must be': put('input', 'read', value=None),
+    r'input: read: library must be': put('input', 'read', 'library', value=['cv2']),
+    r'input: read: upright must be': put('input', 'read', 'upright', value=1),
+    r'input: steps must be a list': put('input', 'steps', value={}),
+    r'input: steps must be a list of at most': put('input', 'steps', value=[0] * 65),
+    r'input: steps\[0\]: not an object': put('input', 'steps', 0, value='fit'),
+    r"input: steps\[0\]: unknown step 'exec'": put(
+        'input', 'steps', 0, 'op', value='exec'
+    ),
+    r'input: steps\[0\]: unknown step \[': put('input', 'steps', 0, 'op', value=[]),
+    r"input: steps\[0\]: fields must be \['height', 'op'": put(
+        'input', 'steps', 0, 'edge', value=1
+    ),
+    r'input: steps\[0\]: pad must be an integer': put(
+        'input', 'steps', 0, 'pad', value=65
+    ),
+    r'steps\[0\]: width must be an integer in \[1,': put(
+        'input', 'steps', 0, value=dict(op='center_crop', width=0, height=9)
+    ),
+    r"steps\[0\]: pillow has no interpolation 'area'": put(
+        'input', 'steps', 0, value=dict(EDGE, interpolation='area')
+    ),
+    r'steps\[0\]: interpolation must be one of': put(
+        'input', 'steps', 0, value=dict(EDGE, interpolation=None)
+    ),
+    r'steps\[0\]: x must be a number in \(0, 64\]': put(
+        'input', 'steps', 0, value=dict(RESCALE, x=1e9)
+    ),
+    r'steps\[0\]: value must be a list of 1 or 3': put(
+        'input', 'steps', 0, value=dict(PAD, value=[1, 2])
+    ),
+    r'steps\[0\]: width and height go together': put(
+        'input', 'steps', 0, value=dict(PAD, height=None)
+    ),
+    r'head: fields must be': put('head', value=[]),
+    r'head: scores must be': put('head', 'scores', value='argmax'),
+    r'head: threshold must be': put('head', 'threshold', value='0.5'),
+    r'head: topk must be an integer in \[1, 5\]': put('head', 'topk', value=6),
     r'input: height must be an integer': put('input', 'height', value=10**9),
     r'input: height must be an integer in': put('input', 'height', value=True),
     r'input: std must be 3 finite': put('input', 'std', value=[1.0]),
@@ -96,6 +154,50 @@ BAD_SPECS = {
     r"graph\[0\]: no tensor 'nowhere.weight'": put('graph', 0, 'dst', value='nowhere'),
     r"graph\[1\]: src '1' is not a value computed": swap_operations,
 }
+
+
+def as_version_1(spec):
+    spec['version'] = 1
+    del spec['head']
+    for name in ('order', 'read', 'steps'):
+        del spec['input'][name]
+
+
+def test_files_of_version_1_are_read(data, tmp_path):
+    path = tmp_path / 'old.safetensors'
+    path.write_bytes(with_spec(data, as_version_1))
+    packed = deploy.read(path)
+    assert packed.head == dict(scores='softmax', threshold=None, topk=None)
+    assert packed.input['order'] == 'rgb'
+    assert packed.input['steps'] == [dict(op='fit', width=9, height=9, pad=4)]
+    deploy.write(packed, tmp_path / 'new.safetensors')
+    header, _ = header_and_rest((tmp_path / 'new.safetensors').read_bytes())
+    assert json.loads(header['__metadata__']['mmirnet'])['version'] == 2
+    assert deploy.read(tmp_path / 'new.safetensors').input == packed.input
+
+
+@pytest.mark.parametrize('value', [{}, [], None, dict(channels=[])])
+def test_a_damaged_input_of_version_1_is_refused(data, tmp_path, value):
+    def change(spec):
+        as_version_1(spec)
+        spec['input'] = value
+
+    refuse(with_spec(data, change), tmp_path, 'input: fields must be')
+
+
+def test_steps_and_head_survive_the_file(data, tmp_path):
+    def change(spec):
+        spec['input'].update(order='bgr', steps=[RESCALE, EDGE, PAD])
+        spec['head'] = dict(scores='sigmoid', threshold=0.25, topk=3)
+
+    path = tmp_path / 'model.safetensors'
+    path.write_bytes(with_spec(data, change))
+    packed = deploy.read(path)
+    deploy.write(packed, path)
+    again = deploy.read(path)
+    assert (again.input, again.head) == (packed.input, packed.head)
+    assert again.input['steps'] == [RESCALE, EDGE, PAD]
+    assert deploy.load(path).packed.head == again.head
 
 
 @pytest.mark.parametrize('match', BAD_SPECS)

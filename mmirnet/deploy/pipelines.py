@@ -1,0 +1,220 @@
+"""What a test pipeline does to an image file, as data for a packed file."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmcv import transforms as cv
+from mmpretrain.datasets import CIFAR10, MNIST
+from mmpretrain.datasets import transforms as pretrain
+
+from ..datasets import Digits, FashionMNIST32, LoadImageFromFile
+from ..errors import UnsupportedModelError
+from .preparation import LIBRARIES
+
+# Data sets known to hold their images as grey or RGB. Others are taken by what the
+# data preprocessor says: with to_rgb=True they hold BGR.
+_HOLD_RGB = (CIFAR10, MNIST, Digits, FashionMNIST32)
+# How far a file may lack the size of a held image to be padded, not resized.
+_PADS = {FashionMNIST32: 4}
+_COLOUR = ('color', 'color_ignore_orientation')
+_GREY = ('grayscale', 'grayscale_ignore_orientation')
+_REVERSED = {'rgb': 'bgr', 'bgr': 'rgb', 'grey': 'grey'}
+
+
+def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
+    """How an image file becomes what a data set's images are to the network.
+
+    Asks the transforms as they were built. A data set that holds its images itself
+    (the digits, Fashion-MNIST, CIFAR-10) says nothing of files: they are brought to
+    the size of its images by the step ``fit``.
+
+    Args:
+        dataset: A data set, with its built pipeline as ``pipeline``.
+        to_rgb: Whether the data preprocessor reverses the channels.
+
+    Returns:
+        ``order``, ``read`` and ``steps``, see :mod:`mmirnet.deploy.preparation`.
+
+    Raises:
+        UnsupportedModelError: For a transform that these have no words for.
+
+    Example:
+        >>> from mmirnet.datasets import Digits
+        >>> preparation(Digits(split='test'), to_rgb=False)['steps']
+        [{'op': 'fit', 'width': 32, 'height': 32, 'pad': 0}]
+    """
+    transforms = list(_flat(dataset.pipeline))
+    if any(isinstance(t, cv.LoadImageFromFile) for t in transforms):
+        order, reading = _reading(transforms.pop(0))
+        steps = []
+    else:
+        order, steps = _held(dataset, to_rgb)
+        reading = dict(library='cv2', upright=True, float=False)
+    for transform in transforms:
+        if _reverses(transform):
+            order = _REVERSED[order]
+        elif (translate := _TRANSFORMS.get(type(transform))) is None:
+            _refuse(transform, 'has no counterpart there')
+        else:
+            steps += translate(transform, order)
+    # Whole numbers stay whole where nothing is interpolated.
+    reading['float'] &= any('interpolation' in step for step in steps)
+    order = _REVERSED[order] if to_rgb else order
+    return dict(order=order, read=reading, steps=steps)
+
+
+def _refuse(transform: Any, why: str) -> None:
+    raise UnsupportedModelError(
+        f'test pipeline: a packed file cannot prepare images as {_name(transform)} '
+        f'does, which {why}; it knows LoadImageFromFile, Resize, ResizeEdge, '
+        'CenterCrop, EfficientNetCenterCrop and Pad'
+    )
+
+
+def _name(transform: Any) -> str:
+    wrapped = getattr(transform, 't', None)  # of MMPretrain's wrapper of torchvision
+    if type(transform).__name__ == 'TorchVisonTransformWrapper':
+        return f'torchvision/{type(wrapped).__name__}'
+    return getattr(transform, '__name__', type(transform).__name__)
+
+
+def _flat(pipeline: Any) -> Iterator[Any]:
+    """The transforms of a pipeline, nested ones in their places."""
+    for transform in getattr(pipeline, 'transforms', pipeline):
+        if type(transform) is cv.Compose:
+            yield from _flat(transform)
+        else:
+            yield transform
+
+
+def _held(dataset: Any, to_rgb: bool) -> tuple[str, list[dict]]:
+    """Channel order of the images that a data set holds, and the step to their size."""
+    items = [dataset.get_data_info(i).get('img') for i in (0, len(dataset) - 1)]
+    if any(item is None for item in items):
+        raise UnsupportedModelError(
+            f'test pipeline: no LoadImageFromFile in it, and {type(dataset).__name__} '
+            'holds no images'
+        )
+    shape = np.shape(items[0])
+    sizes = {np.shape(item)[:2] for item in items}
+    if len(shape) == 2 or shape[2] == 1:
+        order = 'grey'
+    else:
+        order = 'rgb' if isinstance(dataset, _HOLD_RGB) or not to_rgb else 'bgr'
+    if len(sizes) > 1:
+        return order, []
+    height, width = sizes.pop()
+    pad = _PADS.get(type(dataset), 0)
+    return order, [dict(op='fit', width=width, height=height, pad=pad)]
+
+
+def _reading(loader: Any) -> tuple[str, dict]:
+    """Channel order of what a loader reads, and how it does."""
+    if type(loader) not in (cv.LoadImageFromFile, LoadImageFromFile):
+        _refuse(loader, 'stands before or in place of LoadImageFromFile')
+    flag = loader.color_type
+    if flag not in _COLOUR + _GREY:
+        _refuse(loader, f'reads with color_type={flag!r}')
+    # mmcv.use_backend() settles it where the config does not.
+    library = loader.imdecode_backend or mmcv.image.io.imread_backend
+    if library not in LIBRARIES:
+        _refuse(loader, f'reads with imdecode_backend={library!r}')
+    upright = not flag.endswith('ignore_orientation')
+    reading = dict(library=library, upright=upright, float=bool(loader.to_float32))
+    return 'grey' if flag in _GREY else 'bgr', reading
+
+
+def _reverses(transform: Any) -> bool:
+    """Whether a transform does no more than to reverse the channels."""
+    if type(transform) is pretrain.NumpyToPIL:
+        return transform.to_rgb
+    if type(transform) is pretrain.PILToNumpy and transform.dtype in (None, 'uint8'):
+        return transform.to_bgr
+    return False
+
+
+def _resizing(transform: Any) -> dict:
+    library = transform.backend or mmcv.image.geometric.imread_backend
+    if library not in LIBRARIES:
+        _refuse(transform, f'resizes with backend={library!r}')
+    return dict(interpolation=transform.interpolation, library=library)
+
+
+def _resize(transform: Any, order: str) -> list[dict]:
+    ratio = dict(keep_ratio=bool(transform.keep_ratio), **_resizing(transform))
+    if transform.scale:
+        width, height = transform.scale
+        return [dict(op='resize', width=width, height=height, **ratio)]
+    x, y = map(float, transform.scale_factor)
+    return [dict(op='rescale', x=x, y=y, **ratio)]
+
+
+def _resize_edge(transform: Any, order: str) -> list[dict]:
+    where = dict(edge=transform.edge, size=transform.scale)
+    return [dict(op='resize_edge', **where, **_resizing(transform))]
+
+
+def _center_crop(transform: Any, order: str) -> list[dict]:
+    width, height = transform.crop_size
+    steps = [dict(op='center_crop', width=width, height=height)]
+    if transform.auto_pad:
+        pad = cv.TRANSFORMS.build(dict(transform.pad_cfg, size=(width, height)))
+        if type(pad) is not cv.Pad:
+            _refuse(transform, f'pads with {_name(pad)}')
+        steps = _pad(pad, order) + steps
+    return steps
+
+
+def _efficientnet_crop(transform: Any, order: str) -> list[dict]:
+    where = dict(size=transform.crop_size, padding=transform.crop_padding)
+    return [dict(op='efficientnet_crop', **where, **_resizing(transform))]
+
+
+def _pad(transform: Any, order: str) -> list[dict]:
+    value = transform.pad_val.get('img', 0)
+    value = list(value) if isinstance(value, (tuple, list)) else [value]
+    width, height = transform.size or (None, None)
+    return [
+        dict(
+            op='pad',
+            width=width,
+            height=height,
+            divisor=transform.size_divisor,
+            square=bool(transform.pad_to_square),
+            # The steps see RGB where the pipeline has BGR.
+            value=value[::-1] if order == 'bgr' else value,
+            mode=transform.padding_mode,
+        )
+    ]
+
+
+def _nothing(transform: Any, order: str) -> list[dict]:
+    return []
+
+
+def _flip(transform: Any, order: str) -> list[dict]:
+    if transform.prob not in (0, 0.0, None):
+        _refuse(transform, 'is random')
+    return []
+
+
+def _pack(transform: Any, order: str) -> list[dict]:
+    if transform.input_key != 'img':
+        _refuse(transform, f'packs {transform.input_key!r}')
+    return []
+
+
+# Exact classes: a subclass may do something else.
+_TRANSFORMS: dict[type, Callable[[Any, str], list[dict]]] = {
+    cv.Resize: _resize,
+    cv.Pad: _pad,
+    cv.CenterCrop: _center_crop,
+    cv.RandomFlip: _flip,
+    pretrain.ResizeEdge: _resize_edge,
+    pretrain.EfficientNetCenterCrop: _efficientnet_crop,
+    pretrain.PackInputs: _pack,
+    pretrain.NumpyToPIL: _nothing,
+    pretrain.PILToNumpy: _nothing,
+}
