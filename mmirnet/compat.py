@@ -3,40 +3,70 @@
 Applied by ``import mmirnet``; none changes what a working installation does.
 """
 
+import functools
 import warnings
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
+from .errors import MissingPackageError
+
+#: What is imported, from this version to below that; pyproject.toml's extras ask for
+#: the same. MMEngine 0.10.5 fails beside the package transformers.
 REQUIRED = {
-    'mmengine': ('0.10', '1'),
+    'mmengine': ('0.10.6', '1'),
     'mmcv': ('2.0.1', '2.4'),
     'mmpretrain': ('1.2', '2'),
-}
-_INSTALL = {
-    'mmengine': 'pip install mmengine',
-    'mmcv': "pip install 'mmirnet[lite]' (or mmcv with compiled operators)",
-    'mmpretrain': 'pip install mmpretrain',
 }
 
 
 def check_versions() -> None:
-    """Raise an ImportError of one line if part of OpenMMLab is missing or unfit."""
+    """Check that OpenMMLab, or its maintained forks, is there.
+
+    Raises:
+        MissingPackageError: If a package is missing or unfit; one line with the
+            command that installs it.
+    """
+    wanted = {name: f'{name}>={low},<{high}' for name, (low, high) in REQUIRED.items()}
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        raise MissingPackageError(
+            f'mmirnet needs {", ".join(wanted[name] for name in missing)}, not '
+            f'installed: {_pip(*missing)}'
+        )
     for name, (low, high) in REQUIRED.items():
-        wanted = f'{name}>={low},<{high}'
-        if find_spec(name) is None:
-            raise ImportError(
-                f'mmirnet needs {wanted}, which is not installed: {_INSTALL[name]}'
-            )
         # mmpretrain asserts what it needs of the others while it is imported, so
         # the others come first.
         version = __import__(name).__version__
         from mmengine.utils import digit_version
 
         if not digit_version(low) <= digit_version(version) < digit_version(high):
-            raise ImportError(
-                f'mmirnet needs {wanted}, found {version}: {_INSTALL[name]}'
+            raise MissingPackageError(
+                f'mmirnet needs {wanted[name]}, found {version}: {_pip(name)}'
             )
+
+
+def _pip(*names: str) -> str:
+    """The command that installs packages of the family that is there."""
+    prefix = _prefix()
+    packages = []
+    for name in names:
+        low, high = REQUIRED[name]
+        # mmcv itself has to be compiled, and classification needs no more.
+        name = 'mmcv-lite' if name == 'mmcv' and not prefix else f'{prefix}{name}'
+        packages.append(f"'{name}>={low},<{high}'")
+    return f'pip install {" ".join(packages)}'
+
+
+def _prefix() -> str:
+    """What the distributions' names begin with: the forks' with ``onedl-``."""
+    for name in REQUIRED:
+        try:
+            metadata.version(f'onedl-{name}')
+        except metadata.PackageNotFoundError:
+            continue
+        return 'onedl-'
+    return ''
 
 
 def quiet_imports() -> None:
@@ -118,9 +148,54 @@ def find_our_configs() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
+class _Hue(float):
+    """A share of the colour circle that mmcv may multiply by 255."""
+
+    def __mul__(self, steps: int) -> int:
+        return int(float(self) * steps) % (steps + 1)
+
+
+def shift_hues_either_way() -> None:
+    """Let mmcv turn hues backwards on numpy 2.
+
+    ``adjust_hue`` adds ``np.uint8(hue_factor * 255)``, which numpy 1 took modulo
+    256 and numpy 2 refuses where the factor is negative: an OverflowError in every
+    second ColorJitter. Unneeded from onedl-mmcv 2.3.6, which takes the remainder;
+    needed by mmcv 2.0 to 2.2.
+    """
+    import mmcv
+
+    original = mmcv.adjust_hue
+
+    @functools.wraps(original)
+    def adjust_hue(img, hue_factor, *args, **kwargs):
+        return original(img, _Hue(hue_factor), *args, **kwargs)
+
+    for module in (mmcv, mmcv.image, mmcv.image.photometric):
+        module.adjust_hue = adjust_hue
+
+
+def keep_compiled_code_apart() -> None:
+    """Let no process run what ``torch.compile`` made for another vector length.
+
+    The cache on disk does not know the CPU's instruction set. In a home folder that
+    machines share, or with ATEN_CPU_CAPABILITY set, code for AVX-512 then runs with
+    AVX2's vectors, and gives wrong numbers or ends the process. Unneeded once torch
+    takes the instruction set into its key (not in 2.15).
+    """
+    import torch
+    from torch.compiler import config
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in config.cache_key_tag.split():
+        config.cache_key_tag = f'{config.cache_key_tag} {capability}'.strip()
+
+
 def apply() -> None:
     """Check the versions, then make all repairs."""
     quiet_imports()
     check_versions()
     allow_mmengine_checkpoints()
     find_our_configs()
+    shift_hues_either_way()
+    keep_compiled_code_apart()

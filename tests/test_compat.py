@@ -1,17 +1,25 @@
 import functools
 import os
 import pickle
+import re
 import subprocess
 import sys
+from importlib import metadata
 
+import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+from small_run import ROOT
 from tiny import tiny_runner
 
 from mmirnet import compat
+from mmirnet.errors import MissingPackageError
 
 
 class SubBuffer(HistoryBuffer):
@@ -91,27 +99,115 @@ def test_configs_of_other_packages_are_found(tmp_path):
     assert cfg.train_cfg.max_epochs == 200
 
 
+@pytest.fixture(params=['openmmlab', 'onedl'])
+def prefix(request, monkeypatch):
+    """What stands in front of the packages' names in either family."""
+    prefix = 'onedl-' if request.param == 'onedl' else ''
+    monkeypatch.setattr(compat, '_prefix', lambda: prefix)
+    return prefix
+
+
 @pytest.mark.parametrize(
-    'name, version, message',
+    ('name', 'version', 'wanted'),
     [
-        ('mmengine', '0.7.0', r'mmirnet needs mmengine>=0.10,<1, found 0.7.0: pip'),
-        ('mmpretrain', '3.0', r'needs mmpretrain>=1.2,<2, found 3.0'),
+        ('mmengine', '0.10.5', 'mmengine>=0.10.6,<1'),
+        ('mmpretrain', '3.0', 'mmpretrain>=1.2,<2'),
+        ('mmcv', '1.7', 'mmcv>=2.0.1,<2.4'),
     ],
 )
-def test_unfit_version(monkeypatch, name, version, message):
+def test_unfit_version(monkeypatch, prefix, name, version, wanted):
     monkeypatch.setattr(f'{name}.__version__', version)
-    with pytest.raises(ImportError, match=message):
+    with pytest.raises(MissingPackageError) as error:
         compat.check_versions()
-
-
-def test_missing_mmcv_is_named_in_one_line():
-    hide = (
-        'import sys; sys.modules["mmcv"] = None;'
-        'import importlib.util as u; find = u.find_spec;'
-        'u.find_spec = lambda n, *a: None if n == "mmcv" else find(n, *a);'
-        'import mmirnet'
+    package = f'{prefix}{wanted}'
+    if name == 'mmcv' and not prefix:
+        package = package.replace('mmcv', 'mmcv-lite')
+    assert str(error.value) == (
+        f"mmirnet needs {wanted}, found {version}: pip install '{package}'"
     )
-    run = subprocess.run([sys.executable, '-c', hide], capture_output=True, text=True)
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith('ImportError: mmirnet needs mmcv>=2.0.1')
-    assert "pip install 'mmirnet[lite]'" in last
+
+
+@pytest.mark.parametrize('version', ['0.10.6', '0.10.12', '0.11.0rc1'])
+def test_fit_versions(monkeypatch, version):
+    monkeypatch.setattr('mmengine.__version__', version)
+    compat.check_versions()
+
+
+def test_the_family_is_what_is_installed():
+    installed = {d.metadata['Name'] for d in metadata.distributions()}
+    assert (compat._prefix() == 'onedl-') == ('onedl-mmengine' in installed)
+
+
+def test_extras_install_what_the_import_checks():
+    text = (ROOT / 'pyproject.toml').read_text()
+    for name, (low, high) in compat.REQUIRED.items():
+        package = 'mmcv-lite' if name == 'mmcv' else name
+        assert f'"{package}>={low},<{high}"' in text
+        assert re.search(rf'"onedl-{name}>=[\d.]+,<{re.escape(high)}"', text)
+
+
+def run_python(code):
+    """What Python prints last, on either stream."""
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    return (run.stdout + run.stderr).strip().splitlines()[-1]
+
+
+def without(*names):
+    """Code that hides packages from what follows."""
+    return ';'.join(['import sys', *(f'sys.modules[{n!r}] = None' for n in names), ''])
+
+
+def test_missing_packages_are_named_in_one_line():
+    last = run_python(without('mmcv') + 'import mmirnet')
+    assert last.startswith('mmirnet.errors.MissingPackageError: mmirnet needs mmcv>=2')
+    assert 'mmcv-lite>=' in last or 'onedl-mmcv>=' in last
+
+
+@pytest.mark.parametrize('part', ['datasets', 'engine', 'models'])
+def test_without_openmmlab_its_parts_say_what_to_install(part):
+    code = without(*compat.REQUIRED) + f'import mmirnet; import mmirnet.{part}'
+    last = run_python(code)
+    assert last.startswith('mmirnet.errors.MissingPackageError: mmirnet needs mmengine')
+    for name in compat.REQUIRED:
+        assert last.count(name) == 2  # the need and the command
+
+
+def photograph():
+    return np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+@pytest.mark.parametrize('factor', [-0.5, -0.1, -0.001, 0.0, 0.1, 0.5])
+def test_hue_shifts_either_way(backend, factor):
+    """A whole turn of the hue is 256, as numpy 1 wrapped it."""
+    image = photograph()
+    shifted = mmcv.adjust_hue(image, factor, backend=backend)
+    turn = int(factor * 255) % 256
+    if backend == 'pillow':
+        h, s, v = Image.fromarray(image[..., ::-1]).convert('HSV').split()
+        h = Image.fromarray(np.asarray(h) + np.uint8(turn))
+        wanted = np.asarray(Image.merge('HSV', (h, s, v)).convert('RGB'))[..., ::-1]
+    else:
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+        hsv[..., 0] += np.uint8(turn)
+        wanted = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
+    np.testing.assert_array_equal(shifted, wanted)
+    assert mmcv.image.adjust_hue is mmcv.adjust_hue
+
+
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+def test_color_jitter_with_hue(backend):
+    jitter = TRANSFORMS.build(dict(type='ColorJitter', hue=0.5, backend=backend))
+    different = {jitter(dict(img=photograph()))['img'].tobytes() for _ in range(20)}
+    assert len(different) > 10
+
+
+def test_compiled_code_is_kept_apart_by_cpu(monkeypatch):
+    from torch.compiler import config
+
+    assert torch.backends.cpu.get_cpu_capability() in config.cache_key_tag
+    monkeypatch.setattr(config, 'cache_key_tag', 'mine')
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'NEON')
+    for _ in range(2):
+        compat.keep_compiled_code_apart()
+    assert config.cache_key_tag == 'mine NEON'

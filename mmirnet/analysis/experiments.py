@@ -5,7 +5,11 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from datetime import date
 from pathlib import Path
 
@@ -68,13 +72,9 @@ def run_all(
     print(f'{len(wanted) - len(tasks)} of {len(wanted)} runs are done')
     results.parent.mkdir(parents=True, exist_ok=True)
     lines, failed = [], []
-    # A fresh process each: nothing of one run is left for the next.
-    pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context('spawn'), max_tasks_per_child=1
-    )
-    with pool:
+    with ThreadPoolExecutor(jobs) as pool:
         runs = {
-            pool.submit(run_one, *task, str(work_dir), cfg_options): task
+            pool.submit(_run_alone, *task, str(work_dir), cfg_options): task
             for task in tasks
         }
         for run in as_completed(runs):
@@ -93,6 +93,12 @@ def run_all(
     if failed:
         raise RuntimeError('; '.join(failed))
     return lines
+
+
+def _run_alone(*task) -> dict:
+    """A run in a fresh process: nothing of it is left for the next, nor its crash."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
+        return process.submit(run_one, *task).result()
 
 
 def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> dict:

@@ -36,6 +36,7 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -350,6 +351,8 @@ def _run(
     with (
         _evaluating(model),
         torch.no_grad(),
+        # In products, which every torch counts; of fused kernels each knows others.
+        sdpa_kernel(SDPBackend.MATH),
         register_module_forward_pre_hook(enter),
         register_module_forward_hook(leave),
         counter,

@@ -1,3 +1,7 @@
+from ..compat import check_versions
+
+check_versions()
+
 from .digits import Digits
 from .fashion_mnist import FashionMNIST32
 from .in_memory import InMemory, keep_in_memory

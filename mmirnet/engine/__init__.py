@@ -1,3 +1,7 @@
+from ..compat import check_versions
+
+check_versions()
+
 from . import checkpoint
 from .amp import Bf16OptimWrapper
 from .hooks import (

@@ -1,5 +1,9 @@
 """Backbones, blocks and heads, registered in MMPretrain; layers in MMEngine."""
 
+from ..compat import check_versions
+
+check_versions()
+
 from mmengine.registry import MODELS
 
 from ..binary import Hardtanh, IRConv2d, IRLinear

@@ -3,6 +3,7 @@
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
+from ..compat import check_versions
 from ..errors import ConfigError
 from .names import DATASETS, PREFIX, SCHEME, all_names, dataset_of, known
 from .store import read_index
@@ -81,6 +82,7 @@ def get_model(
         >>> model.head.num_classes
         10
     """
+    check_versions()
     import mmpretrain
 
     name = known(name)

@@ -48,7 +48,7 @@ class TestRunAll:
 
     def test_what_is_done_is_skipped(self, made, monkeypatch):
         config, results, options, _ = made
-        monkeypatch.setattr(experiments, 'run_one', pytest.fail)
+        monkeypatch.setattr(experiments, '_run_alone', pytest.fail)
         again = experiments.run_all([config], [3], results, cfg_options=options)
         assert again == []
 

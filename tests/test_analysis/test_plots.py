@@ -110,9 +110,9 @@ def test_estimator_errors():
     assert value(left, 'STE (clip)', 0.25) == pytest.approx(0.75)
     assert value(left, 'approx_sign (Bi-Real Net)', 0.5) == pytest.approx(0.25)
     assert value(left, 'EDE, t = 10', 0.1) == pytest.approx(1 - math.tanh(1))
-    x = np.linspace(0, 1, 1001)
+    x = (np.arange(1000) + 0.5) / 1000
     density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    wanted = math.sqrt(2 * np.trapezoid((1 - x) ** 2 * density, x))
+    wanted = math.sqrt(2 * ((1 - x) ** 2 * density).mean())
     heights = [line.get_ydata()[0] for line in right.lines]
     assert min(abs(height - wanted) for height in heights) < 1e-3
 
@@ -134,8 +134,8 @@ def test_flips_and_entropies(run):
     names = [tick.get_text() for tick in layers.get_yticklabels()]
     assert names[0] == 'layer1.0.conv1'
     assert names[-1] == 'layer3.2.conv2'
-    values = layers.collections[0].get_array()
-    assert values.shape == (18, len(steps))
+    # matplotlib < 3.8 gives it flat.
+    values = layers.collections[0].get_array().reshape(18, len(steps))
     shares = run.curves['binary/backbone.layer1.0.conv1/flips'][1]
     assert values[0, 0] == pytest.approx(100 * shares[0])
 
