@@ -84,6 +84,9 @@ class InMemory(Dataset):
         torch.Size([64, 3, 32, 32])
     """
 
+    #: Whole batches of seeded indices come here as they are.
+    draws_by_seeded_index = True
+
     def __init__(self, dataset: dict, device: str | None = None) -> None:
         pipeline = dataset.get('pipeline', [])
         source = DATASETS.build(dict(dataset, pipeline=[]))

@@ -5,7 +5,11 @@ rank, the epoch and the index; the data set seeds itself from it. A resumed run,
 one with another number of data workers, then sees the same augmented images.
 """
 
+import copy
+import itertools
+import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -52,22 +56,45 @@ class ExactSampler(DefaultSampler):
     Takes the same arguments and gives the same order.
 
     Attributes:
-        start (int): How many of this rank's samples the next iteration skips; it
-            is 0 again afterwards.
+        start (int): How many images of the epoch, those of all ranks together, the
+            next iteration skips; it is 0 again afterwards. The ranks share what is
+            left, however many shared what went before.
+
+    Example:
+        >>> sampler = ExactSampler(range(10), shuffle=False, seed=0)
+        >>> sampler.start = 7
+        >>> list(sampler)
+        [7, 8, 9]
     """
 
     start = 0
 
     def __iter__(self):
         """Yield the indices of this rank's samples."""
-        indices = list(super().__iter__())[self.start :]
-        self.start = 0
-        for i in indices:
+        start, self.start = self.start, 0
+        whole = copy.copy(self)
+        whole.rank, whole.world_size, whole.total_size = 0, 1, len(self.dataset)
+        order = list(DefaultSampler.__iter__(whole))
+        rest = order[start:]
+        if self.round_up and rest:
+            missing = -len(rest) % self.world_size
+            rest += itertools.islice(itertools.cycle(order), missing)
+        for i in rest[self.rank :: self.world_size]:
             yield SeededIndex(i, (self.seed, self.rank, self.epoch, i))
+
+    def left(self, start: int) -> int:
+        """How many samples this rank has when ``start`` images are skipped."""
+        rest = max(len(self.dataset) - start, 0)
+        if not self.round_up:
+            rest -= self.rank
+        return max(math.ceil(rest / self.world_size), 0)
 
 
 class SeededDataset(Dataset):
     """A data set whose samples draw from the seed of their index.
+
+    It belongs outside of whatever else wraps the data: subsets, concatenations and
+    repetitions hand plain indices on.
 
     Args:
         dataset (Dataset | dict): Any data set, or its config; its other attributes
@@ -97,7 +124,15 @@ class SeededDataset(Dataset):
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
 
+    def __getitems__(self, indices: Sequence[int]):
+        """A batch, for torch's loader, which asks for this before single samples."""
+        if getattr(self.dataset, 'draws_by_seeded_index', False):
+            return self.dataset.__getitems__(indices)
+        return [self[index] for index in indices]
+
     def __getattr__(self, name: str):
-        if name == 'dataset':  # not there yet while it is unpickled
+        # Protocols of Python and torch do not show through: they would go past the
+        # seeds. The data set is not there yet while it is unpickled.
+        if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)

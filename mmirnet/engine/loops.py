@@ -2,48 +2,107 @@
 
 They differ from MMEngine's in three things. All randomness follows from the seed
 and the progress. An epoch can be entered in its middle, where a preempted run
-left it. And a validation that the killed run may have missed is run first.
+left it: the place is counted in images, so that it also holds for another batch
+size or number of processes. And a validation that the killed run may have missed
+is run first.
 """
 
 import copy
+import math
 
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.registry import LOOPS
+from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
-from ..datasets.seeding import SeededDataset, seed_all
-from ..errors import ConfigError
+from ..datasets.seeding import ExactSampler, SeededDataset, seed_all
+from ..errors import CheckpointError, ConfigError
+from .changes import parse_config
 
-_SAMPLERS = ('DefaultSampler', 'InfiniteSampler', 'ExactSampler')
+_SAMPLERS = (DefaultSampler, InfiniteSampler, ExactSampler)
+#: What makes up a loader, beside its data set and sampler.
+_LOADER_OPTIONS = (
+    'batch_size',
+    'num_workers',
+    'collate_fn',
+    'pin_memory',
+    'drop_last',
+    'timeout',
+    'worker_init_fn',
+    'multiprocessing_context',
+    'generator',
+    'prefetch_factor',
+    'persistent_workers',
+)
+_WAY_OUT = (
+    "or take MMEngine's loops (train_cfg.type EpochBasedTrainLoop or "
+    'IterBasedTrainLoop), which do not resume exactly'
+)
 
 
 def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
-    """The config of a data loader, with seeded samples.
+    """A data loader, or its config, with samples that are seeded.
 
     Args:
-        cfg (dict | DataLoader): ``train_dataloader``. Its sampler may be MMEngine's
-            DefaultSampler or InfiniteSampler. A ready loader is left alone: its
-            sampler has to have ``start`` and ``set_epoch``.
+        cfg (dict | DataLoader): ``train_dataloader``. Its sampler is MMEngine's
+            DefaultSampler or InfiniteSampler, named or given as a class. A ready
+            loader has an :class:`~mmirnet.datasets.ExactSampler`.
 
     Returns:
         dict | DataLoader: What MMEngine builds the loader from.
 
     Raises:
-        ValueError: If the sampler is another one.
+        ValueError: If samples or batches are chosen in another way.
+
+    Example:
+        >>> cfg = exact_dataloader(dict(
+        ...     dataset=range(9), batch_size=3, sampler=dict(type='DefaultSampler')))
+        >>> cfg['sampler']
+        {'type': 'ExactSampler'}
     """
-    if not isinstance(cfg, dict):
-        return cfg
+    if isinstance(cfg, DataLoader):
+        return _seeded(cfg)
     cfg = copy.copy(cfg)
     sampler = copy.copy(cfg.get('sampler') or {})
-    if sampler.get('type') not in _SAMPLERS:
+    kind = sampler.get('type') if isinstance(sampler, dict) else type(sampler)
+    found = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    if found not in _SAMPLERS or not isinstance(sampler, dict):
+        name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
         raise ConfigError(
-            f'train_dataloader.sampler.type must be one of {list(_SAMPLERS)} for an '
-            f'exact training loop, got {sampler.get("type")!r}'
+            'train_dataloader.sampler.type must be one of '
+            f'{[s.__name__ for s in _SAMPLERS]} for an exact training loop, got '
+            f'{name!r}: take one of these, {_WAY_OUT}'
+        )
+    if cfg.get('batch_sampler') is not None:
+        raise ConfigError(
+            'train_dataloader.batch_sampler cannot be resumed within an epoch by an '
+            f'exact training loop: leave it out, {_WAY_OUT}'
         )
     cfg['sampler'] = {**sampler, 'type': 'ExactSampler'}
     cfg['dataset'] = dict(type=SeededDataset, dataset=cfg['dataset'])
     return cfg
+
+
+def _seeded(loader: DataLoader) -> DataLoader:
+    """A ready loader, with what its samples draw seeded."""
+    if not (
+        isinstance(loader.sampler, ExactSampler)
+        and type(loader.batch_sampler) is BatchSampler
+    ):
+        raise ConfigError(
+            'train_dataloader is a loader with '
+            f'{type(loader.sampler).__name__}, and an exact training loop needs '
+            'sampler=mmirnet.datasets.ExactSampler(dataset) and a batch_size: give '
+            f'it these, {_WAY_OUT}'
+        )
+    if isinstance(loader.dataset, SeededDataset):
+        return loader
+    return DataLoader(
+        SeededDataset(loader.dataset),
+        sampler=loader.sampler,
+        **{name: getattr(loader, name) for name in _LOADER_OPTIONS},
+    )
 
 
 class _ExactLoop:
@@ -51,15 +110,76 @@ class _ExactLoop:
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, exact_dataloader(dataloader), **kwargs)
+        if not len(self.dataloader):
+            raise ConfigError(
+                f'train_dataloader has no batch: {self._images} images, batch_size '
+                f'{self.dataloader.batch_size}, drop_last {self.dataloader.drop_last}'
+            )
+        #: Images of the present epoch, or pass through the data, that are done.
+        self.seen = 0
 
-    def _batches(self, epoch: int, first: int):
-        """Number and content of an epoch's batches, from the first on."""
+    @property
+    def _images(self) -> int:
+        return len(self.dataloader.dataset)
+
+    def _batches(self, epoch: int, seen: int):
+        """Number and content of an epoch's batches, behind the images seen."""
         sampler = self.dataloader.sampler
         # A resumed run has the seed of its checkpoint where the config has none.
         sampler.seed = self.runner.seed
         sampler.set_epoch(epoch)
-        sampler.start = first * self.dataloader.batch_size
-        return enumerate(self.dataloader, first)
+        first = self._first_batch(seen)
+        if first == len(self.dataloader):
+            return
+        sampler.start = seen
+        step = self.dataloader.batch_size * sampler.world_size
+        for number, batch in enumerate(self.dataloader, first):
+            last = number + 1 == len(self.dataloader)
+            seen = self._images if last else min(seen + step, self._images)
+            # In front, so that a checkpoint of the iteration's end knows.
+            self.runner.message_hub.update_info(
+                'place_in_data', dict(epoch=epoch, seen=seen, images=self._images)
+            )
+            yield number, batch
+
+    def _first_batch(self, seen: int) -> int:
+        """Number of the batch behind the images seen: the last is ``length - 1``."""
+        left = self.dataloader.sampler.left(seen)
+        size = self.dataloader.batch_size
+        left = left // size if self.dataloader.drop_last else math.ceil(left / size)
+        return len(self.dataloader) - left
+
+    def _saved_place(self) -> dict[str, int]:
+        """Epoch and images seen where a resumed run's checkpoint was written."""
+        info = self.runner.message_hub.runtime_info
+        return info.get('place_in_data') or self._place_by_iterations(info)
+
+    def _place_by_iterations(self, info: dict) -> dict[str, int]:
+        """The same for a checkpoint that does not count images.
+
+        Its batch size is in its config; the data and the number of processes have
+        to be what they are now.
+        """
+        old = (parse_config(info.get('cfg')) or {}).get('train_dataloader')
+        old = old if isinstance(old, dict) else {}
+        size = old.get('batch_size', self.dataloader.batch_size)
+        drop_last = old.get('drop_last', self.dataloader.drop_last)
+        each = self.dataloader.sampler.left(0)
+        length = each // size if drop_last else math.ceil(each / size)
+        epoch, done = self._epoch_and_iterations(length)
+        if not 0 <= done <= length:
+            preempted = 'preempted_iter' in str(info.get('last_ckpt'))
+            if preempted or not self._epoch or self._iter % self._epoch:
+                raise CheckpointError(
+                    f'--resume: the checkpoint has {self._epoch} epochs and '
+                    f'{self._iter} iterations done, and an epoch has {length} now: '
+                    'resume with the data and the number of processes it was saved '
+                    'with'
+                )
+            done = 0  # whole epochs of another length
+        seen = done * size * self.dataloader.sampler.world_size
+        seen = self._images if done == length else min(seen, self._images)
+        return dict(epoch=epoch, seen=seen, images=self._images)
 
     def _seed(self) -> None:
         """Seed what the model and its preprocessor draw in this iteration."""
@@ -84,6 +204,10 @@ class _ExactLoop:
 class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
     """MMEngine's loop over epochs, exact when resumed.
 
+    A run that is resumed with another batch size, number of processes or number of
+    images keeps its complete epochs. Iterations are counted as if every epoch had
+    had the present length, so that what follows them stays in step.
+
     Args:
         runner (Runner): The runner.
         dataloader (dict | DataLoader): ``train_dataloader``.
@@ -96,9 +220,10 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
 
     def run(self):
         """Train, and return the model."""
+        missed = self._missed_validation()
+        self._go_on()
         self.runner.call_hook('before_train')
-        at_boundary = self._iter == self._epoch * len(self.dataloader)
-        if at_boundary and self._missed_validation():
+        if missed and self.seen == 0:
             self._validate(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
@@ -110,19 +235,48 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
         """Train what is left of an epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        first = self._iter - self._epoch * len(self.dataloader)
-        for idx, data_batch in self._batches(self._epoch, first):
+        for idx, data_batch in self._batches(self._epoch, self.seen):
             self._seed()
             self.run_iter(idx, data_batch)
+        self.seen = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _epoch_and_iterations(self, length: int) -> tuple[int, int]:
+        return self._epoch, self._iter - self._epoch * length
+
+    def _go_on(self) -> None:
+        """Take up the place of a resumed run's checkpoint."""
+        if not self._iter:
+            return
+        place = self._saved_place()
+        if place['epoch'] < self._epoch:
+            self.seen = 0
+        elif place['seen'] >= place['images']:
+            self.seen = self._images
+        elif place['images'] != self._images:
+            raise CheckpointError(
+                f'--resume: the checkpoint is {place["seen"]} images into an epoch of '
+                f'{place["images"]}, and train_dataloader has {self._images} now: '
+                'resume with the same images, or from a checkpoint between epochs'
+            )
+        else:
+            self.seen = place['seen']
+        iterations = self._epoch * len(self.dataloader) + self._first_batch(self.seen)
+        if iterations != self._iter:
+            self._iter = iterations
+            self.runner.optim_wrapper.initialize_count_status(
+                self.runner.model, self._iter, self._max_iters
+            )
 
 
 @LOOPS.register_module()
 class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
     """MMEngine's loop over iterations, exact when resumed.
 
-    It goes through the data in shuffled passes, as an epoch loop does.
+    It goes through the data in shuffled passes, as an epoch loop does. A run that is
+    resumed with another batch size or number of processes keeps its iterations and
+    its place in the pass; with another number of images it begins a new pass.
 
     Args:
         runner (Runner): The runner.
@@ -137,12 +291,15 @@ class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
         self.dataloader_iterator = None  # MMEngine's, whose workers would wait here
+        self._pass = 0
 
     def run(self):
         """Train, and return the model."""
+        missed = self._missed_validation()
+        self._go_on()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        if self._missed_validation():
+        if missed:
             self._validate(self._iter, self._max_iters)
         while self._iter < self._max_iters and not self.stop_training:
             self._run_pass()
@@ -152,10 +309,25 @@ class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
 
     def _run_pass(self) -> None:
         """Train through what is left of the data."""
-        for _, data_batch in self._batches(*divmod(self._iter, len(self.dataloader))):
+        for _, data_batch in self._batches(self._pass, self.seen):
             self.runner.model.train()
             self._seed()
             self.run_iter(data_batch)
             self._validate(self._iter, self._max_iters)
             if self._iter == self._max_iters or self.stop_training:
                 return
+        self._pass, self.seen = self._pass + 1, 0
+
+    def _epoch_and_iterations(self, length: int) -> tuple[int, int]:
+        return divmod(self._iter, length)
+
+    def _go_on(self) -> None:
+        """Take up the place of a resumed run's checkpoint."""
+        if not self._iter:
+            return
+        place = self._saved_place()
+        complete = place['seen'] >= place['images']
+        if complete or place['images'] != self._images:
+            self._pass, self.seen = place['epoch'] + 1, 0
+        else:
+            self._pass, self.seen = place['epoch'], place['seen']

@@ -1,15 +1,21 @@
 """Stopped anywhere and resumed, a run ends as the unbroken one."""
 
+import math
 import os
 import signal
+from itertools import chain
 
 import pytest
 import torch
 from kill_and_resume import differences, state
+from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, RepeatDataset
 from tiny import Points, TinyNet, tiny_runner
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+from mmirnet.datasets import ExactSampler
 from mmirnet.datasets.seeding import SeededDataset
 from mmirnet.engine.loops import exact_dataloader
+from mmirnet.errors import CheckpointError, ConfigError
 
 LOOPS = {
     'epochs': dict(type='ExactEpochLoop', max_epochs=3),
@@ -45,20 +51,26 @@ class NoisyNet(TinyNet):
         return super().forward(inputs, label, mode)
 
 
-def runner_of(folder, loop, workers=0, hooks=(), **kwargs):
+def runner_of(folder, loop, workers=0, hooks=(), loader=(), **kwargs):
     by_epoch = loop == 'epochs'
+    options = dict(train_cfg=dict(LOOPS[loop]))
+    options['train_dataloader'] = loader
+    if not isinstance(loader, DataLoader):
+        options['train_dataloader'] = {
+            **dict(
+                batch_size=6,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                dataset=NoisyPoints(23),
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                collate_fn=dict(type='default_collate'),
+            ),
+            **dict(loader),
+        }
+    options.update(kwargs)
     return tiny_runner(
         folder,
         [dict(type='EDEHook', by_epoch=by_epoch), dict(type='PreemptionHook'), *hooks],
-        train_cfg=dict(LOOPS[loop]),
-        train_dataloader=dict(
-            batch_size=6,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            dataset=NoisyPoints(23),
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate'),
-        ),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(
@@ -69,7 +81,7 @@ def runner_of(folder, loop, workers=0, hooks=(), **kwargs):
         ),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
         param_scheduler=dict(type='CosineAnnealingLR', T_max=12, by_epoch=False),
-        **kwargs,
+        **options,
     )
 
 
@@ -135,19 +147,17 @@ def test_epochs_differ_and_repeat(tmp_path):
     runner = runner_of(tmp_path, 'epochs', model=NoisyNet())
     loop = runner.train_loop
 
-    def images(epoch, first=0):
-        return [b['inputs'] for _, b in loop._batches(epoch, first)]
+    def images(epoch, seen=0):
+        return [b['inputs'] for _, b in loop._batches(epoch, seen)]
 
     one, again, two = images(0), images(0), images(1)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(one[0], two[0])
-    rest = images(0, 2)
+    rest = images(0, 12)
     assert all(torch.equal(a, b) for a, b in zip(one[2:], rest, strict=True))
 
 
 def test_a_sample_is_augmented_anew_in_each_epoch():
-    from mmirnet.datasets import ExactSampler
-
     dataset = SeededDataset(NoisyPoints())
     sampler = ExactSampler(dataset, seed=0)
     views = []
@@ -160,8 +170,6 @@ def test_a_sample_is_augmented_anew_in_each_epoch():
 
 def test_samples_leave_the_generators_of_the_model_alone():
     dataset = SeededDataset(NoisyPoints())
-    from mmirnet.datasets import ExactSampler
-
     index = next(iter(ExactSampler(dataset, seed=0)))
     before = torch.get_rng_state()
     a, b = dataset[index], dataset[index]
@@ -170,10 +178,6 @@ def test_samples_leave_the_generators_of_the_model_alone():
 
 
 def test_same_order_as_mmengines_sampler():
-    from mmengine.dataset import DefaultSampler
-
-    from mmirnet.datasets import ExactSampler
-
     ours, theirs = (s(range(10), seed=3) for s in (ExactSampler, DefaultSampler))
     ours.set_epoch(2)
     theirs.set_epoch(2)
@@ -183,7 +187,210 @@ def test_same_order_as_mmengines_sampler():
     assert list(ours) == list(theirs)
 
 
-def test_refuses_other_samplers():
-    cfg = dict(dataset=Points(), sampler=dict(type='RepeatAugSampler'))
-    with pytest.raises(ValueError, match=r"sampler.type must be one of .*'RepeatAug"):
-        exact_dataloader(cfg)
+class OwnSampler(DefaultSampler):
+    """Somebody's own."""
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (
+            dict(sampler=dict(type='RepeatAugSampler')),
+            r"sampler.type must be one of .*'RepeatAugSampler'.* EpochBasedTrainLoop",
+        ),
+        (dict(sampler=dict(type=OwnSampler)), "'OwnSampler'.* EpochBasedTrainLoop"),
+        (dict(sampler=OwnSampler(Points())), "'OwnSampler'.* EpochBasedTrainLoop"),
+        ({}, 'got None'),
+        (
+            dict(sampler=dict(type='DefaultSampler'), batch_sampler=dict(type='Mine')),
+            'batch_sampler .* leave it out, or .* EpochBasedTrainLoop',
+        ),
+    ],
+)
+def test_refuses_what_it_cannot_resume(cfg, message):
+    with pytest.raises(ConfigError, match=message):
+        exact_dataloader(dict(dataset=Points(), **cfg))
+
+
+@pytest.mark.parametrize(
+    'kind',
+    ['DefaultSampler', 'mmengine.DefaultSampler', DefaultSampler, InfiniteSampler],
+)
+def test_takes_samplers_by_name_and_by_class(kind):
+    cfg = exact_dataloader(dict(dataset=Points(), sampler=dict(type=kind)))
+    assert cfg['sampler'] == dict(type='ExactSampler')
+
+
+def test_refuses_a_loader_without_a_batch(tmp_path):
+    with pytest.raises(ConfigError, match='no batch: 23 images, batch_size 24, drop'):
+        runner_of(
+            tmp_path, 'epochs', loader=dict(batch_size=24, drop_last=True)
+        ).train()
+
+
+class TestWrappers:
+    """Samples are seeded whatever wraps their data set."""
+
+    def wrapped(self, name):
+        data = NoisyPoints(8)
+        return {
+            'subset': lambda: Subset(data, range(2, 8)),
+            'subset of a seeded one': lambda: Subset(SeededDataset(data), range(2, 8)),
+            'repeated': lambda: RepeatDataset(Described(8), 2),
+            'concatenated': lambda: ConcatDataset([data, data]),
+        }[name]()
+
+    @pytest.mark.parametrize(
+        'name', ['subset', 'subset of a seeded one', 'repeated', 'concatenated']
+    )
+    @pytest.mark.parametrize('ready', [False, True])
+    def test_a_loop_over_it(self, tmp_path, name, ready):
+        loader = dict(dataset=self.wrapped(name), batch_size=2)
+        if ready:
+            sampler = ExactSampler(loader['dataset'], seed=0)
+            loader = DataLoader(sampler=sampler, **loader)
+        views = []
+        for seed in (1, 2):
+            loop = runner_of(tmp_path, 'epochs', loader=loader).train_loop
+            torch.manual_seed(seed)  # has no say
+            views.append([b['inputs'] for _, b in loop._batches(0, 0)])
+        assert torch.equal(torch.cat(views[0]), torch.cat(views[1]))
+
+    def test_a_ready_loader_needs_the_sampler(self):
+        with pytest.raises(ConfigError, match=r'RandomSampler, .*ExactSampler'):
+            exact_dataloader(DataLoader(Points(), batch_size=2, shuffle=True))
+
+
+class Described(BaseDataset):
+    """The same points for MMEngine's wrappers, with the noise in the pipeline."""
+
+    def __init__(self, n):
+        self.points = NoisyPoints(n)
+        super().__init__(pipeline=[lambda info: self.points[info['sample_idx']]])
+
+    def load_data_list(self):
+        return [{} for _ in range(len(self.points))]
+
+
+class TestAnotherEpochLength:
+    """Resumed with other batches or other data, no image is lost or seen twice."""
+
+    class Net(TinyNet):
+        """Remembers what it was trained with."""
+
+        def __init__(self, stop_at=None):
+            super().__init__()
+            self.images, self.stop_at = [], stop_at
+
+        def forward(self, inputs, label, mode='tensor'):
+            if mode == 'loss':
+                self.images.append(inputs[:, 0, 0, 0].tolist())
+                if len(self.images) == self.stop_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(inputs, label, mode)
+
+    def trained(self, folder, loop, batch, n=23, stop_at=None, resume=True, **kwargs):
+        """The batches of a run, and its runner."""
+        model = self.Net(stop_at)
+        loader = dict(dataset=Points(n), batch_size=batch)
+        runner = runner_of(
+            folder, loop, loader=loader, model=model, resume=resume, **kwargs
+        )
+        if stop_at:
+            with pytest.raises(SystemExit):
+                runner.train()
+        else:
+            runner.train()
+        return model.images, runner
+
+    def forget_the_place(self, folder, config=None):
+        """Make checkpoints such as were written before places were counted."""
+        for path in folder.glob('*.pth'):
+            checkpoint = torch.load(path)
+            info = checkpoint['message_hub']['runtime_info']
+            del info['place_in_data']
+            del checkpoint['message_hub']['resumed_keys']['place_in_data']
+            info['cfg'] = config
+            torch.save(checkpoint, path)
+
+    @pytest.mark.parametrize('old', [False, True])
+    @pytest.mark.parametrize('batch, n', [(3, 23), (12, 23), (24, 23), (6, 30), (6, 7)])
+    def test_a_complete_epoch_is_complete(self, tmp_path, batch, n, old):
+        two = dict(train_cfg=dict(LOOPS['epochs'], max_epochs=2))
+        self.trained(tmp_path, 'epochs', 6, resume=False, **two)
+        if old:
+            self.forget_the_place(tmp_path, 'train_dataloader = dict(batch_size=6)')
+        images, runner = self.trained(tmp_path, 'epochs', batch, n)
+        length = math.ceil(n / batch)
+        assert len(images) == length
+        expected = sorted(Points(n).x[:, 0, 0, 0].tolist())
+        assert sorted(chain(*images)) == expected
+        assert runner.iter == 3 * length == runner.max_iters
+
+    @pytest.mark.parametrize('old', [False, True])
+    @pytest.mark.parametrize('batch', [2, 5, 12, 24])
+    @pytest.mark.parametrize('loop', LOOPS)
+    def test_within_an_epoch_it_goes_on_by_images(self, tmp_path, loop, batch, old):
+        first, _ = self.trained(tmp_path, loop, 6, stop_at=6, resume=False)
+        if old:
+            self.forget_the_place(tmp_path, 'train_dataloader = dict(batch_size=6)')
+        rest, runner = self.trained(tmp_path, loop, batch, train_cfg=self.second(loop))
+        images = list(chain(*first[4:], *rest))[:23]
+        assert sorted(images) == sorted(Points(23).x[:, 0, 0, 0].tolist())
+        assert len(rest[0]) == min(batch, 11)
+        if loop == 'epochs':
+            length = math.ceil(23 / batch)
+            assert len(rest) == math.ceil(11 / batch)
+            assert runner.iter == 2 * length
+        else:
+            assert runner.iter == 12 == 6 + len(rest)
+
+    def second(self, loop):
+        return dict(LOOPS[loop], **(dict(max_epochs=2) if loop == 'epochs' else {}))
+
+    @pytest.mark.parametrize('stop_at', [4, 8])
+    def test_preempted_behind_the_last_image(self, tmp_path, stop_at):
+        self.trained(tmp_path, 'epochs', 6, stop_at=stop_at, resume=False)
+        images, runner = self.trained(tmp_path, 'epochs', 12)
+        assert len(images) == 2 * (3 - stop_at // 4)
+        assert runner.iter == runner.max_iters == 6
+        assert (tmp_path / f'epoch_{stop_at // 4}.pth').exists()
+
+    def test_other_data_within_an_epoch_is_refused(self, tmp_path):
+        self.trained(tmp_path, 'epochs', 6, stop_at=6, resume=False)
+        message = r'12 images into an epoch of 23, .* 30 now'
+        with pytest.raises(CheckpointError, match=message):
+            self.trained(tmp_path, 'epochs', 6, n=30)
+
+    def test_other_data_begin_a_new_pass(self, tmp_path):
+        self.trained(tmp_path, 'iterations', 6, stop_at=6, resume=False)
+        images, _ = self.trained(tmp_path, 'iterations', 6, n=30)
+        expected = sorted(Points(30).x[:, 0, 0, 0].tolist())
+        assert sorted(chain(*images[:5])) == expected
+
+    def test_an_old_checkpoint_that_does_not_fit_is_refused(self, tmp_path):
+        self.trained(tmp_path, 'epochs', 6, stop_at=7, resume=False)
+        self.forget_the_place(tmp_path)
+        with pytest.raises(
+            CheckpointError, match=r'1 epochs and 7 iterations .* has 2'
+        ):
+            self.trained(tmp_path, 'epochs', 12)
+
+    @pytest.mark.parametrize('shuffle', [False, True])
+    @pytest.mark.parametrize('ranks', [1, 2, 3, 5])
+    @pytest.mark.parametrize('start', [0, 6, 20, 23])
+    def test_any_number_of_ranks_shares_the_rest(self, ranks, start, shuffle):
+        def indices(rank, round_up):
+            sampler = ExactSampler(range(23), shuffle, seed=1, round_up=round_up)
+            sampler.rank, sampler.world_size = rank, ranks
+            sampler.start = start
+            found = list(sampler)
+            assert len(found) == sampler.left(start)
+            return found
+
+        whole = list(ExactSampler(range(23), shuffle, seed=1))
+        parts = [indices(r, round_up=False) for r in range(ranks)]
+        assert sorted(chain(*parts)) == sorted(whole[start:])
+        even = [indices(r, round_up=True) for r in range(ranks)]
+        assert {len(p) for p in even} == {math.ceil((23 - start) / ranks)}
+        assert set(whole[start:]) <= set(chain(*even))
