@@ -19,6 +19,13 @@ def parse_args() -> argparse.Namespace:
         '--engine', action='store_true', help='run a packed file on the 1-bit engine'
     )
     parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='names of the classes, or a text file with one a line '
+        "(the checkpoint's, else the data set's)",
+    )
+    parser.add_argument(
         '--topk', type=int, default=5, help='how many classes to name (5)'
     )
     parser.add_argument('--out', metavar='FILE', help='write the results as JSON')

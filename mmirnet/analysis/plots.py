@@ -349,7 +349,7 @@ def _latent_weights(
     run_dir: str | Path, checkpoint: Path, position: int, curves: dict[str, Curve]
 ) -> LatentWeights | None:
     """None if the network has no binary layers."""
-    from ..engine.model import build_model  # needs more than torch
+    from ..engine.facts import build_model  # needs more than torch
     from ..engine.run import load_config
 
     cfg = load_config(str(config_file(run_dir)), None, 'none')

@@ -16,18 +16,17 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmpretrain.evaluation import ConfusionMatrix
-from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from .. import __version__, deploy
 from ..engine.checkpoint import find_whole_checkpoint
-from ..engine.model import build_model, class_names, input_size
+from ..engine.facts import Facts, channel_order, gather
 from ..engine.run import evaluate, load_config
 from ..engine.speed import device_name
 from ..errors import ConfigError
 from . import plots, runs
 from .costs import engine_seconds, packed_bytes
-from .summary import COLUMNS, LEGEND, Summary, cells, short, summarize_config
+from .summary import COLUMNS, LEGEND, Summary, cells, short, summary
 
 #: Right and wrong predictions shown of each run.
 EXAMPLES = 8
@@ -99,14 +98,14 @@ class Predictions(NamedTuple):
 
     Attributes:
         metrics: Those of the config's evaluator.
-        labels: (N,), int64.
+        labels: (N,), int64; None if an image can have several.
         scores: (N, classes), float32, probabilities.
         dataset: Where the images come from, in the same order.
         classes: Names of the classes.
     """
 
     metrics: dict[str, float]
-    labels: np.ndarray
+    labels: np.ndarray | None
     scores: np.ndarray
     dataset: Any
     classes: list[str]
@@ -116,6 +115,7 @@ def write_report(
     run_dirs: Sequence[str | Path],
     out: str | Path = 'report.html',
     checkpoint: str | Path | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Path:
     """Writes a report on one or several runs, side by side.
 
@@ -126,6 +126,8 @@ def write_report(
         out (str | Path): The page.
         checkpoint (str | Path, optional): Of the only run; by default each run's
             newest whole one.
+        size (tuple[int, int], optional): Height and width of the images; by default
+            what each run's test pipeline gives.
 
     Returns:
         Path: The page.
@@ -140,7 +142,7 @@ def write_report(
     """
     if checkpoint is not None and len(run_dirs) > 1:
         raise ConfigError('--checkpoint names a file of one run; give one RUN_DIR')
-    reports = [report_run(folder, checkpoint) for folder in run_dirs]
+    reports = [report_run(folder, checkpoint, size) for folder in run_dirs]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(render(reports), encoding='utf-8')
@@ -184,12 +186,18 @@ def _side_by_side(tables: Sequence[dict[str, str]]) -> list[tuple[str, list, boo
     return [(name, values, len(set(values)) > 1) for name, values in rows]
 
 
-def report_run(run_dir: str | Path, checkpoint: str | Path | None = None) -> RunReport:
+def report_run(
+    run_dir: str | Path,
+    checkpoint: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+) -> RunReport:
     """Gathers what the page shows of a run.
 
     Args:
         run_dir (str | Path): The run's working folder.
         checkpoint (str | Path, optional): By default its newest whole one.
+        size (tuple[int, int], optional): Height and width of the images; by default
+            what the test pipeline gives.
 
     Returns:
         RunReport: The report.
@@ -204,42 +212,49 @@ def report_run(run_dir: str | Path, checkpoint: str | Path | None = None) -> Run
     if checkpoint is None:
         raise FileNotFoundError(f'{run_dir} holds no whole checkpoint')
     cfg = load_config(config, None, 'none')
-    summary = summarize_config(config, str(checkpoint))
+    facts = gather(cfg, str(checkpoint), size=size)
+    costs = summary(facts.model, (facts.channels, *facts.size))
     figures, notes = plots.run_figures(run)
     figures = {name: (figure, _CAPTIONS[name]) for name, figure in figures.items()}
     darks, _ = plots.run_figures(run, dark=True)
     results, right, wrong = {}, [], []
     try:
-        predictions = predict(config, str(checkpoint))
+        predictions = predict(config, str(checkpoint), facts)
     except (FileNotFoundError, ImportError) as error:
         notes.append(f'accuracy and predictions are left out: {error}')
     else:
         results = {
-            f'{name} (%)': f'{value:.2f}' for name, value in predictions.metrics.items()
+            f'{name} (%)': f'{value:.2f}'
+            for name, value in predictions.metrics.items()
+            if isinstance(value, int | float)
         }
-        results['test images'] = f'{len(predictions.labels):,}'
-        matrix = _confusion(predictions)
-        caption = f'Test images by class; {results["test images"]} in all.'
-        figures['confusion'] = plots.confusion(matrix, predictions.classes), caption
-        darks['confusion'] = plots.confusion(matrix, predictions.classes, dark=True)
-        right, wrong = examples(predictions, cfg)
-    results |= _costs(summary)
+        results['test images'] = f'{len(predictions.scores):,}'
+        if predictions.labels is None:
+            notes.append('images of several classes: no matrix, no examples')
+        else:
+            matrix = _confusion(predictions)
+            caption = f'Test images by class; {results["test images"]} in all.'
+            figures['confusion'] = plots.confusion(matrix, predictions.classes), caption
+            darks['confusion'] = plots.confusion(matrix, predictions.classes, dark=True)
+            turned = getattr(facts.model.data_preprocessor, 'to_rgb', False)
+            order = channel_order(facts.dataset, turned)
+            right, wrong = examples(predictions, order)
+    results |= _costs(costs)
     try:
-        results |= deployment(cfg, str(checkpoint))
+        results |= deployment(facts)
     except (ValueError, ImportError) as error:
         notes.append(f'packed file and engine are left out: {error}')
     return RunReport(
         name=run.name,
-        settings=settings(run_dir, cfg, summary)
-        | {'checkpoint': Path(checkpoint).name},
+        settings=settings(run_dir, cfg, costs) | {'checkpoint': Path(checkpoint).name},
         results=results,
         pictures={
             name: Picture(_svg(figure), _svg(darks[name]), caption)
             for name, (figure, caption) in figures.items()
         },
         statistics=_last_statistics(run),
-        rows=[cells(layer) for layer in [*summary.layers, summary.total]],
-        comparison=summary.comparison(),
+        rows=[cells(layer) for layer in [*costs.layers, costs.total]],
+        comparison=costs.comparison(),
         right=right,
         wrong=wrong,
         notes=notes,
@@ -261,24 +276,25 @@ def settings(run_dir: str | Path, cfg: Config, summary: Summary) -> dict[str, st
     Returns:
         dict[str, str]: The settings.
     """
-    backbone, train = cfg.model.backbone, cfg.train_dataloader
-    depth = backbone.get('depth')
-    hooks = {hook['type']: hook for hook in cfg.get('custom_hooks', [])}
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    # A model of another library has its layers elsewhere.
+    backbone, train = cfg.model.get('backbone') or cfg.model, cfg.train_dataloader
+    network, depth = _name(backbone['type']), backbone.get('depth')
+    hooks = {_name(hook['type']): hook for hook in cfg.get('custom_hooks') or []}
+    wrapper = _name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     environment = runs.environment(run_dir)
     schedules = cfg.get('param_scheduler') or []
     schedules = [schedules] if isinstance(schedules, dict) else schedules
     values = {
         'config': next((path.stem for path in Path(run_dir).glob('*.py')), ''),
-        'network': f'{backbone.type}-{depth}' if depth else backbone.type,
+        'network': f'{network}-{depth}' if depth else network,
         'structure': backbone.get('structure', ''),
         'W/A bits': summary.total.bits,
         'binary layers': _arguments(backbone.get('conv_cfg') or {}),
         'EDE': _arguments(hooks.get('EDEHook', {}), skip='type'),
         'data set': _data_set(train.dataset),
-        'batch size': _batch_size(train.batch_size, environment),
+        'batch size': _batch_size(train.get('batch_size', ''), environment),
         'length': _length(cfg.train_cfg),
-        'optimizer': _arguments(cfg.optim_wrapper.optimizer),
+        'optimizer': _arguments(cfg.optim_wrapper.get('optimizer') or {}),
         'precision': _PRECISION.get(wrapper, wrapper),
         'schedule': ', then '.join(_arguments(schedule) for schedule in schedules),
         'seed': environment.get('seed', ''),
@@ -299,10 +315,19 @@ def _device(environment: dict[str, str]) -> str:
     return gpus[0] if gpus else 'CPU' if environment else ''
 
 
+def _name(kind: str | type) -> str:
+    """A type's name; new-style configs have the class itself, or its whole path."""
+    kind = kind if isinstance(kind, str) else kind.__name__
+    return kind.rpartition('.')[2]
+
+
 def _data_set(dataset: dict) -> str:
-    """The innermost data set's type: others wrap it."""
-    inner = dataset.get('dataset')
-    return _data_set(inner) if inner else str(dataset['type'])
+    """The innermost data sets' types: others wrap them."""
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if not inner:
+        return _name(dataset['type'])
+    inner = [inner] if isinstance(inner, dict) else inner
+    return ' + '.join(dict.fromkeys(map(_data_set, inner)))
 
 
 def _length(loop: dict) -> str:
@@ -315,7 +340,7 @@ def _arguments(spec: dict, skip: str = '') -> str:
     chosen = {name: value for name, value in spec.items() if name != skip}
     kind = chosen.pop('type', None)
     words = [f'{name} {value}' for name, value in chosen.items()]
-    return ', '.join([str(kind)] * bool(kind) + words)
+    return ', '.join(([_name(kind)] if kind else []) + words)
 
 
 def _last_statistics(run: plots.Run) -> dict[str, str]:
@@ -345,12 +370,13 @@ def _costs(summary: Summary) -> dict[str, str]:
 # Predictions.
 
 
-def predict(config: str, checkpoint: str) -> Predictions:
+def predict(config: str, checkpoint: str, facts: Facts) -> Predictions:
     """Evaluates a checkpoint on the test set of a config.
 
     Args:
         config (str): As for ``mmirnet.engine.run.evaluate``.
         checkpoint (str): Its checkpoint.
+        facts (Facts): Those of both.
 
     Returns:
         Predictions: Metrics and every prediction.
@@ -372,15 +398,12 @@ def predict(config: str, checkpoint: str) -> Predictions:
             config, checkpoint, work_dir=folder, out=file, cfg_options=options
         )
         samples = mmengine.load(file)
-    cfg = load_config(config, None, 'none')
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
     scores = np.stack([sample['pred_score'].numpy() for sample in samples])
-    names = dataset.metainfo.get('classes') or class_names(cfg) or ()
-    classes = [
-        str(names[i]) if i < len(names) else str(i) for i in range(len(scores[0]))
-    ]
-    labels = np.array([int(sample['gt_label'][0]) for sample in samples])
-    return Predictions(metrics, labels, scores, dataset, classes)
+    classes = facts.classes or list(map(str, range(facts.outputs)))
+    labels = None
+    if facts.kind == 'softmax' and all('gt_label' in sample for sample in samples):
+        labels = np.array([int(sample['gt_label'][0]) for sample in samples])
+    return Predictions(metrics, labels, scores, facts.dataset, classes)
 
 
 def _confusion(predictions: Predictions) -> np.ndarray:
@@ -393,13 +416,13 @@ def _confusion(predictions: Predictions) -> np.ndarray:
 
 
 def examples(
-    predictions: Predictions, cfg: Config
+    predictions: Predictions, order: str
 ) -> tuple[list[Example], list[Example]]:
     """Some right predictions, and the wrong ones with the highest probability.
 
     Args:
         predictions (Predictions): All predictions.
-        cfg (Config): The run's config, which says how channels are ordered.
+        order (str): Of the channels that the data set gives, such as ``'bgr'``.
 
     Returns:
         tuple[list[Example], list[Example]]: Right ones, evenly spaced over the test
@@ -411,13 +434,11 @@ def examples(
     wrong = np.flatnonzero(predicted != predictions.labels)
     spaced = np.linspace(0, len(right) - 1, min(EXAMPLES, len(right))).astype(int)
     surest = wrong[np.argsort(-scores.max(1)[wrong], kind='stable')][:EXAMPLES]
-    # Images are read as BGR; the preprocessor turns them.
-    flip = bool(cfg.get('data_preprocessor', {}).get('to_rgb'))
 
     def example(index: int) -> Example:
         image = predictions.dataset[int(index)]['inputs'].numpy().transpose(1, 2, 0)
         return Example(
-            image=_png(image[..., ::-1] if flip else image),
+            image=_png(image[..., ::-1] if order == 'bgr' else image),
             pixelated=max(image.shape) <= 64,
             true=predictions.classes[predictions.labels[index]],
             predicted=predictions.classes[predicted[index]],
@@ -431,12 +452,11 @@ def examples(
 # Deployment.
 
 
-def deployment(cfg: Config, checkpoint: str) -> dict[str, str]:
+def deployment(facts: Facts) -> dict[str, str]:
     """Packs a checkpoint and times it on the 1-bit engine, now and here.
 
     Args:
-        cfg (Config): The run's config.
-        checkpoint (str): Its checkpoint.
+        facts (Facts): Of the run's config and checkpoint.
 
     Returns:
         dict[str, str]: Size of the packed file and time of one image, in words.
@@ -445,7 +465,7 @@ def deployment(cfg: Config, checkpoint: str) -> dict[str, str]:
         UnsupportedModelError: If the packed format lacks a layer of the network.
         ImportError: If the engine was not built.
     """
-    packed = deploy.pack(build_model(cfg, checkpoint), input_size(cfg))
+    packed = deploy.pack(facts.model, facts.size)
     engine = deploy.Engine(packed, threads=1)
     low, median, high = engine_seconds(engine)
     return {
@@ -471,7 +491,10 @@ def _svg(figure: Figure) -> str:
 
 
 def _png(image: np.ndarray) -> str:
-    """Of a uint8 array (H, W, 1 or 3); large ones are made smaller."""
+    """Of an array (H, W, 1 or 3); large ones are made smaller."""
+    if image.dtype != np.uint8:  # normalised in the pipeline
+        low, high = float(image.min()), float(image.max())
+        image = (255 * (image - low) / max(high - low, 1e-6)).astype(np.uint8)
     image = image[..., 0] if image.shape[-1] == 1 else image
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((192, 192))

@@ -419,6 +419,7 @@ def summarize_config(
     checkpoint: str | None = None,
     *,
     size: tuple[int, int] | None = None,
+    cfg_options: dict | None = None,
     json_file: str | os.PathLike | None = None,
     csv_file: str | os.PathLike | None = None,
 ) -> Summary:
@@ -429,7 +430,8 @@ def summarize_config(
         checkpoint (str, optional): Whose weights the scales are of; those of a new
             network by default.
         size (tuple[int, int], optional): Height and width of the images; by default
-            the config's.
+            what the test pipeline gives.
+        cfg_options (dict, optional): Settings by dotted key, over the config's.
         json_file (str | os.PathLike, optional): Where to write it as JSON.
         csv_file (str | os.PathLike, optional): Where to write its table as CSV.
 
@@ -437,7 +439,7 @@ def summarize_config(
         Summary: The layers and their sums.
 
     Raises:
-        ValueError: If the checkpoint does not fit.
+        ValueError: If the checkpoint does not fit, or the size cannot be told.
         FileNotFoundError: If the config or the checkpoint is missing.
 
     Example:
@@ -446,13 +448,14 @@ def summarize_config(
         269850
     """
     # They need more than torch.
-    from ..engine.model import build_model, input_size
+    from ..engine.facts import build_model, image_shape, test_set
     from ..engine.run import load_config
 
     cfg = load_config(str(config), None, 'none')
+    cfg.merge_from_dict(cfg_options or {})
     model = build_model(cfg, checkpoint)
-    channels = next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-    result = summary(model, (channels, *(size or input_size(cfg))))
+    channels, size = image_shape(model, test_set(cfg), size)
+    result = summary(model, (channels, *size))
     if json_file is not None:
         Path(json_file).write_text(json.dumps(result.to_dict(), indent=1) + '\n')
     if csv_file is not None:

@@ -1,20 +1,22 @@
 """Packed files among MMPretrain's configs and checkpoints."""
 
+import copy
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..engine.model import build_model, class_names, input_size
+from ..engine.facts import Facts, gather
 from ..engine.run import load_config, unwrap
 from ..errors import ConfigError
 from . import onnx
@@ -29,6 +31,7 @@ def pack_checkpoint(
     out: str | os.PathLike,
     *,
     size: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
     float_dtype: str = 'fp32',
     cfg_options: dict | None = None,
 ) -> str:
@@ -38,16 +41,27 @@ def pack_checkpoint(
         config: As for ``mmirnet.engine.run.train``.
         checkpoint: Its checkpoint.
         out: The packed file.
-        size: Height and width of the images; by default the config's.
+        size: Height and width of the images; by default what the test pipeline gives.
+        classes: Names of the classes; by default the checkpoint's, else the data
+            set's.
         float_dtype: See :func:`mmirnet.deploy.pack`.
         cfg_options: Settings by dotted key, over the config's.
 
     Returns:
         A report: the file's size beside the checkpoint's and, with a reduced
         float type, what that changes on the config's test set.
+
+    Raises:
+        ConfigError: If size or classes cannot be learnt, or the model is no
+            classifier.
+        CheckpointError: If the checkpoint is damaged or does not fit.
+        UnsupportedModelError: For a layer that the format does not have.
     """
-    cfg, model, names, size = _load(config, checkpoint, size, cfg_options)
-    packed = pack(model, size, names, float_dtype)
+    cfg = load_config(config, None, 'none')
+    cfg.merge_from_dict(cfg_options or {})
+    facts = gather(cfg, checkpoint, size=size, classes=classes)
+    model = facts.model
+    packed = pack(model, facts.size, facts.classes, float_dtype)
     write(packed, out)
     weights = sum(4 * p.numel() for p in model.parameters())
     packed_bytes = Path(out).stat().st_size
@@ -55,8 +69,11 @@ def pack_checkpoint(
         f'{out}: {packed_bytes:,} bytes, {weights / packed_bytes:.1f} times smaller '
         f'than {weights:,} bytes of fp32 weights'
     ]
+    if facts.classes is None:
+        lines.append('nobody knows the names of the classes; --classes tells them')
     if float_dtype != 'fp32':
-        lines.append(_float_effect(cfg, pack(model, size, names), packed))
+        full = pack(model, facts.size, facts.classes)
+        lines.append(_float_effect(facts, full, packed))
     return '\n'.join(lines)
 
 
@@ -76,14 +93,16 @@ def export_checkpoint(
     Raises:
         ValueError: If it does not.
     """
-    _, model, names, size = _load(config, checkpoint, size, cfg_options)
-    packed = pack(model, size, names)
+    cfg = load_config(config, None, 'none')
+    cfg.merge_from_dict(cfg_options or {})
+    facts = gather(cfg, checkpoint, size=size)
+    packed = pack(facts.model, facts.size, facts.classes)
     onnx.export(packed, out)
     report = f'{out}: {Path(out).stat().st_size:,} bytes; float arithmetic, not faster'
     if importlib.util.find_spec('onnxruntime') is None:
         return f'{report}; not checked, for want of onnxruntime'
     x = np.random.default_rng(0).standard_normal(
-        (4, packed.input['channels'], *size), np.float32
+        (4, facts.channels, *facts.size), np.float32
     )
     difference = onnx.largest_difference(packed, out, x)
     if not difference <= 1e-4:
@@ -93,39 +112,49 @@ def export_checkpoint(
     return f'{report}; every layer within {difference:.0e} in ONNX Runtime'
 
 
-def _load(config, checkpoint, size, cfg_options):
-    cfg = load_config(config, None, 'none')
-    cfg.merge_from_dict(cfg_options or {})
-    model = build_model(cfg, checkpoint)
-    names = class_names(cfg)
-    if names is not None and len(names) != model.head.num_classes:
-        names = None
-    return cfg, model, names, size or input_size(cfg)
-
-
-def _float_effect(cfg: Config, full: Packed, reduced: Packed) -> str:
+def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
     """What a reduced float type changes, on the config's test set."""
+    which = 'test' if facts.cfg.get('test_dataloader') else 'val'
+    if facts.dataset is None or not getattr(facts.dataset, '_fully_initialized', True):
+        return 'what that changes is not measured: there is no test set here'
     loader = Runner.build_dataloader(
-        dict(cfg.test_dataloader, num_workers=0, persistent_workers=False)
+        dict(
+            facts.cfg[f'{which}_dataloader'],
+            dataset=facts.dataset,
+            num_workers=0,
+            persistent_workers=False,
+        )
     )
-    preprocess = MODELS.build(dict(cfg.data_preprocessor, type='ClsDataPreprocessor'))
+    head = _head_of_logits(facts.model)
     engines = Engine(full), Engine(reduced)
-    right, moved, total, difference = [0, 0], 0, 0, 0.0
+    evaluators = [_evaluator(facts, which) for _ in engines]
+    moved, total, difference = 0, 0, 0.0
     for batch in loader:
-        data = preprocess(batch)
+        data = facts.model.data_preprocessor(batch, False)
         logits = [engine.predict(data['inputs'].numpy()) for engine in engines]
-        labels = np.array([int(s.gt_label) for s in data['data_samples']])
-        classes = [values.argmax(1) for values in logits]
-        for i in range(2):
-            right[i] += int((classes[i] == labels).sum())
-        moved += int((classes[0] != classes[1]).sum())
-        total += len(labels)
+        for evaluator, values in zip(evaluators, logits, strict=True):
+            samples = copy.deepcopy(data['data_samples'])
+            samples = head.predict((torch.from_numpy(values),), samples)
+            evaluator.process(samples, batch)
+        moved += int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
+        total += len(logits[0])
         difference = max(difference, float(abs(logits[0] - logits[1]).max()))
+    before, after = (evaluator.evaluate(total) for evaluator in evaluators)
+    metrics = [
+        f'{name} {value:.2f} in fp32, {after[name]:.2f} now'
+        for name, value in before.items()
+        if isinstance(value, int | float)
+    ]
     return (
-        f'accuracy {100 * right[0] / total:.2f} % in fp32, '
-        f'{100 * right[1] / total:.2f} % now, on {total} test images; '
-        f'{moved} predictions change, logits by up to {difference:.3g}'
+        f'{"; ".join(metrics)}, on {total} test images; the likeliest class changes on '
+        f'{moved}, logits by up to {difference:.3g}'
     )
+
+
+def _evaluator(facts: Facts, which: str) -> Evaluator:
+    evaluator = Evaluator(copy.deepcopy(facts.cfg[f'{which}_evaluator']))
+    evaluator.dataset_meta = getattr(facts.dataset, 'metainfo', None)
+    return evaluator
 
 
 class _PackedBackbone(nn.Module):
@@ -142,11 +171,15 @@ class _PackedBackbone(nn.Module):
         return (self.network(x),)
 
 
-class _LogitsHead(ClsHead):
-    """A head for features that are logits already."""
+def _last(feats: tuple[Tensor, ...]) -> Tensor:
+    return feats[-1]
 
-    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        return feats[-1]
+
+def _head_of_logits(model: nn.Module) -> nn.Module:
+    """A model's head without its layers: what it makes of logits stays."""
+    head = copy.copy(model.head)
+    head.forward = _last
+    return head
 
 
 def replace_network(
@@ -154,8 +187,8 @@ def replace_network(
 ) -> None:
     """Lets a classifier predict with a packed file, its data flow unchanged.
 
-    The data preprocessor stays; backbone, neck and head give way to the packed
-    network.
+    The data preprocessor stays, and so does what the head makes of logits; backbone,
+    neck and the head's layers give way to the packed network.
 
     Args:
         model: A classifier of MMPretrain, wrapped or not.
@@ -168,6 +201,11 @@ def replace_network(
         ValueError: If it has another number of classes than the model.
     """
     model = unwrap(model)
+    if getattr(model, 'head', None) is None or not hasattr(model, 'backbone'):
+        raise ConfigError(
+            f'{path}: a packed network takes the place of a backbone and a head, which '
+            f'{type(model).__name__} has not'
+        )
     network = load(path, **options) if engine else unpack(path)
     shapes = network.packed.shapes
     classes = shapes[network.packed.graph[-1]['dst']][0]
@@ -176,9 +214,7 @@ def replace_network(
         raise ConfigError(f'{path} has {classes} classes, the config {wanted}')
     model.backbone = _PackedBackbone(network).to(next(model.parameters()).device)
     model.neck = None
-    head = _LogitsHead(topk=model.head.topk, cal_acc=model.head.cal_acc)
-    head.num_classes = classes
-    model.head = head
+    model.head = _head_of_logits(model)
 
 
 def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
@@ -198,7 +234,7 @@ def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
     preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=False)
     model = ImageClassifier(
         backbone=_PackedBackbone(network),
-        head=_LogitsHead(),
+        head=ClsHead(),
         data_preprocessor=preprocessor,
     )
     dataset = dict(pipeline=[dict(type='PackInputs')])

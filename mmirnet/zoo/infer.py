@@ -2,24 +2,33 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmcv.transforms import Compose, LoadImageFromFile
+from mmengine.dataset import default_collate
 from mmengine.device import get_device
 from mmengine.model import BaseModel
-from mmpretrain import ImageClassificationInferencer
+from mmpretrain.datasets import PackInputs
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
+from torch.utils.data import Dataset
 
 from ..deploy import load, read_image
 from ..deploy.checkpoint import packed_classifier
 from ..deploy.predictions import classify, top_k
-from ..engine.model import build_model, class_names, input_size, pipeline_size
+from ..engine.facts import (
+    build_model,
+    class_names,
+    held_shape,
+    named,
+    test_set,
+    transforms,
+)
 from ..engine.run import load_config
 from ..errors import ConfigError
 from ..files import write_whole
@@ -34,6 +43,7 @@ def infer(
     *,
     checkpoint: str | None = None,
     engine: bool = False,
+    classes: Sequence[str] | None = None,
     topk: int = 5,
     out: str | os.PathLike | None = None,
     show_dir: str | os.PathLike | None = None,
@@ -49,6 +59,8 @@ def infer(
         checkpoint (str, optional): A checkpoint, packed or not.
         engine (bool): Runs a packed file on the 1-bit engine, not in torch.
             Defaults to False.
+        classes (Sequence[str], optional): Names of the classes; by default those of
+            the packed file or the checkpoint, else those of the config's data set.
         topk (int): How many classes to name. Defaults to 5.
         out (str | os.PathLike, optional): JSON file for the results.
         show_dir (str | os.PathLike, optional): Folder for the images with the
@@ -71,28 +83,36 @@ def infer(
         raise ConfigError(f'--engine needs a packed file, not {checkpoint}')
     if engine:
         network = load(packed)
-        classes, scores = network.classes, classify(network, images)
+        names, scores = network.classes, classify(network, images)
     elif packed is not None:
         classifier = packed_classifier(packed)
         spec = classifier.backbone.network.packed.input
         size = spec['height'], spec['width']
-        arrays = [read_image(path, size, spec['channels']) for path in images]
-        classes = classifier._dataset_meta['classes']
-        scores = _predict(classifier, arrays)
+        samples = (
+            _pack(read_image(path, size, spec['channels']), path) for path in images
+        )
+        names = classifier._dataset_meta['classes']
+        scores = _predict(classifier, samples)
     else:
         cfg = load_config(model, None, 'none')
-        classifier = build_model(cfg, checkpoint)
-        classifier._config = cfg
-        classes = class_names(cfg)
-        scores = _predict(classifier, [_read_as(cfg, path) for path in images])
+        classifier, dataset = build_model(cfg, checkpoint), test_set(cfg)
+        if dataset is None:
+            raise ConfigError(
+                f'--model {model}: without a test set the config does not say how '
+                'images are prepared; pack the checkpoint, with --size H W'
+            )
+        scores = _predict(classifier, _samples(classifier, dataset, images))
+        names = class_names(classifier, dataset, scores.shape[1], classes)
+    if classes and packed is not None:
+        names = named(classes, scores.shape[1])
     results = [
-        {'image': str(path), 'top': top_k(row, classes, topk)}
+        {'image': str(path), 'top': top_k(row, names, topk)}
         for path, row in zip(images, scores, strict=True)
     ]
     if out is not None:
         write_whole(out, (json.dumps(results, indent=1) + '\n').encode())
     if show_dir is not None:
-        _draw(results, scores, classes, Path(show_dir))
+        _draw(results, scores, names, Path(show_dir))
     return results
 
 
@@ -110,23 +130,35 @@ def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
     return fetch(model)
 
 
-def _predict(classifier: BaseModel, images: list[np.ndarray]) -> np.ndarray:
-    inferencer = ImageClassificationInferencer(classifier, device=get_device())
-    samples = (
-        sample
-        for batch in inferencer.preprocess(images)
-        for sample in inferencer.forward(batch)
-    )
-    return np.stack([sample.pred_score.cpu().numpy() for sample in samples])
+def _predict(classifier: BaseModel, samples: Iterable[dict]) -> np.ndarray:
+    """Scores (N, classes) of samples, one at a time."""
+    classifier.to(get_device())
+    with torch.no_grad():
+        results = [classifier.test_step(default_collate([s]))[0] for s in samples]
+    return np.stack([result.pred_score.cpu().numpy() for result in results])
 
 
-def _read_as(cfg: Config, path: str) -> np.ndarray:
-    """An image as the data set of a config gives it to the rest of its pipeline."""
-    if pipeline_size(cfg) is None:
-        rgb = read_image(path, input_size(cfg))
-    else:
-        rgb = _read(path)
-    return rgb[..., ::-1] if cfg.data_preprocessor.to_rgb else rgb
+def _samples(
+    classifier: BaseModel, dataset: Dataset, images: Sequence[str]
+) -> Iterator[dict]:
+    """Image files as the pipeline of a data set gives them."""
+    chain = transforms(dataset)
+    pipeline = Compose(chain)
+    if any(isinstance(transform, LoadImageFromFile) for transform in chain):
+        yield from (pipeline(dict(img_path=str(path), sample_idx=0)) for path in images)
+        return
+    height, width, *channels = held_shape(dataset)
+    for path in images:
+        image = read_image(path, (height, width), channels[0] if channels else 1)
+        # Mean and deviation are those of RGB: a preprocessor that turns wants BGR.
+        turned = getattr(classifier.data_preprocessor, 'to_rgb', False)
+        image = image[..., ::-1] if turned else image
+        image = image if channels else image[..., 0]
+        yield pipeline(dict(img=np.ascontiguousarray(image), sample_idx=0))
+
+
+def _pack(image: np.ndarray, path: str) -> dict:
+    return PackInputs()(dict(img=image, img_path=str(path)))
 
 
 def _read(path: str) -> np.ndarray:

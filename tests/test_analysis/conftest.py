@@ -20,6 +20,8 @@ custom_hooks = [
     dict(type='BinaryStatsHook', interval=2),
 ]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1), logger=dict(interval=1))
+train_dataloader = dict(dataset=dict(metainfo={metainfo}))
+val_dataloader = dict(dataset=dict(metainfo={metainfo}))
 test_dataloader = dict(dataset=dict(metainfo={metainfo}))
 """
     run_dir = folder / 'run <i>'

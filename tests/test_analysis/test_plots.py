@@ -155,7 +155,7 @@ def test_weights_that_never_flip(run):
 def test_latent_weights_of_a_plain_sign_are_not_balanced(trained, monkeypatch):
     plain = IRConv2d(8, 8, 3, balance=False, standardize=False, scale=None)
     torch.nn.init.normal_(plain.weight, 0.1, 0.1)
-    monkeypatch.setattr('mmirnet.engine.model.build_model', lambda *_: plain)
+    monkeypatch.setattr('mmirnet.engine.facts.build_model', lambda *_: plain)
     (weights,) = plots.read_run(trained, [2]).latent
     centres = (weights.edges[1:] + weights.edges[:-1]) / 2
     mean = np.average(centres, weights=weights.density)

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
-from mmengine.config import Config
 from small_run import TEST_IMAGES, TOOLS
 
 from mmirnet import deploy
 from mmirnet.analysis import plots, report, runs
 from mmirnet.engine.checkpoint import find_whole_checkpoint
-from mmirnet.engine.model import build_model
+from mmirnet.engine.facts import build_model
 from mmirnet.engine.run import load_config
 
 VOID = {'meta', 'img', 'source', 'br', 'link', 'hr', 'input'}
@@ -150,8 +149,8 @@ def test_examples_are_right_and_wrong(run):
     assert len(run.wrong) <= report.EXAMPLES
 
 
-@pytest.mark.parametrize('to_rgb', [False, True])
-def test_examples_are_chosen_and_coloured(to_rgb):
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+def test_examples_are_chosen_and_coloured(order):
     scores = np.full((30, 2), 0.5, np.float32)
     scores[:, 1] = np.linspace(0.6, 0.9, 30)
     scores[:, 0] = 1 - scores[:, 1]
@@ -160,8 +159,7 @@ def test_examples_are_chosen_and_coloured(to_rgb):
     image[0] = 255
     dataset = [dict(inputs=image)] * 30
     predictions = report.Predictions({}, labels, scores, dataset, ['cat', 'dog'])
-    cfg = Config(dict(data_preprocessor=dict(to_rgb=to_rgb)))
-    right, wrong = report.examples(predictions, cfg)
+    right, wrong = report.examples(predictions, order)
     assert len(right) == len(wrong) == report.EXAMPLES
     assert wrong[0].probability == pytest.approx(90)
     assert (wrong[0].true, wrong[0].predicted) == ('cat', 'dog')
@@ -169,7 +167,7 @@ def test_examples_are_chosen_and_coloured(to_rgb):
     assert right[0].probability == pytest.approx(60)
     assert right[-1].probability == pytest.approx(100 * scores[19, 1])
     blue_or_red = report._png(
-        image.numpy().transpose(1, 2, 0)[..., :: -1 if to_rgb else 1]
+        image.numpy().transpose(1, 2, 0)[..., :: -1 if order == 'bgr' else 1]
     )
     assert right[0].image == blue_or_red
     assert right[0].pixelated
@@ -232,7 +230,9 @@ def test_mistakes(trained, tmp_path):
 
 def test_tool(run, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        report, 'report_run', lambda *args: run._replace(name=' '.join(args))
+        report,
+        'report_run',
+        lambda *args: run._replace(name=' '.join(filter(None, args))),
     )
     out = tmp_path / 'new' / 'page.html'
     arguments = ['RUN', '--out', str(out), '--checkpoint', 'FILE']

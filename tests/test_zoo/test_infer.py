@@ -12,7 +12,7 @@ import mmirnet.zoo
 from mmirnet.datasets import Digits
 from mmirnet.deploy import read_image
 from mmirnet.deploy.checkpoint import pack_checkpoint
-from mmirnet.engine.model import build_model
+from mmirnet.engine.facts import build_model
 from mmirnet.engine.run import load_config
 from mmirnet.zoo.infer import infer
 

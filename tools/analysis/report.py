@@ -17,6 +17,13 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE',
         help='what to evaluate, pack and time, of a single run (its newest one)',
     )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='height and width of the images (what the test pipeline gives)',
+    )
     return parser.parse_args()
 
 
@@ -28,7 +35,8 @@ def main() -> None:
     from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
-        print(write_report(args.run_dirs, args.out, args.checkpoint))
+        size = args.size and tuple(args.size)
+        print(write_report(args.run_dirs, args.out, args.checkpoint, size))
 
 
 if __name__ == '__main__':

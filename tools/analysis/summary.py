@@ -2,6 +2,8 @@
 
 import argparse
 
+from mmengine.config import DictAction
+
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
@@ -17,11 +19,19 @@ def parse_args() -> argparse.Namespace:
         help='whose weights the scales are counted of (a new network)',
     )
     parser.add_argument(
+        '--size',
         '--input-size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help="height and width of the images (the config's)",
+        help='height and width of the images (what the test pipeline gives)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings over those of the config',
     )
     parser.add_argument('--json', metavar='FILE', help='write everything as JSON')
     parser.add_argument('--csv', metavar='FILE', help='write the table as CSV')
@@ -39,7 +49,8 @@ def main() -> None:
         summarize_config(
             args.config,
             args.checkpoint,
-            size=args.input_size and tuple(args.input_size),
+            size=args.size and tuple(args.size),
+            cfg_options=args.cfg_options,
             json_file=args.json,
             csv_file=args.csv,
         ).show()

@@ -12,7 +12,11 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('out', help='the ONNX file')
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('H', 'W'), help="default: the config's"
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='of the images; default: what the test pipeline gives',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()

@@ -12,7 +12,18 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('out', help='the packed file, OUT.safetensors')
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('H', 'W'), help="default: the config's"
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='of the images; default: what the test pipeline gives',
+    )
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='names of the classes, or a text file with one a line; default: '
+        "the checkpoint's, else the data set's",
     )
     parser.add_argument(
         '--float-dtype',
@@ -34,6 +45,7 @@ def main() -> None:
                 args.checkpoint,
                 args.out,
                 size=args.size and tuple(args.size),
+                classes=args.classes,
                 float_dtype=args.float_dtype,
                 cfg_options=args.cfg_options,
             )

@@ -1,0 +1,637 @@
+"""What a tool has to know of a config and a checkpoint, asked of what they build.
+
+A config says how things are made, not what they are: a pipeline's size may come from
+any of its transforms, the classes from a folder, the preprocessor from inside the
+model. Here the model, the data set and its pipeline are built and asked. What they do
+not tell is refused, with the argument that does.
+"""
+
+import contextlib
+import copy
+import inspect
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import load_checkpoint
+from mmpretrain.datasets import CIFAR10, MNIST, PackInputs
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..datasets import Digits, FashionMNIST32, InMemory
+from ..errors import ConfigError, DataError, MissingPackageError
+from .run import check_checkpoint
+
+_log = logging.getLogger('mmirnet')
+
+#: What scores a classifier makes of its logits, see `head_kind`.
+KINDS = {
+    'softmax': lambda logits: logits.softmax(1),
+    'sigmoid': lambda logits: logits.sigmoid(),
+}
+# Shapes in data sets that hold their images, for where the files are not here.
+_HELD = {
+    CIFAR10: (32, 32, 3),
+    FashionMNIST32: (32, 32, 3),
+    Digits: (32, 32, 3),
+    MNIST: (28, 28),
+}
+# Of files whose images are of every size: a pipeline that makes the same of these
+# makes the same of all.
+_FILES = ((97, 161), (400, 300), (640, 641))
+_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a trained classifier.
+
+    Attributes:
+        cfg: The config.
+        model: Built, with the checkpoint's weights, in evaluation mode.
+        dataset: The test set as built, without images where the files are not here;
+            None if the config has none.
+        channels: Of the images that the network takes.
+        size: Their height and width.
+        outputs: How many classes the network tells apart.
+        classes: Their names; None if nobody knows them.
+        kind: What turns logits into scores: ``'softmax'`` or ``'sigmoid'``.
+    """
+
+    cfg: Config
+    model: nn.Module
+    dataset: Dataset | None
+    channels: int
+    size: tuple[int, int]
+    outputs: int
+    classes: list[str] | None
+    kind: str
+
+
+def gather(
+    cfg: Config,
+    checkpoint: str | None,
+    *,
+    size: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Facts:
+    """All facts of a config and its checkpoint.
+
+    Args:
+        cfg (Config): The config, as ``mmirnet.engine.run.load_config`` gives it.
+        checkpoint (str | None): Its checkpoint; None for a new network.
+        size (tuple[int, int], optional): Height and width of the images; by default
+            what the test set's pipeline gives.
+        classes (Sequence[str], optional): Names of the classes, or one text file
+            with a name a line; by default those of the checkpoint, else those of
+            the data set.
+
+    Returns:
+        Facts: The facts.
+
+    Raises:
+        ConfigError: If one cannot be learnt; names the argument that tells it.
+        CheckpointError: If the checkpoint is damaged or does not fit.
+        FileNotFoundError: If the checkpoint is missing.
+
+    Example:
+        >>> from mmirnet.engine.run import load_config
+        >>> config = 'mmirnet::irnet/resnet20_bireal_digits.py'
+        >>> facts = gather(load_config(config, None, 'none'), None)
+        >>> facts.channels, facts.size, facts.outputs, facts.kind
+        (3, (32, 32), 10, 'softmax')
+        >>> facts.classes
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
+    """
+    model = build_model(cfg, checkpoint)
+    dataset = test_set(cfg)
+    channels, size = image_shape(model, dataset, size)
+    outputs, kind = head_kind(model, (channels, *size))
+    names = class_names(model, dataset, outputs, classes)
+    return Facts(cfg, model, dataset, channels, size, outputs, names, kind)
+
+
+# --------------------------------------------------------------------------
+# The model.
+
+
+def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
+    """The model of a config with a checkpoint's weights, in evaluation mode.
+
+    Args:
+        cfg (Config): The config, as ``load_config`` gives it.
+        checkpoint (str | None): File or URL; None for the weights it is built with.
+
+    Returns:
+        nn.Module: The model. Where MMPretrain has it, in ``_dataset_meta``, it
+        carries what the checkpoint says of the classes.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or of another architecture.
+        FileNotFoundError: If there is no such file.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    spec = copy.deepcopy(cfg.model)  # building adds to it
+    if cfg.get('data_preprocessor') is not None:  # as MMEngine's runner does it
+        spec.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    model = MODELS.build(spec)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, model)
+        loaded = load_checkpoint(model, checkpoint, 'cpu', logger='silent')
+        model._dataset_meta = {'classes': checkpoint_classes(loaded)}
+    return model.eval()
+
+
+def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
+    """How many classes a classifier tells apart, and how it scores them.
+
+    One random image goes through the model: its scores are compared with what
+    softmax and sigmoid make of its logits.
+
+    Args:
+        model (nn.Module): A classifier of MMPretrain, in evaluation mode.
+        shape (tuple[int, int, int]): Channels, height and width of an image.
+
+    Returns:
+        tuple[int, str]: The number of classes, and a key of :data:`KINDS`.
+
+    Raises:
+        ConfigError: If the network does not take the image or gives no classes.
+    """
+    name = type(model).__name__
+    parameter = next(model.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, *shape, generator=generator).to(parameter)
+    with torch.no_grad():
+        try:
+            logits = model(image)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = 'x'.join(map(str, shape))
+            raise ConfigError(
+                f'{name} does not take an image of {size} (channels, height, width): '
+                f'{_first_line(error)}; another size is --size H W'
+            ) from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ConfigError(f'{name} gives features, not one score for each class')
+        try:
+            score = model(image, mode='predict')[0].pred_score
+        except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
+            raise ConfigError(f'{name} is no classifier: it predicts no class') from (
+                error
+            )
+    for kind, scores in KINDS.items():
+        if logits.shape[1] == len(score) and torch.allclose(
+            score, scores(logits)[0], atol=1e-5
+        ):
+            return len(score), kind
+    head = type(getattr(model, 'head', model)).__name__
+    raise ConfigError(
+        f'{head} makes its scores of logits neither by softmax nor by sigmoid'
+    )
+
+
+# --------------------------------------------------------------------------
+# The data set.
+
+
+def test_set(cfg: Config) -> Dataset | None:
+    """The data set that a config tests on, else the one that it validates on.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Dataset | None: As built. Where its files are not here, it has pipeline and
+        classes, but no images. None if the config has no such data set.
+
+    Raises:
+        ConfigError: If there are several loaders.
+        DataError: If data set and files contradict each other.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    for key in ('test_dataloader', 'val_dataloader'):
+        loader = cfg.get(key)
+        if isinstance(loader, Sequence):
+            raise ConfigError(f'{key} is a list of {len(loader)}: only one is taken')
+        if loader is not None:
+            return build_dataset(loader['dataset'], f'{key}.dataset')
+    return None
+
+
+# Not a test of pytest's.
+test_set.__test__ = False
+
+
+def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
+    """A data set, with its images where they are here; nothing is downloaded.
+
+    Args:
+        spec (dict | Dataset): Its config; a data set is given back.
+        key (str): Where it stands in the config, for messages.
+
+    Returns:
+        Dataset | None: None if it does not exist without its files.
+
+    Raises:
+        DataError: If data set and files contradict each other.
+    """
+    if not isinstance(spec, dict):
+        return spec
+    try:
+        return DATASETS.build(_with(spec, download=False))
+    except AssertionError as error:
+        raise DataError(f'{key} cannot be built: {_first_line(error)}') from error
+    except (OSError, RuntimeError, MissingPackageError) as error:
+        absent = error
+    try:
+        return DATASETS.build(_with(spec, download=False, lazy_init=True))
+    except Exception:  # whatever a data set does that counts on its files
+        _log.warning('%s is left out: %s', key, absent)
+        return None
+
+
+def _with(spec: dict, **arguments: Any) -> dict:
+    """The config of a data set and of all inside it, with arguments they know."""
+    spec = dict(spec)
+    kind = spec['type']
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    known = {
+        name
+        for base in getattr(kind, '__mro__', ())
+        if '__init__' in vars(base)
+        for name in inspect.signature(base.__init__).parameters
+    }
+    spec |= {name: value for name, value in arguments.items() if name in known}
+    if isinstance(inner := spec.get('dataset'), dict):
+        spec['dataset'] = _with(inner, **arguments)
+    if isinstance(inner := spec.get('datasets'), list | tuple):
+        spec['datasets'] = [
+            _with(part, **arguments) if isinstance(part, dict) else part
+            for part in inner
+        ]
+    return spec
+
+
+def parts(dataset: Dataset) -> list[Dataset]:
+    """The data sets inside wrappers (concatenated, repeated, divided, ...).
+
+    Args:
+        dataset (Dataset): As built.
+
+    Returns:
+        list[Dataset]: Itself, if it wraps none.
+    """
+    inner = getattr(dataset, 'datasets', None)
+    if inner is None and (single := getattr(dataset, 'dataset', None)) is not None:
+        inner = [single]
+    if inner is None:
+        return [dataset]
+    return [part for wrapped in inner for part in parts(wrapped)]
+
+
+def transforms(dataset: Dataset) -> list[Any]:
+    """The transforms that a data set's images go through, as built.
+
+    Args:
+        dataset (Dataset): As built.
+
+    Returns:
+        list: In order; the first one reads the file, if the data set does not.
+
+    Raises:
+        ConfigError: If there are none, or wrapped data sets have different ones.
+    """
+    found = [_transforms(part) for part in parts(dataset)]
+    if any(repr(other) != repr(found[0]) for other in found[1:]):
+        raise ConfigError(
+            f'the {len(found)} parts of {type(dataset).__name__} prepare their images '
+            f'in different ways; give them the same pipeline'
+        )
+    if not found[0]:
+        raise ConfigError(f'{type(parts(dataset)[0]).__name__} has no pipeline')
+    return found[0]
+
+
+def _transforms(part: Dataset) -> list[Any]:
+    if isinstance(part, InMemory):  # whose pipeline is for batches
+        return [PackInputs()]
+    return list(getattr(getattr(part, 'pipeline', None), 'transforms', []))
+
+
+def image_shape(
+    model: nn.Module, dataset: Dataset | None, size: tuple[int, int] | None = None
+) -> tuple[int, tuple[int, int]]:
+    """Channels and size of the images that a network takes.
+
+    Images of the test set go through its pipeline and the model's preprocessor.
+    Where they are not here, made-up ones of three sizes do.
+
+    Args:
+        model (nn.Module): The model, as built.
+        dataset (Dataset | None): The test set, as built.
+        size (tuple[int, int], optional): Height and width, where the caller knows.
+
+    Returns:
+        tuple[int, tuple[int, int]]: Channels, and (height, width).
+
+    Raises:
+        ConfigError: If the size depends on the image, or cannot be told.
+    """
+    try:
+        shapes = _shapes(model, dataset)
+    except ConfigError:
+        if size is None:
+            raise
+        return _first_channels(model), size
+    channels = {shape[0] for shape in shapes}
+    sizes = {tuple(shape[1:]) for shape in shapes}
+    if len(channels) > 1:
+        raise ConfigError(f'images have {_several(channels)} channels')
+    if size is None and len(sizes) > 1:
+        given = _several('x'.join(map(str, hw)) for hw in sizes)
+        raise ConfigError(
+            f'the size of the images depends on the file: the pipeline gives {given} '
+            f'(height x width); name one with --size H W, or resize in the pipeline'
+        )
+    return channels.pop(), size or sizes.pop()
+
+
+def _several(values: Any) -> str:
+    return ', '.join(sorted(map(str, values))[:4])
+
+
+def _shapes(model: nn.Module, dataset: Dataset | None) -> set[tuple[int, int, int]]:
+    """Shapes of what the network is given."""
+    if dataset is None:
+        raise ConfigError(
+            'the config has no test set to ask for the size of the images: '
+            'name it with --size H W'
+        )
+    shapes = set()
+    for sample in _samples(dataset):
+        inputs = sample.get('inputs') if isinstance(sample, dict) else None
+        if not isinstance(inputs, Tensor):
+            raise ConfigError('the pipeline gives no single image as inputs')
+        batch = model.data_preprocessor(default_collate([sample]), False)
+        shapes.add(tuple(batch['inputs'].shape[1:]))
+    return shapes
+
+
+def _samples(dataset: Dataset) -> Iterator[dict]:
+    """Images of the data set, evenly spaced, else made-up ones, as it gives them."""
+    found = 0
+    if getattr(dataset, '_fully_initialized', True) and len(dataset):
+        numbers = np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset)))
+        for number in numbers.astype(int).tolist():
+            with contextlib.suppress(OSError, DataError):  # not what is asked here
+                yield dataset[number]
+                found += 1
+    if found:
+        return
+    chain = mmcv.transforms.Compose(transforms(dataset))
+    try:
+        yield from (chain(made_up) for made_up in _made_up(dataset))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a transform does that misses its input
+        raise ConfigError(
+            'the size of the images cannot be told without the test set '
+            f'({type(error).__name__}: {_first_line(error)}): name it with --size H W'
+        ) from error
+
+
+def held_shape(dataset: Dataset) -> tuple[int, ...] | None:
+    """The shape of the images that a data set holds; None if it reads files.
+
+    Args:
+        dataset (Dataset): As built.
+
+    Returns:
+        tuple[int, ...] | None: Height, width and, if it has them, channels.
+    """
+    part = parts(dataset)[0]
+    if isinstance(part, InMemory):
+        return tuple(part.images.permute(0, 2, 3, 1).shape[1:])
+    if getattr(part, '_fully_initialized', False) and len(part):
+        image = part.get_data_info(0).get('img')
+        return None if image is None else np.shape(image)
+    return next((s for kind, s in _HELD.items() if isinstance(part, kind)), None)
+
+
+def _made_up(dataset: Dataset) -> Iterator[dict]:
+    """What a data set would hand to its pipeline."""
+    rng = np.random.default_rng(0)
+    common = dict(gt_label=0, sample_idx=0)
+    if (shape := held_shape(dataset)) is not None:
+        yield dict(img=rng.integers(0, 256, shape, np.uint8), **common)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for number, shape in enumerate(_FILES):
+            path = os.path.join(folder, f'{number}.png')
+            mmcv.imwrite(rng.integers(0, 256, (*shape, 3), np.uint8), path)
+            yield dict(img_path=path, **common)
+
+
+def channel_order(dataset: Dataset, turned: bool = False) -> str:
+    """In which order a data set's pipeline leaves the channels of an image.
+
+    A red and a blue file go through it. A data set that holds its images has them
+    as RGB, unless the data preprocessor turns them.
+
+    Args:
+        dataset (Dataset): As built.
+        turned (bool): Whether the data preprocessor reverses the order. Defaults to
+            False.
+
+    Returns:
+        str: ``'rgb'`` or ``'bgr'``; ``'grey'`` for any number but three.
+
+    Raises:
+        ConfigError: If the pipeline does not read files.
+
+    Example:
+        >>> channel_order(Digits(split='test', pipeline=[dict(type='PackInputs')]))
+        'rgb'
+    """
+    if (shape := held_shape(dataset)) is not None:
+        if shape[2:] != (3,):
+            return 'grey'
+        return 'bgr' if turned else 'rgb'
+    chain = mmcv.transforms.Compose(transforms(dataset))
+    sums = []
+    with tempfile.TemporaryDirectory() as folder:
+        for colour in ((0, 0, 255), (255, 0, 0)):  # red and blue, written as BGR
+            path = os.path.join(folder, 'colour.png')
+            mmcv.imwrite(np.full((*_FILES[1], 3), colour, np.uint8), path)
+            inputs = chain(dict(img_path=path, gt_label=0, sample_idx=0))['inputs']
+            sums.append(inputs.double().sum((1, 2)))
+    if len(sums[0]) != 3:
+        return 'grey'
+    return 'rgb' if sums[0][0] > sums[1][0] else 'bgr'
+
+
+def _first_channels(model: nn.Module) -> int:
+    """Channels that the first convolution takes."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise ConfigError(f'{type(model).__name__} has no convolution to ask for channels')
+
+
+# --------------------------------------------------------------------------
+# The classes.
+
+
+def checkpoint_classes(checkpoint: dict) -> list[str] | None:
+    """Names of the classes that a checkpoint was trained on, if it tells them.
+
+    Args:
+        checkpoint (dict): As loaded.
+    """
+    meta = checkpoint.get('meta') or {}
+    return _texts((meta.get('dataset_meta') or meta).get('classes')) or _texts(
+        (meta.get('dataset_meta') or meta).get('CLASSES')  # of MMClassification 0.x
+    )
+
+
+def dataset_classes(dataset: Dataset | None) -> list[str] | None:
+    """Names of a data set's classes, as built, if it tells them.
+
+    Args:
+        dataset (Dataset | None): As built.
+    """
+    for part in () if dataset is None else (dataset, *parts(dataset)):
+        metainfo = getattr(part, 'metainfo', None) or {}
+        if names := _texts(metainfo.get('classes') or getattr(part, 'classes', None)):
+            return names
+    return None
+
+
+def class_names(
+    model: nn.Module,
+    dataset: Dataset | None,
+    outputs: int,
+    given: Sequence[str] | None = None,
+) -> list[str] | None:
+    """The name of each output of a classifier.
+
+    Those given come first, then the checkpoint's, then the data set's. Where the
+    checkpoint and the data set differ, a warning names the difference.
+
+    Args:
+        model (nn.Module): From :func:`build_model`.
+        dataset (Dataset | None): As built.
+        outputs (int): How many classes the network tells apart.
+        given (Sequence[str], optional): Names, or one text file with a name a line.
+
+    Returns:
+        list[str] | None: As many names as outputs: outputs that no class was trained
+        for are called by their number. None if nobody knows any name.
+
+    Raises:
+        ConfigError: If there are more names than outputs.
+    """
+    if given:
+        return named(given, outputs)
+    trained = (getattr(model, '_dataset_meta', None) or {}).get('classes')
+    here = dataset_classes(dataset)
+    if trained and here and (difference := class_difference(trained, here)):
+        _log.warning(
+            'the test set has other classes than the checkpoint: %s; the names are '
+            "the checkpoint's, --classes gives others",
+            difference,
+        )
+    names = trained or here
+    if names is not None and len(names) > outputs:
+        whose = 'checkpoint' if trained else 'data set'
+        raise ConfigError(
+            f'the {whose} has {len(names)} classes, the network has {outputs}: '
+            f'name them with --classes'
+        )
+    if names is None:
+        return None
+    return names + [f'class {i}' for i in range(len(names), outputs)]
+
+
+def named(given: Sequence[str], outputs: int) -> list[str]:
+    """Names of classes from a command line.
+
+    Args:
+        given (Sequence[str]): The names, or one text file with a name a line.
+        outputs (int): How many classes the network tells apart.
+
+    Returns:
+        list[str]: The names.
+
+    Raises:
+        ConfigError: If there are more or fewer.
+
+    Example:
+        >>> named(['cat', 'dog'], 2)
+        ['cat', 'dog']
+    """
+    names = list(given)
+    if len(given) == 1 and Path(given[0]).is_file():
+        lines = Path(given[0]).read_text(encoding='utf-8').splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+    if len(names) != outputs:
+        raise ConfigError(
+            f'--classes names {len(names)} classes, the network has {outputs}'
+        )
+    return names
+
+
+def class_difference(one: Sequence[str], other: Sequence[str]) -> str:
+    """What two lists of classes have not in common, in words; empty if they are equal.
+
+    Args:
+        one (Sequence[str]): Names.
+        other (Sequence[str]): Names that should be the same.
+
+    Returns:
+        str: The words.
+
+    Example:
+        >>> class_difference(['cat', 'dog'], ['cat', 'cow'])
+        "'dog' is missing, 'cow' is new"
+        >>> class_difference(['cat', 'dog'], ['dog', 'cat'])
+        "number 0 is 'dog', not 'cat'"
+    """
+    one, other = list(map(str, one)), list(map(str, other))
+    missing = [name for name in one if name not in other]
+    new = [name for name in other if name not in one]
+    words = [
+        f'{_some(names)} {"is" if len(names) == 1 else "are"} {what}'
+        for names, what in ((missing, 'missing'), (new, 'new'))
+        if names
+    ]
+    if not words:
+        moved = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+        words = [f'number {i} is {other[i]!r}, not {one[i]!r}' for i in moved[:1]]
+    return ', '.join(words)
+
+
+def _some(names: list[str]) -> str:
+    shown = ', '.join(map(repr, names[:4]))
+    return shown if len(names) <= 4 else f'{shown} and {len(names) - 4} more'
+
+
+def _texts(names: Any) -> list[str] | None:
+    return [str(name) for name in names] if names is not None else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
