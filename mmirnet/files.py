@@ -50,3 +50,24 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         os.fsync(folder)  # the rename, too, has to outlive a power cut
     finally:
         os.close(folder)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuses, before the work is done, a file that its result could not go to.
+
+    Args:
+        path (str | os.PathLike): The file; its folder is made.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with path.open('ab'):
+            pass
+    except OSError as e:
+        raise OSError(e.errno, f'cannot write {path}: {e.strerror}') from e
+    if new:
+        path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from ..engine.facts import Facts, channel_order, gather
 from ..engine.run import evaluate, load_config
 from ..engine.speed import device_name
 from ..errors import ConfigError
+from ..files import check_writable
 from . import plots, runs
 from .costs import engine_seconds, packed_bytes
 from .summary import COLUMNS, LEGEND, Summary, cells, short, summary
@@ -142,9 +143,9 @@ def write_report(
     """
     if checkpoint is not None and len(run_dirs) > 1:
         raise ConfigError('--checkpoint names a file of one run; give one RUN_DIR')
+    check_writable(out)
     reports = [report_run(folder, checkpoint, size) for folder in run_dirs]
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(render(reports), encoding='utf-8')
     return out
 

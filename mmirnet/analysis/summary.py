@@ -44,6 +44,7 @@ from torch.nn.modules.module import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..binary import IRConv2d, IRLinear, binary_layers, log2_scales
+from ..files import check_writable
 
 #: One-bit operations in one instruction.
 WORD = 64
@@ -451,6 +452,8 @@ def summarize_config(
     from ..engine.facts import build_model, image_shape, test_set
     from ..engine.run import load_config
 
+    for file in filter(None, (json_file, csv_file)):
+        check_writable(file)
     cfg = load_config(str(config), None, 'none')
     cfg.merge_from_dict(cfg_options or {})
     model = build_model(cfg, checkpoint)

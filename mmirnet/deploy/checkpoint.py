@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..engine.facts import Facts, gather
 from ..engine.run import load_config, unwrap
 from ..errors import ConfigError
+from ..files import check_writable
 from . import onnx
 from .engine import Engine, load
 from .format import Packed
@@ -57,6 +58,7 @@ def pack_checkpoint(
         CheckpointError: If the checkpoint is damaged or does not fit.
         UnsupportedModelError: For a layer that the format does not have.
     """
+    check_writable(out)
     cfg = load_config(config, None, 'none')
     cfg.merge_from_dict(cfg_options or {})
     facts = gather(cfg, checkpoint, size=size, classes=classes)
@@ -93,6 +95,7 @@ def export_checkpoint(
     Raises:
         ValueError: If it does not.
     """
+    check_writable(out)
     cfg = load_config(config, None, 'none')
     cfg.merge_from_dict(cfg_options or {})
     facts = gather(cfg, checkpoint, size=size)

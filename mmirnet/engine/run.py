@@ -11,28 +11,38 @@ import copy
 import datetime
 import importlib.util
 import inspect
+import logging
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import mmengine
+import numpy as np
 import torch
+from mmcv.transforms import RandomFlip, TestTimeAug
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmpretrain.datasets import PackInputs
 from mmpretrain.registry import DATASETS
 from torch import distributed, nn
 from torch.utils.data import Dataset
 
 from ..datasets import keep_in_memory
 from ..errors import CheckpointError, ConfigError
+from ..files import check_writable
 from .checkpoint import find_whole_checkpoint
 from .speed import allow_tf32, compile_model
+
+_log = logging.getLogger('mmirnet')
 
 #: Where each launcher says a process's rank, the number of processes, and the
 #: rank on its node.
@@ -188,13 +198,21 @@ def evaluate(
     if out_item and not out:
         raise ConfigError('--out-item needs --out FILE')
     if out and not out.endswith(suffixes):
-        raise ConfigError(f'--out {out}: the name must end in {", ".join(suffixes)}')
+        hint = '' if out_item else '; for metrics add --out-item metrics'
+        raise ConfigError(
+            f'--out {out}: the name must end in {", ".join(suffixes)}{hint}'
+        )
+    if out:
+        check_writable(out)
 
     cfg = load_config(config, work_dir, launcher)
+    cfg.merge_from_dict(cfg_options or {})
+    _settle_test_set(cfg, config)
     packed = checkpoint.endswith('.safetensors')
     if engine and not packed:
         raise ConfigError(f'--engine needs a packed file, not {checkpoint}')
     cfg.load_from = None if packed else checkpoint
+    cfg.resume = False  # left behind in the config of a run that was resumed
     if amp:
         cfg.test_cfg.fp16 = True
     if show or show_dir:
@@ -207,11 +225,11 @@ def evaluate(
             wait_time=wait_time,
         )
     if tta:
-        _average_over_flips(cfg)
+        cfg.in_memory = False  # whose images all come at once
 
     runner = build_runner(
         cfg,
-        cfg_options,
+        None,
         loaders=('test_dataloader',),
         pin_memory=not no_pin_memory,
     )
@@ -219,8 +237,12 @@ def evaluate(
         from ..deploy.checkpoint import replace_network
 
         replace_network(runner.model, checkpoint, engine)
+        # The file has the weights that were averaged when it was packed.
+        runner._hooks = [h for h in runner._hooks if not isinstance(h, EMAHook)]
     else:
         check_checkpoint(checkpoint, runner.model)
+    if tta:
+        _average_over_flips(runner)
     check_classes(
         runner.test_dataloader.dataset, runner.model, 'test_dataloader.dataset'
     )
@@ -228,8 +250,64 @@ def evaluate(
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     metrics = runner.test()
     if out and out_item == 'metrics' and is_main_process():
-        mmengine.dump(metrics, out)
+        binary = out.endswith(('.pkl', '.pickle'))
+        mmengine.dump(metrics if binary else plain(metrics), out)
     return metrics
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON and YAML take it: numbers, texts, lists and dicts alone.
+
+    Args:
+        value (Any): Metrics of any evaluator; tensors, arrays and what holds them.
+
+    Returns:
+        Any: The same in plain Python.
+
+    Example:
+        >>> plain({'matrix': torch.eye(2), 'top': (np.float32(0.5), None)})
+        {'matrix': [[1.0, 0.0], [0.0, 1.0]], 'top': [0.5, None]}
+    """
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, dict):
+        keys = (k if isinstance(k, str) else str(plain(k)) for k in value)
+        return dict(zip(keys, map(plain, value.values()), strict=True))
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _settle_test_set(cfg: Config, config: str) -> None:
+    """Tests on the validation set where the config has no test set."""
+    for phase in ('test', 'val'):
+        loader = cfg.get(f'{phase}_dataloader')
+        if loader is None:
+            continue
+        if not isinstance(loader, dict):
+            raise ConfigError(
+                f'{phase}_dataloader of {config} is a list of {len(loader)}: name one '
+                f"data set's loader alone"
+            )
+        evaluator = cfg.get(f'{phase}_evaluator')
+        if evaluator is None:
+            raise ConfigError(
+                f'{config} has {phase}_dataloader, but no {phase}_evaluator: add one, '
+                "such as dict(type='Accuracy')"
+            )
+        if phase == 'val':
+            _log.warning('%s has no test_dataloader: val_dataloader is used', config)
+        cfg.test_dataloader, cfg.test_evaluator = loader, evaluator
+        cfg.test_cfg = cfg.get('test_cfg') or {}
+        return
+    raise ConfigError(
+        f'{config} has no test set: it needs test_dataloader and test_evaluator (or '
+        'val_dataloader and val_evaluator)'
+    )
 
 
 def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
@@ -387,16 +465,30 @@ def _check_data(dataset: dict, key: str) -> None:
     )
 
 
-def _average_over_flips(cfg: Config) -> None:
+def _average_over_flips(runner: Runner) -> None:
     """Test-time augmentation: the config's own, else an image and its mirror."""
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    flips = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
-    augment = dict(type='TestTimeAug', transforms=[flips, [pipeline[-1]]])
-    cfg.test_dataloader.dataset.pipeline = cfg.get(
-        'tta_pipeline', [*pipeline[:-1], augment]
-    )
-    wrapper = cfg.get('tta_model', dict(type='AverageClsScoreTTA'))
-    cfg.model = dict(**wrapper, module=cfg.model)
+    from .facts import parts  # which builds on this module
+
+    pipeline = runner.cfg.get('tta_pipeline')
+    for part in parts(runner.test_dataloader.dataset):
+        part.pipeline = _flips(part) if pipeline is None else Compose(pipeline)
+    wrapper = runner.cfg.get('tta_model') or dict(type='AverageClsScoreTTA')
+    # Built around the model, which keeps its own data preprocessor.
+    runner.model = MODELS.build(dict(wrapper, module=runner.model))
+
+
+def _flips(dataset: Dataset) -> Compose:
+    """A data set's pipeline, giving every image as it is and mirrored."""
+    chain = list(getattr(getattr(dataset, 'pipeline', None), 'transforms', []))
+    packing = [i for i, t in enumerate(chain) if isinstance(t, PackInputs)]
+    if not packing:
+        raise ConfigError(
+            f'--tta mirrors images before PackInputs, which the test pipeline of '
+            f'{type(dataset).__name__} has not; name a tta_pipeline in the config'
+        )
+    flips = [RandomFlip(prob=p) for p in (0.0, 1.0)]
+    both = TestTimeAug([flips, [Compose(chain[packing[0] :])]])
+    return Compose([*chain[: packing[0]], both])
 
 
 def _join_processes(cfg: Config) -> None:

@@ -31,7 +31,7 @@ from ..engine.facts import (
 )
 from ..engine.run import load_config
 from ..errors import ConfigError
-from ..files import write_whole
+from ..files import check_writable, write_whole
 
 # Below this, text would hide the picture.
 _SHORT_EDGE = 224
@@ -78,6 +78,8 @@ def infer(
     Example:
         >>> infer(['boot.png'], 'resnet20_bireal_fashionmnist')  # doctest: +SKIP
     """
+    if out is not None:
+        check_writable(out)
     packed = _packed_file(model, checkpoint)
     if engine and packed is None:
         raise ConfigError(f'--engine needs a packed file, not {checkpoint}')

@@ -5,13 +5,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.fileio import load
+from mmpretrain.registry import DATASETS
 from PIL import Image
 from small_run import TEST_IMAGES, small_config
 from torch import nn
 
 from mmirnet.engine import Bf16OptimWrapper, run
 from mmirnet.engine.errors import one_line_errors
+from mmirnet.engine.facts import build_model
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +66,129 @@ def test_tta_averages_an_image_and_its_mirror(trained, tmp_path):
         scores[name] = torch.stack([p['pred_score'] for p in predictions])
     torch.testing.assert_close(scores['tta'], (scores['plain'] + scores['mirror']) / 2)
     assert not torch.equal(scores['tta'], scores['plain'])
+
+
+def test_tta_of_wrapped_data_keeps_the_models_own_preprocessor(trained, tmp_path):
+    """Whatever wraps the data, and with settings over those of the model."""
+    config, folder = trained
+    cfg = Config.fromfile(config)
+    dataset = dict(cfg.test_dataloader.dataset, indices=8)
+    preprocessor = dict(mean=[9.0] * 3, std=[50.0] * 3)
+    options = {
+        'model.data_preprocessor': preprocessor,
+        'model.head.topk': (1, 2),
+        'in_memory': True,
+    }
+    scores = []
+    for name, data in {
+        'plain': dataset,
+        'joined': dict(type='ConcatDataset', datasets=[dataset]),
+        'repeated': dict(type='RepeatDataset', times=1, dataset=dataset),
+    }.items():
+        path = tmp_path / f'{name}.py'
+        path.write_text(
+            f"_base_ = '{config}'\nexperiment_name = '{path}'.replace('/', '-')\n"
+            f'test_dataloader = dict(dataset=dict(_delete_=True, **{dict(data)}))\n'
+        )
+        run.evaluate(
+            str(path),
+            str(folder / 'epoch_2.pth'),
+            work_dir=str(tmp_path),
+            out=str(tmp_path / 'p.pkl'),
+            tta=True,
+            cfg_options=options,
+        )
+        predictions = pickle.loads((tmp_path / 'p.pkl').read_bytes())
+        scores.append(torch.stack([p['pred_score'] for p in predictions]))
+    model = build_model(Config.fromfile(config), str(folder / 'epoch_2.pth'))
+    digits = torch.stack([item['inputs'] for item in DATASETS.build(dataset)])
+    with torch.no_grad():
+        wanted = sum(
+            model((images.float() - 9) / 50).softmax(1)
+            for images in (digits, digits.flip(-1))
+        )
+    for got in scores:
+        torch.testing.assert_close(got, wanted / 2)
+
+
+def test_tta_needs_a_pipeline_that_it_can_mirror(trained, tmp_path):
+    config, folder = trained
+    options = {'test_dataloader.dataset.pipeline': [dict(type='Collect', keys=['img'])]}
+    with pytest.raises(ValueError, match=r'--tta mirrors .* Digits has not'):
+        run.evaluate(
+            str(config),
+            str(folder / 'epoch_2.pth'),
+            work_dir=str(tmp_path),
+            tta=True,
+            cfg_options=options,
+        )
+
+
+def test_metrics_of_all_kinds_are_written(trained, tmp_path):
+    config, folder = trained
+    evaluators = [dict(type='Accuracy'), dict(type='ConfusionMatrix')]
+    arguments = dict(work_dir=str(tmp_path), cfg_options={'test_evaluator': evaluators})
+    for name in ('m.json', 'new/m.yaml', 'm.pkl'):
+        metrics = run.evaluate(
+            str(config),
+            str(folder / 'epoch_2.pth'),
+            out=str(tmp_path / name),
+            out_item='metrics',
+            **arguments,
+        )
+        matrix = metrics['confusion_matrix/result']
+        assert int(matrix.sum()) == TEST_IMAGES
+        written = load(tmp_path / name)
+        assert run.plain(written) == run.plain(metrics)
+
+
+def test_results_become_plain():
+    value = {
+        1: torch.tensor([1.5]),
+        'a': {'b': (np.int64(2), np.zeros((1, 2)), None, True)},
+        'c': {torch.float16},
+    }
+    assert run.plain(value) == {
+        '1': [1.5],
+        'a': {'b': [2, [[0.0, 0.0]], None, True]},
+        'c': ['torch.float16'],
+    }
+
+
+@pytest.mark.parametrize('item', [None, 'metrics'])
+def test_where_results_cannot_go_is_said_first(trained, tmp_path, item):
+    (tmp_path / 'file').write_text('')
+    name = 'm.json' if item else 'm.pkl'
+    with pytest.raises(OSError, match=f'file/{name}'):
+        run.evaluate(
+            'absent.py',
+            'absent.pth',
+            out=str(tmp_path / 'file' / name),
+            out_item=item,
+        )
+    (tmp_path / 'kept.pkl').write_text('before')
+    with pytest.raises(FileNotFoundError, match='absent'):
+        run.evaluate('absent.py', 'absent.pth', out=str(tmp_path / 'kept.pkl'))
+    assert (tmp_path / 'kept.pkl').read_text() == 'before'
+
+
+def test_the_validation_set_stands_in_for_a_test_set(trained, tmp_path, caplog):
+    config, folder = trained
+    options = {'test_dataloader': None, 'test_evaluator': None, 'test_cfg': None}
+    arguments = dict(checkpoint=str(folder / 'epoch_2.pth'), work_dir=str(tmp_path))
+    metrics = run.evaluate(str(config), cfg_options=options, **arguments)
+    assert 'val_dataloader is used' in caplog.text
+    assert metrics == run.evaluate(str(config), **arguments)
+    options |= {'val_dataloader': None}
+    with pytest.raises(ValueError, match='has no test set: it needs test_dataloader'):
+        run.evaluate(str(config), cfg_options=options, **arguments)
+
+
+def test_the_config_of_a_resumed_run_is_tested(trained, tmp_path):
+    config, folder = trained
+    arguments = dict(checkpoint=str(folder / 'epoch_2.pth'), work_dir=str(tmp_path))
+    metrics = run.evaluate(str(config), cfg_options={'resume': True}, **arguments)
+    assert metrics == run.evaluate(str(config), **arguments)
 
 
 @pytest.mark.parametrize('resume', ['auto', 'path'])

@@ -9,9 +9,11 @@ from PIL import Image
 from small_run import TOOLS, environment
 
 import mmirnet.zoo
+from mmirnet.analysis.report import write_report
+from mmirnet.analysis.summary import summarize_config
 from mmirnet.datasets import Digits
 from mmirnet.deploy import read_image
-from mmirnet.deploy.checkpoint import pack_checkpoint
+from mmirnet.deploy.checkpoint import export_checkpoint, pack_checkpoint
 from mmirnet.engine.facts import build_model
 from mmirnet.engine.run import load_config
 from mmirnet.zoo.infer import infer
@@ -183,3 +185,18 @@ def test_mistakes_are_named(model, arguments, error, message):
     given = dict(images=model['images'], model=CONFIG, checkpoint=model['checkpoint'])
     with pytest.raises(error, match=message):
         infer(**{**given, **arguments})
+
+
+def test_every_tool_says_first_where_its_results_cannot_go(tmp_path):
+    (tmp_path / 'file').write_text('')
+    out = tmp_path / 'file' / 'a.json'
+    for tool in (
+        lambda: infer(['absent.png'], 'absent.py', checkpoint='absent.pth', out=out),
+        lambda: pack_checkpoint('absent.py', 'absent.pth', out),
+        lambda: export_checkpoint('absent.py', 'absent.pth', out),
+        lambda: summarize_config('absent.py', json_file=out),
+        lambda: summarize_config('absent.py', csv_file=out),
+        lambda: write_report(['absent'], out),
+    ):
+        with pytest.raises(OSError, match=f'cannot write {out}'):
+            tool()
