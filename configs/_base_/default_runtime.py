@@ -2,6 +2,7 @@ custom_imports = dict(imports=['mmirnet'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
+    check=dict(type='CheckHook'),  # data, labels, classes and network, before the start
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),

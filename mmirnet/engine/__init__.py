@@ -6,6 +6,7 @@ from . import checkpoint
 from .amp import Bf16OptimWrapper
 from .hooks import (
     BinaryStatsHook,
+    CheckHook,
     EDEHook,
     FiniteLossHook,
     PreemptionHook,
@@ -17,6 +18,7 @@ from .loops import ExactEpochLoop, ExactIterLoop
 __all__ = [
     'Bf16OptimWrapper',
     'BinaryStatsHook',
+    'CheckHook',
     'EDEHook',
     'ExactEpochLoop',
     'ExactIterLoop',

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 
 from ..datasets import Digits, FashionMNIST32, InMemory
 from ..errors import ConfigError, DataError, MissingPackageError
+from .config_checks import check_config
 from .run import check_checkpoint
 
 _log = logging.getLogger('mmirnet')
@@ -141,6 +142,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
         ValueError: If the checkpoint is damaged or of another architecture.
         FileNotFoundError: If there is no such file.
     """
+    check_config(cfg)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     spec = copy.deepcopy(cfg.model)  # building adds to it
     if cfg.get('data_preprocessor') is not None:  # as MMEngine's runner does it

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import datetime
 import importlib.util
-import inspect
 import logging
 import os
 import subprocess
@@ -27,12 +26,10 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.datasets import PackInputs
-from mmpretrain.registry import DATASETS
 from torch import distributed, nn
 from torch.utils.data import Dataset
 
@@ -40,7 +37,9 @@ from ..datasets import keep_in_memory
 from ..errors import CheckpointError, ConfigError
 from ..files import check_writable
 from .checkpoint import find_whole_checkpoint
+from .config_checks import check_config
 from .speed import allow_tf32, compile_model
+from .wrappers import unwrap
 
 _log = logging.getLogger('mmirnet')
 
@@ -138,8 +137,6 @@ def train(
     )
     if checkpoint := runner.cfg.get('load_from'):
         check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
-    dataset = runner.train_dataloader.dataset
-    check_classes(dataset, runner.model, 'train_dataloader.dataset')
     runner.register_hook(dict(type='UnfoldBatchNormHook'))
     runner.train()
     return runner
@@ -243,9 +240,6 @@ def evaluate(
         check_checkpoint(checkpoint, runner.model)
     if tta:
         _average_over_flips(runner)
-    check_classes(
-        runner.test_dataloader.dataset, runner.model, 'test_dataloader.dataset'
-    )
     if out and out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     metrics = runner.test()
@@ -344,11 +338,11 @@ def build_runner(
             cfg[name].pin_memory &= pin_memory
             cfg[name].persistent_workers &= persistent_workers
     cfg.merge_from_dict(cfg_options or {})
+    check_config(cfg, loaders)
     for name in loaders:
         if loader := cfg.get(name):
             if cfg.get('in_memory'):
                 keep_in_memory(loader)
-            _check_data(loader.dataset, f'{name}.dataset')
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
@@ -358,6 +352,8 @@ def build_runner(
     allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if 'check' not in cfg.get('default_hooks', {}):
+        runner.register_hook(dict(type='CheckHook'))
     if cfg.get('channels_last'):
         # Convolutions hand the layout on: images need not be told.
         unwrap(runner.model).to(memory_format=torch.channels_last)
@@ -367,33 +363,6 @@ def build_runner(
         model = unwrap(runner.model)
         runner._maybe_compile = lambda _: compile_model(model, **options)
     return runner
-
-
-def check_classes(dataset: Dataset, model: nn.Module, key: str) -> None:
-    """Refuses data with more classes than the model's head tells apart.
-
-    Args:
-        dataset (Dataset): The data set.
-        model (nn.Module): The model, wrapped or not.
-        key (str): Where the data set stands in the config.
-
-    Raises:
-        ValueError: If there are too few outputs; names both numbers.
-    """
-    model = unwrap(model)
-    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    if outputs and classes and len(classes) > outputs:
-        raise ConfigError(
-            f'{key} has {len(classes)} classes, but model.head.num_classes is {outputs}'
-        )
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside of wrappers for distribution and test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> None:
@@ -443,26 +412,6 @@ def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> N
 
 def _shape(weight: object) -> tuple[int, ...] | str:
     return tuple(weight.shape) if isinstance(weight, torch.Tensor) else 'no tensor'
-
-
-def _check_data(dataset: dict, key: str) -> None:
-    """Refuses a data set whose folder is missing, unless it can download itself."""
-    for inner in ('dataset', 'datasets'):
-        nested = dataset.get(inner, [])
-        for part in [nested] if isinstance(nested, dict) else nested:
-            _check_data(part, f'{key}.{inner}')
-    folder = dataset.get('data_root')
-    if not folder or '://' in folder or Path(folder).expanduser().is_dir():
-        return
-    kind = dataset['type']
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    downloads = kind is not None and 'download' in inspect.signature(kind).parameters
-    if downloads and dataset.get('download', True):
-        return
-    raise FileNotFoundError(
-        f'{key}.data_root: there is no folder {folder!r}; make it, or name another '
-        f'with --cfg-options {key}.data_root=FOLDER'
-    )
 
 
 def _average_over_flips(runner: Runner) -> None:

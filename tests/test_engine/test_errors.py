@@ -1,75 +1,41 @@
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import HOOKS, init_default_scope
-from mmpretrain.registry import MODELS
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from tiny import tiny_runner
 
 import mmirnet  # noqa: F401
 from mmirnet.engine import run
-from mmirnet.engine.errors import one_line_errors, unknown_argument
-
-BACKBONE = dict(type='mmpretrain.IRResNet_CIFAR', depth=20)
-
-
-@pytest.mark.parametrize(
-    'registry, cfg, message',
-    [
-        (
-            HOOKS,
-            dict(type='EDEHook', t_mim=0.1),
-            "EDEHook has no argument 't_mim'; did you mean 't_min'?",
-        ),
-        (
-            HOOKS,
-            dict(type='WholeCheckpointHook', intervall=1),
-            "did you mean 'interval'?",
-        ),
-        (
-            HOOKS,
-            dict(type='EDEHook', colour=1),
-            "allowed are ['by_epoch', 'interval', 't_max', 't_min']",
-        ),
-        (
-            MODELS,
-            dict(BACKBONE, structur='bireal'),
-            "IRResNet_CIFAR has no argument 'structur'; did you mean 'structure'?",
-        ),
-        (
-            MODELS,
-            dict(BACKBONE, conv_cfg=dict(type='IRConv2d', estimater='ede')),
-            "IRConv2d has no argument 'estimater'; did you mean 'estimator'?",
-        ),
-        (
-            MODELS,
-            dict(type='mmpretrain.BNLinearClsHead', num_classes=2, in_chanels=3),
-            "BNLinearClsHead needs the argument 'in_channels'",
-        ),
-        (
-            MODELS,
-            dict(
-                type='mmpretrain.ImageClassifier',
-                backbone=dict(BACKBONE, norm_evil=True),
-            ),
-            "did you mean 'norm_eval'?",
-        ),
-    ],
-)
-def test_names_the_nearest_argument(registry, cfg, message):
-    init_default_scope('mmpretrain')
-    with pytest.raises(TypeError) as caught:
-        registry.build(cfg)
-    assert message in unknown_argument(caught.value)
+from mmirnet.engine.errors import one_line_errors, user_message
+from mmirnet.errors import ConfigError, DataError
 
 
-@pytest.mark.parametrize(
-    'bug',
-    [lambda: 'a' + 1, lambda: MODELS.build(dict(type='mmpretrain.ResNet', deep=18))],
-)
-def test_other_errors_are_not_ours_to_explain(bug):
-    with pytest.raises(TypeError) as caught:
-        bug()
-    assert unknown_argument(caught.value) is None
+class HookWithABug(Hook):
+    """Calls something of this package with a wrong keyword."""
+
+    def before_train(self, runner):
+        HOOKS.build(dict(type='EDEHook', t_mim=0.1))
+
+
+def test_a_bug_in_a_hook_is_shown_where_it_is(tmp_path):
+    runner = tiny_runner(tmp_path, [HookWithABug()])
+    with pytest.raises(TypeError) as caught, one_line_errors():
+        runner.train()
+    shown = ''.join(traceback.format_exception(caught.value))
+    assert "HOOKS.build(dict(type='EDEHook', t_mim=0.1))" in shown
+
+
+def test_a_data_workers_error_is_its_last_line():
+    text = (
+        'Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most '
+        'recent call last):\n  File "a.py", line 3\nmmirnet.errors.DataError: cannot '
+        'read a.png'
+    )
+    assert user_message(DataError(text)) == 'cannot read a.png'
+    assert user_message(DataError('one\ntwo')) == 'one\ntwo'
 
 
 class TestOneLineErrors:
@@ -91,10 +57,19 @@ class TestOneLineErrors:
     def a_bug():
         run._average_over_flips(None)
 
+    @staticmethod
+    def a_wrong_keyword():
+        HOOKS.build(dict(type='EDEHook', t_mim=0.1))
+
+    @staticmethod
+    def several():
+        raise ConfigError('one\ntwo')
+
     @pytest.mark.parametrize(
         ('fault', 'message'),
         [
             ('ours', 'error: CONFIG absent::a.py: there is no package absent\n'),
+            ('several', 'error: one\nerror: two\n'),
             ('systems', "error: [Errno 2] No such file or directory: 'absent'\n"),
         ],
     )
@@ -104,9 +79,12 @@ class TestOneLineErrors:
         assert exit.value.code == 2
         assert capsys.readouterr().err == message
 
-    @pytest.mark.parametrize('bug', ['torchs', 'a_bug'])
+    @pytest.mark.parametrize('bug', ['torchs', 'a_bug', 'a_wrong_keyword'])
     def test_bugs_keep_their_traceback(self, bug):
-        with pytest.raises((RuntimeError, AttributeError)), one_line_errors():
+        with (
+            pytest.raises((RuntimeError, AttributeError, TypeError)),
+            one_line_errors(),
+        ):
             getattr(self, bug)()
 
     def test_names_the_rank(self, capsys, monkeypatch):

@@ -322,17 +322,6 @@ def test_auto_scale_lr_needs_a_base_batch_size(tmp_path):
         run.train(str(config), work_dir=str(tmp_path), auto_scale_lr=True)
 
 
-def test_data_that_downloads_itself_needs_no_folder():
-    run._check_data(dict(type='CIFAR10', data_root='absent'), 'train')
-    with pytest.raises(FileNotFoundError, match=r'train\.data_root'):
-        run._check_data(
-            dict(type='CIFAR10', data_root='absent', download=False), 'train'
-        )
-    nested = dict(type='RepeatDataset', dataset=dict(type='ImageNet', data_root='no'))
-    with pytest.raises(FileNotFoundError, match=r'train\.dataset\.data_root'):
-        run._check_data(nested, 'train')
-
-
 class TestCheckCheckpoint:
     """check_checkpoint, on a network of two layers."""
 

@@ -1,4 +1,5 @@
 from .binary_stats_hook import BinaryStatsHook
+from .check_hook import CheckHook
 from .checkpoint_hook import WholeCheckpointHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
@@ -7,6 +8,7 @@ from .unfold_hook import UnfoldBatchNormHook
 
 __all__ = [
     'BinaryStatsHook',
+    'CheckHook',
     'EDEHook',
     'FiniteLossHook',
     'PreemptionHook',

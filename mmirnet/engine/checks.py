@@ -1,0 +1,394 @@
+"""What is wrong with a run, before it trains or tests.
+
+Everything here asks the built objects: data sets, loaders, model, evaluators. The
+checks write nothing, draw no random numbers and take well under a second for small
+images; :class:`~mmirnet.engine.hooks.CheckHook` runs them.
+"""
+
+import math
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmengine.dataset import BaseDataset, InfiniteSampler
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import IterBasedTrainLoop, Runner
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ConfigError, DataError
+from .config_checks import folder_problems
+from .dry_run import dry_run
+from .facts import dataset_classes
+from .labels import class_name_problems, label_problems
+from .wrappers import unwrap
+
+
+def problems_before_training(
+    runner: Runner, trained_on: Sequence[str] | None = None
+) -> Iterator[Exception]:
+    """All that is wrong with a run that is about to train.
+
+    Args:
+        runner (Runner): The runner, with its loops built.
+        trained_on (Sequence[str] | None): The classes of the checkpoint that was
+            loaded, if it names them.
+
+    Yields:
+        Exception: One for each problem; warnings are for what only looks wrong.
+    """
+    loaders = {'train_dataloader': runner.train_dataloader}
+    evaluators = {}
+    if runner.val_loop is not None:
+        loaders['val_dataloader'] = runner.val_dataloader
+        evaluators['val_evaluator'] = runner.val_evaluator
+    names = {}
+    if trained_on is not None and runner._resume:
+        names['the checkpoint'] = trained_on
+    model = unwrap(runner.model)
+    runs = {key: dry_run(key, loader, model) for key, loader in loaders.items()}
+    yield from _problems(model, loaders, evaluators, names)
+    for run in runs.values():
+        yield from run.problems
+    if trained_on is not None and not runner._resume:
+        yield from _order_problems(runner.train_dataloader.dataset, trained_on)
+    single = runs['train_dataloader'].single
+    yield from _training_batches(runner.train_dataloader, single)
+    yield from _trainable(runner)
+    yield from _schedules(runner)
+    yield from _hooks(runner)
+
+
+def problems_before_testing(
+    runner: Runner, phase: str = 'test', trained_on: Sequence[str] | None = None
+) -> Iterator[Exception]:
+    """All that is wrong with a run that is about to test.
+
+    Args:
+        runner (Runner): The runner, with its loop built.
+        phase (str): ``'test'`` or ``'val'``.
+        trained_on (Sequence[str] | None): The classes of the checkpoint, if it names
+            them.
+
+    Yields:
+        Exception: One for each problem; warnings are for what only looks wrong.
+    """
+    loop = runner.test_loop if phase == 'test' else runner.val_loop
+    names = {}
+    model = unwrap(runner.model)
+    network = getattr(getattr(model, 'backbone', None), 'network', None)
+    packed = getattr(network, 'packed', None)
+    if packed is not None and packed.classes is not None:
+        names['the packed file'] = packed.classes
+    elif trained_on is not None:
+        names['the checkpoint'] = trained_on
+    key = f'{phase}_dataloader'
+    evaluators = {f'{phase}_evaluator': loop.evaluator}
+    yield from _problems(model, {key: loop.dataloader}, evaluators, names)
+    yield from dry_run(key, loop.dataloader, model).problems
+
+
+def _problems(
+    model: nn.Module,
+    loaders: dict[str, DataLoader],
+    evaluators: dict[str, Evaluator],
+    names: dict[str, Sequence[str]],
+) -> Iterator[Exception]:
+    """What training and testing share."""
+    outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
+    first = next(iter(loaders))
+    for key, loader in loaders.items():
+        yield from _size(key, loader)
+        for name, dataset in leaves(f'{key}.dataset', loader.dataset):
+            if classes := dataset_classes(dataset):
+                names[name] = classes
+            for problem in _dataset(name, dataset, model, outputs):
+                # That validation has as few classes as training is said once.
+                if key == first or not isinstance(problem, Warning):
+                    yield problem
+    yield from class_name_problems(names)
+    for key, evaluator in evaluators.items():
+        yield from _evaluator(key, evaluator, outputs)
+    yield from _head(model, outputs)
+    yield from _preprocessor(model, outputs)
+
+
+def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
+    """The data sets below all wrappers, with their keys in the config.
+
+    Args:
+        key (str): The key of the outermost.
+        dataset (Dataset): It.
+
+    Yields:
+        tuple[str, Dataset]: Key and data set.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset
+        >>> [key for key, _ in leaves('data', ConcatDataset([[1], [2]]))]
+        ['data.datasets[0]', 'data.datasets[1]']
+    """
+    inner = getattr(dataset, '__dict__', {})  # SeededDataset shows other attributes
+    if 'datasets' in inner:
+        for i, part in enumerate(inner['datasets']):
+            yield from leaves(f'{key}.datasets[{i}]', part)
+    elif 'dataset' in inner:
+        seeded = type(dataset).__module__.startswith('mmirnet.')
+        name = key if seeded else f'{key}.dataset'
+        yield from leaves(name, inner['dataset'])
+    else:
+        yield key, dataset
+
+
+def _size(key: str, loader: DataLoader) -> Iterator[Exception]:
+    images = len(loader.dataset)
+    if images == 0:
+        yield DataError(f'{key}.dataset is empty')
+    elif len(loader) == 0:
+        yield DataError(
+            f'{key} gives no batch: {len(loader.sampler)} images a process are less '
+            f'than batch_size={loader.batch_size}, and drop_last is True; lower '
+            f'{key}.batch_size'
+        )
+    elif loader.drop_last and not key.startswith('train'):
+        lost = len(loader.sampler) % (loader.batch_size or 1)
+        if lost:
+            yield UserWarning(
+                f'{key}.drop_last=True leaves {lost} images out of the result'
+            )
+
+
+def _dataset(
+    key: str, dataset: Dataset, model: nn.Module, outputs: int | None
+) -> Iterator[Exception]:
+    classes = dataset_classes(dataset)
+    if outputs and classes and len(classes) != outputs:
+        line = (
+            f'{key} has {len(classes)} classes, but model.head.num_classes is {outputs}'
+        )
+        fits = len(classes) < outputs
+        yield UserWarning(line) if fits else ConfigError(line)
+        if not fits:
+            return
+    folders = getattr(dataset, 'folder_to_idx', None)
+    if folders and getattr(dataset, 'with_label', True):
+        # Labels are numbers of folders: in range, and named by them.
+        yield from folder_problems(key, dataset.img_prefix, sorted(folders), classes)
+        return
+    head = getattr(model, 'head', None)
+    several = None
+    if isinstance(head, (ClsHead, MultiLabelClsHead)):
+        several = isinstance(head, MultiLabelClsHead)
+    if (samples := known_samples(dataset)) is not None:
+        where = getattr(dataset, 'ann_file', '')
+        name = f'{key} ({where})' if where else key
+        yield from label_problems(name, samples, outputs, several)
+
+
+def known_samples(dataset: Dataset) -> list[dict] | None:
+    """What a data set knows of its samples without reading their images.
+
+    Args:
+        dataset (Dataset): The data set.
+
+    Returns:
+        list[dict] | None: ``gt_label`` and ``img_path``, where it knows them; None if
+        it cannot be asked.
+
+    Example:
+        >>> from mmirnet.datasets import Digits
+        >>> known_samples(Digits(split='test'))[0]
+        {'gt_label': 7}
+    """
+    if isinstance(labels := getattr(dataset, 'labels', None), torch.Tensor):
+        return [dict(gt_label=label) for label in labels.tolist()]
+    if not isinstance(dataset, BaseDataset):
+        return None
+    return [
+        {key: info[key] for key in ('gt_label', 'img_path') if key in info}
+        for info in _infos(dataset)
+    ]
+
+
+def _infos(dataset: BaseDataset) -> Iterator[dict]:
+    if type(dataset).get_data_info is not BaseDataset.get_data_info or not (
+        dataset.serialize_data and len(dataset)
+    ):
+        yield from (dataset.get_data_info(i) for i in range(len(dataset)))
+        return
+    # The same in a third of the time: a million samples take seconds.
+    data, start = memoryview(dataset.data_bytes), 0
+    for end in dataset.data_address.tolist():
+        yield pickle.loads(data[start:end])
+        start = end
+
+
+def _order_problems(dataset: Dataset, trained_on: Sequence[str]) -> Iterator[Exception]:
+    """Fine-tuning on the same classes in another order, which is seldom meant."""
+    classes = dataset_classes(dataset)
+    if classes and set(classes) == set(trained_on) and classes != list(trained_on):
+        yield UserWarning(
+            'train_dataloader.dataset has the classes of the checkpoint in another '
+            'order: what its head has learned is of no use'
+        )
+
+
+def _evaluator(
+    key: str, evaluator: Evaluator, outputs: int | None
+) -> Iterator[Exception]:
+    for metric in getattr(evaluator, 'metrics', []):
+        name = type(metric).__name__
+        topk = getattr(metric, 'topk', None)
+        if outputs and _largest(topk) > outputs:
+            fitting = tuple(k for k in topk if k <= outputs) if _many(topk) else 1
+            yield ConfigError(
+                f'{key}: {name} takes topk={topk}, but there are {outputs} classes; '
+                f'set {key}.topk={fitting}'
+            )
+        count = getattr(metric, 'num_classes', None)
+        if outputs and isinstance(count, int) and count != outputs:
+            yield ConfigError(
+                f'{key}: {name} has num_classes={count}, model.head has {outputs}'
+            )
+
+
+def _many(topk: Any) -> bool:
+    return isinstance(topk, (list, tuple))
+
+
+def _largest(topk: Any) -> int:
+    numbers = topk if _many(topk) else (topk,)
+    return max((k for k in numbers if isinstance(k, int)), default=0)
+
+
+def _head(model: nn.Module, outputs: int | None) -> Iterator[Exception]:
+    head = getattr(model, 'head', None)
+    if not outputs or head is None:
+        return
+    topk = getattr(head, 'topk', None)
+    if getattr(head, 'cal_acc', False) and _largest(topk) > outputs:
+        yield ConfigError(f'model.head.topk is {topk}, but there are {outputs} classes')
+    loss = getattr(head, 'loss_module', None)
+    for name in ('class_weight', 'pos_weight', 'weight'):
+        weights = getattr(loss, name, None)
+        many = isinstance(weights, (list, tuple, torch.Tensor))
+        if many and len(weights) not in (1, outputs):
+            yield ConfigError(
+                f'model.head.loss.{name} has {len(weights)} weights for '
+                f'{outputs} classes'
+            )
+    count = getattr(loss, 'num_classes', None)
+    if isinstance(count, int) and count != outputs:
+        yield ConfigError(
+            f'model.head.loss.num_classes is {count}, model.head.num_classes {outputs}'
+        )
+
+
+def _preprocessor(model: nn.Module, outputs: int | None) -> Iterator[Exception]:
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    for name in ('mean', 'std'):
+        values = getattr(preprocessor, name, None)
+        if isinstance(values, torch.Tensor):
+            numbers = values.flatten().tolist()
+            wrong = [x for x in numbers if not math.isfinite(x)]
+            if name == 'std':
+                wrong += [x for x in numbers if x <= 0]
+            if wrong:
+                yield ConfigError(f'data_preprocessor.{name} holds {wrong[0]}')
+    count = getattr(preprocessor, 'num_classes', None)
+    if outputs and getattr(preprocessor, 'to_onehot', False) and count != outputs:
+        yield ConfigError(
+            f'data_preprocessor.num_classes is {count}, but model.head.num_classes is '
+            f'{outputs}: batch augmentations mix labels of that length; set '
+            f'data_preprocessor.num_classes={outputs}'
+        )
+
+
+def _training_batches(loader: DataLoader, single: list[str]) -> Iterator[Exception]:
+    key, size = 'train_dataloader', loader.batch_size
+    shuffle = getattr(loader.sampler, 'shuffle', None)
+    if shuffle is False:
+        yield UserWarning(f'{key}.sampler.shuffle is False: every epoch has one order')
+    if not size or not len(loader.dataset):
+        return
+    images = len(loader.sampler)  # of one process
+    endless = isinstance(loader.sampler, InfiniteSampler)
+    last_of_one = images % size == 1 and not loader.drop_last and not endless
+    if size > 1 and not last_of_one:
+        return
+    if not single:
+        return
+    norm = f'model.{single[0]} normalises over the images of a batch'
+    if size == 1:
+        yield ConfigError(f'{key}.batch_size is 1, but {norm} and needs two')
+    else:
+        yield ConfigError(
+            f'{key}: the last batch of an epoch has one image ({images} images a '
+            f'process, batch_size={size}), but {norm} and needs two; set '
+            f'{key}.drop_last=True'
+        )
+
+
+def _trainable(runner: Runner) -> Iterator[Exception]:
+    if not any(p.requires_grad for p in runner.model.parameters()):
+        yield ConfigError('the model has no parameter to train: all are frozen')
+
+
+def _schedules(runner: Runner) -> Iterator[Exception]:
+    """Schedules that do not end where training ends."""
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        schedulers = [s for several in schedulers.values() for s in several]
+    for scheduler in schedulers:
+        if not hasattr(scheduler, 'by_epoch'):
+            continue
+        name = type(scheduler).__name__
+        if scheduler.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            yield UserWarning(
+                f'param_scheduler: {name} counts epochs, the training loop iterations; '
+                'set by_epoch=False'
+            )
+            continue
+        unit = 'epochs' if scheduler.by_epoch else 'iterations'
+        total = runner.max_epochs if scheduler.by_epoch else runner.max_iters
+        yield from _schedule(name, scheduler, total, unit)
+
+
+def _schedule(name: str, scheduler: Any, total: int, unit: str) -> Iterator[Exception]:
+    begin, end = scheduler.begin, min(scheduler.end, total)
+    period = getattr(scheduler, 'T_max', None)
+    milestones = [m for m in getattr(scheduler, 'milestones', ()) if m >= total]
+    if begin >= total:
+        yield UserWarning(
+            f'param_scheduler: {name} begins after {begin} of {total} {unit}'
+        )
+    elif period is not None and period != end - begin:
+        yield UserWarning(
+            f'param_scheduler: {name} has T_max={period}, but {end - begin} {unit} to '
+            f'go; T_max={end - begin} ends with them'
+        )
+    elif milestones:
+        yield UserWarning(
+            f'param_scheduler: {name} has milestones {milestones}, which training of '
+            f'{total} {unit} does not reach'
+        )
+
+
+def _hooks(runner: Runner) -> Iterator[Exception]:
+    counts = Counter(type(hook) for hook in runner.hooks)
+    for kind, count in counts.items():
+        if count > 1 and kind.__module__.startswith('mmirnet.'):
+            yield UserWarning(f'{kind.__name__} is registered {count} times')
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            total = runner.max_epochs if hook.by_epoch else runner.max_iters
+            never = hook.interval <= 0 or hook.interval > total
+            if never and not hook.save_last and not hook.save_best:
+                yield UserWarning(
+                    f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
+                    f'save_last=False'
+                )

@@ -1,0 +1,263 @@
+"""What is wrong with a config, before anything is built from it.
+
+:func:`check_config` lists all of it at once. What only built objects can tell is
+left to :mod:`mmirnet.engine.checks`.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from mmpretrain.datasets import CustomDataset
+
+from ..errors import ConfigError, DataError
+from ..registry import find_class
+from .keywords import keyword_problems
+from .labels import class_name_problems, line_problems
+
+#: What MMEngine wants together, or not at all.
+_TOGETHER = (
+    ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    ('test_dataloader', 'test_cfg', 'test_evaluator'),
+)
+
+
+def report(problems: Iterable[Exception]) -> None:
+    """Log the warnings among some problems, and raise the others as one error.
+
+    Args:
+        problems (Iterable[Exception]): What the checks have found.
+
+    Raises:
+        Exception: One line a problem. Of the problems' class if they share one, else
+            a ConfigError.
+
+    Example:
+        >>> report([DataError('a'), DataError('b')])
+        Traceback (most recent call last):
+        mmirnet.errors.DataError: a
+        b
+    """
+    errors = []
+    for problem in problems:
+        if isinstance(problem, Warning):
+            print_log(str(problem), 'current', level=30)
+        else:
+            errors.append(problem)
+    if errors:
+        kinds = {type(error) for error in errors}
+        kind = kinds.pop() if len(kinds) == 1 else ConfigError
+        raise kind('\n'.join(dict.fromkeys(map(str, errors))))
+
+
+def check_config(cfg: Config, loaders: tuple[str, ...] = ()) -> None:
+    """Refuse a config that cannot be built, or that data does not fit.
+
+    Args:
+        cfg (Config): The whole config.
+        loaders (tuple[str, ...]): The data loaders that will be built; none for the
+            model alone.
+
+    Raises:
+        ValueError: With all that is wrong, one line each.
+        FileNotFoundError: If all that is wrong is that data is missing.
+    """
+    if not loaders:
+        parts = ('model', 'data_preprocessor', 'default_scope')
+        model = {key: cfg[key] for key in parts if key in cfg}
+        cfg = Config(dict(default_scope='mmpretrain') | model)
+    report(config_problems(cfg, loaders))
+
+
+def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
+    """All that is wrong with a config.
+
+    Args:
+        cfg (Config): The whole config.
+        loaders (tuple[str, ...]): The data loaders that will be built.
+
+    Yields:
+        Exception: One for each problem; warnings are for what only looks wrong.
+    """
+    wrong_names = list(keyword_problems(cfg, loaders))
+    yield from wrong_names
+    if loaders:
+        yield from _missing_parts(cfg, loaders)
+    for key in loaders:
+        if isinstance(loader := cfg.get(key), dict):
+            yield from _loader_problems(key, loader)
+    # Data sets are built for a look at their files: not of arguments they lack.
+    if not any(isinstance(p, ConfigError) for p in wrong_names):
+        yield from _data_problems(cfg, loaders)
+
+
+def _missing_parts(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
+    for together in _TOGETHER:
+        missing = [key for key in together if cfg.get(key) is None]
+        if 0 < len(missing) < 3:
+            there = [key for key in together if key not in missing]
+            yield ConfigError(
+                f'{" and ".join(there)} without {" and ".join(missing)}: set all of '
+                f'{", ".join(together)}, or none (None)'
+            )
+        elif missing and together[0] in loaders and together[0] != 'val_dataloader':
+            yield ConfigError(f'the config has no {", ".join(together)}')
+
+
+def _loader_problems(key: str, loader: dict) -> Iterator[Exception]:
+    size = loader.get('batch_size', 1)
+    if 'batch_sampler' not in loader and not (isinstance(size, int) and size > 0):
+        yield ConfigError(f'{key}.batch_size must be a positive integer, got {size!r}')
+    workers = loader.get('num_workers', 0)
+    if not (isinstance(workers, int) and workers >= 0):
+        yield ConfigError(
+            f'{key}.num_workers must be an integer from 0 on, got {workers!r}'
+        )
+    for part in ('dataset', 'sampler'):
+        if part not in loader and 'batch_sampler' not in loader:
+            yield ConfigError(f'{key} needs a {part}')
+
+
+def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
+    """Folders and lists of files that are missing or do not fit."""
+    scope = cfg.get('default_scope', 'mmengine')
+    head = cfg.get('model', {}).get('head') or {}
+    outputs = head.get('num_classes') if isinstance(head, dict) else None
+    names = {}
+    for name in loaders:
+        dataset = (cfg.get(name) or {}).get('dataset')
+        for key, spec in _leaves(f'{name}.dataset', dataset):
+            missing = list(missing_folder(spec, key, scope))
+            yield from missing
+            kind = find_class(DATASETS, spec.get('type'), scope)
+            listed = inspect.isclass(kind) and issubclass(kind, CustomDataset)
+            if listed and not missing and '://' not in str(spec.get('data_root')):
+                yield from _listed_problems(kind, spec, key, outputs, names)
+    yield from class_name_problems(names)
+
+
+def _leaves(key: str, spec: object) -> Iterator[tuple[str, dict]]:
+    """The data sets of a config below all wrappers, with their keys."""
+    if isinstance(spec, (list, tuple)):
+        for i, item in enumerate(spec):
+            yield from _leaves(f'{key}[{i}]', item)
+    elif isinstance(spec, dict):
+        inner = [name for name in ('dataset', 'datasets') if name in spec]
+        for name in inner:
+            yield from _leaves(f'{key}.{name}', spec[name])
+        if not inner:
+            yield key, spec
+
+
+def missing_folder(
+    spec: dict, key: str, scope: str | None = None
+) -> Iterator[Exception]:
+    """Whether a data set's folder is missing, unless it can download itself.
+
+    Args:
+        spec (dict): The data set's config.
+        key (str): Where it stands.
+        scope (str | None): The config's ``default_scope``.
+
+    Yields:
+        Exception: A FileNotFoundError if it is.
+    """
+    folder = spec.get('data_root')
+    if not folder or '://' in folder or Path(folder).expanduser().is_dir():
+        return
+    kind = find_class(DATASETS, spec['type'], scope)
+    downloads = kind is not None and 'download' in inspect.signature(kind).parameters
+    if not (downloads and spec.get('download', True)):
+        yield FileNotFoundError(
+            f'{key}.data_root: there is no folder {folder!r}; make it, or name another '
+            f'with --cfg-options {key}.data_root=FOLDER'
+        )
+
+
+def _listed_problems(
+    kind: type[CustomDataset],
+    spec: dict,
+    key: str,
+    outputs: int | None,
+    names: dict[str, list[str]],
+) -> Iterator[Exception]:
+    """What is wrong with the files of a data set that lists them or goes by folders.
+
+    Adds the names of its classes to ``names``.
+    """
+    spec = {k: v for k, v in spec.items() if k not in ('type', '_scope_', 'pipeline')}
+    try:  # without its files, but with all its paths
+        dataset = kind(**dict(spec, lazy_init=True))
+    except (AssertionError, ValueError, OSError) as e:
+        yield ConfigError(f'{key}: {" ".join(str(e).split())}')
+        return
+    if kind.load_data_list is not CustomDataset.load_data_list:
+        return
+    if dataset.ann_file:
+        yield from _list_problems(dataset, key, outputs)
+        if dataset.CLASSES is not None:
+            names[key] = list(dataset.CLASSES)
+        return
+    root = Path(dataset.img_prefix)
+    if not root.is_dir():
+        yield FileNotFoundError(f'{key}: there is no folder {str(root)!r}')
+        return
+    if not any(dataset.is_valid_file(str(path)) for path in root.rglob('*')):
+        yield DataError(
+            f'{key}: no images in {root}; their names have to end in one of '
+            f'{", ".join(sorted(dataset.extensions))}'
+        )
+    elif dataset.with_label:
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+        yield from folder_problems(key, root, folders, dataset.CLASSES)
+        names[key] = folders
+
+
+def _list_problems(
+    dataset: CustomDataset, key: str, outputs: int | None
+) -> Iterator[Exception]:
+    if not Path(dataset.ann_file).is_file():
+        yield FileNotFoundError(f'{key}.ann_file: there is no file {dataset.ann_file}')
+    elif dataset.with_label:
+        classes = dataset.CLASSES
+        counts = [n for n in (outputs, len(classes) if classes else None) if n]
+        lines = list_from_file(dataset.ann_file)
+        yield from line_problems(dataset.ann_file, lines, min(counts, default=None))
+
+
+def folder_problems(
+    key: str, root: Path, folders: list[str], classes: list[str] | None
+) -> Iterator[Exception]:
+    """Whether the folders of a data set are its classes, in their order.
+
+    Args:
+        key (str): Where the data set stands in the config.
+        root (Path): The folder of the folders.
+        folders (list[str]): Their names in order, which number the labels.
+        classes (list[str] | None): The names that the data set was given.
+
+    Yields:
+        Exception: A DataError if labels would get the wrong names.
+    """
+    if classes is None or list(classes) == folders:
+        return
+    if len(classes) != len(folders):
+        missing = [name for name in classes if name not in folders]
+        lost = f' (no folder {missing[0]!r})' if len(missing) < len(classes) else ''
+        yield DataError(
+            f'{key}: {root} has {len(folders)} folders, but the data set has '
+            f'{len(classes)} classes{lost}; name those of the folders with '
+            f"{key}.classes=[...], or take type='CustomDataset', which reads them"
+        )
+    elif set(classes) & set(folders):
+        label = next(i for i, name in enumerate(folders) if name != classes[i])
+        yield DataError(
+            f'{key}: classes are not in the order of the folders, which number the '
+            f'labels: label {label} is {folders[label]!r} in {root}, and '
+            f'{classes[label]!r} in classes; leave classes out, or sort them'
+        )

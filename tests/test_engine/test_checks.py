@@ -1,0 +1,492 @@
+"""What is wrong with built objects; each case starts from a run that is right."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+from tiny import TinyNet, tiny_runner
+from torch import nn
+from torch.utils.data import Subset
+
+from mmirnet.datasets import Digits
+from mmirnet.datasets.seeding import SeededDataset
+from mmirnet.engine.checks import (
+    known_samples,
+    leaves,
+    problems_before_testing,
+    problems_before_training,
+)
+from mmirnet.engine.dry_run import dry_run
+
+
+@DATASETS.register_module()
+class Squares(BaseDataset):
+    """Images of one colour, in memory."""
+
+    def __init__(self, labels, names='abc', size=(8, 8), channels=3, **kwargs):
+        self.given = labels, size, channels
+        super().__init__('', metainfo=dict(classes=tuple(names)), **kwargs)
+
+    def load_data_list(self):
+        labels, (height, width), channels = self.given
+        image = np.zeros((height, width, channels), np.uint8)
+        return [dict(img=image, gt_label=label) for label in labels]
+
+
+def squares(labels=(0, 1, 2, 0, 1, 2), **kwargs):
+    kwargs.setdefault('serialize_data', False)  # which collects garbage, for a second
+    pipeline = [dict(type='PackInputs')]
+    return dict(type='Squares', labels=list(labels), pipeline=pipeline, **kwargs)
+
+
+def config(**changes):
+    """A run that is right, with changes by dotted key."""
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        dataset=squares(),
+        collate_fn=dict(type='default_collate'),
+    )
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier',
+                backbone=dict(type='IRResNet_CIFAR', depth=20),
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=3, in_channels=64),
+            ),
+            data_preprocessor=dict(mean=[1.0] * 3, std=[1.0] * 3),
+            train_dataloader=dict(
+                loader, sampler=dict(type='DefaultSampler', shuffle=True)
+            ),
+            val_dataloader=dict(
+                loader, sampler=dict(type='DefaultSampler', shuffle=False)
+            ),
+            val_evaluator=dict(type='Accuracy', topk=(1,)),
+            val_cfg=dict(),
+            train_cfg=dict(by_epoch=True, max_epochs=5),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            param_scheduler=dict(type='CosineAnnealingLR', T_max=5),
+            log_level='ERROR',
+        )
+    )
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def runner_of(folder, **changes):
+    """The runner as it is when training starts."""
+    runner = Runner.from_cfg(Config(dict(config(**changes), work_dir=str(folder))))
+    assert runner.train_loop and runner.val_loop  # they are built when asked for
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    return runner
+
+
+def found_in(folder, **changes):
+    problems = problems_before_training(runner_of(folder, **changes))
+    return [(isinstance(p, Warning), str(p)) for p in problems]
+
+
+def test_what_is_right_passes(tmp_path):
+    assert found_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'val_dataloader.dataset.names': 'bac'},
+            'val_dataloader.dataset has the classes of train_dataloader.dataset in '
+            "another order: label 0 is 'b'",
+        ),
+        (
+            {'model.head.num_classes': 2},
+            'train_dataloader.dataset has 3 classes, but model.head.num_classes is 2',
+        ),
+        (
+            {'train_dataloader.dataset.labels': [1, 2, 3]},
+            'train_dataloader.dataset, sample 2: label 3 is not in 0 to 2; the labels '
+            'count from 1, and have to count from 0',
+        ),
+        (
+            {'val_dataloader.dataset.labels': [0, -1, 2]},
+            'val_dataloader.dataset, sample 1: label -1 is not in 0 to 2',
+        ),
+        (
+            {'train_dataloader.dataset.labels': [0, 'b', 2]},
+            "train_dataloader.dataset, sample 1: the label 'b' is no class number",
+        ),
+        (
+            {'train_dataloader.dataset.labels': [0, [1, 2], 2]},
+            'sample 1: the label [1, 2] is no single number; a head for several',
+        ),
+        (
+            {'train_dataloader.dataset.labels': []},
+            'train_dataloader.dataset is empty',
+        ),
+        (
+            {'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True},
+            'train_dataloader gives no batch: 6 images a process are less than '
+            'batch_size=9',
+        ),
+        (
+            {'val_evaluator.topk': (1, 5)},
+            'val_evaluator: Accuracy takes topk=(1, 5), but there are 3 classes; set '
+            'val_evaluator.topk=(1,)',
+        ),
+        (
+            {'model.head.topk': (1, 5), 'model.head.cal_acc': True},
+            'model.head.topk is (1, 5), but there are 3 classes',
+        ),
+        (
+            {
+                'val_evaluator': dict(
+                    type='ConfusionMatrix', num_classes=4, _delete_=True
+                )
+            },
+            'val_evaluator: ConfusionMatrix has num_classes=4, model.head has 3',
+        ),
+        (
+            {
+                'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.2)),
+                'data_preprocessor.num_classes': 10,
+            },
+            'data_preprocessor.num_classes is 10, but model.head.num_classes is 3',
+        ),
+        (
+            {'model.train_cfg': dict(augments=dict(type='CutMix', alpha=0.2))},
+            'data_preprocessor.num_classes is None, but model.head.num_classes is 3',
+        ),
+        (
+            {'data_preprocessor.std': [1.0, 0.0, 1.0]},
+            'data_preprocessor.std holds 0.0',
+        ),
+        (
+            {'data_preprocessor.mean': [1.0, float('nan'), 1.0]},
+            'data_preprocessor.mean holds nan',
+        ),
+        (
+            {'model.head.loss': dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0])},
+            'model.head.loss.class_weight has 2 weights for 3 classes',
+        ),
+        (
+            {
+                'model.head.loss': dict(
+                    type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=10
+                )
+            },
+            'model.head.loss.num_classes is 10, model.head.num_classes 3',
+        ),
+        (
+            {'train_dataloader.batch_size': 5, 'model.head.type': 'BNLinearClsHead'},
+            'train_dataloader: the last batch of an epoch has one image (6 images a '
+            'process, batch_size=5), but model.head.bn normalises over the images',
+        ),
+        (
+            {'train_dataloader.batch_size': 1, 'model.head.type': 'BNLinearClsHead'},
+            'train_dataloader.batch_size is 1, but model.head.bn normalises',
+        ),
+        (  # 4x4 images are one pixel in the last stage
+            {
+                'train_dataloader.batch_size': 5,
+                'train_dataloader.dataset.size': (4, 4),
+            },
+            'but model.backbone.layer3.0',
+        ),
+        (
+            {'model.head.in_channels': 32},
+            'train_dataloader: model.head.fc takes 32 channels, but gets 64 '
+            '(model.head.in_channels has to be 64), from images of 3x8x8',
+        ),
+        (
+            {
+                'val_dataloader.dataset.channels': 1,
+                'data_preprocessor': dict(_delete_=True),
+            },
+            'val_dataloader: model.backbone.conv1 takes 3 channels, but gets 1, from '
+            'images of 1x8x8',
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_what_cannot_work_is_one_line(tmp_path, changes, message):
+    errors = [line for warns, line in found_in(tmp_path, **changes) if not warns]
+    assert errors
+    assert message in errors[0]
+    assert '\n' not in errors[0]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'model.head.num_classes': 4},
+            'train_dataloader.dataset has 3 classes, but model.head.num_classes is 4',
+        ),
+        (
+            {
+                'val_dataloader.dataset.names': 'ab',
+                'val_dataloader.dataset.labels': [1],
+            },
+            "val_dataloader.dataset has no class 'c', which train_dataloader.dataset",
+        ),
+        (
+            {'train_dataloader.sampler.shuffle': False},
+            'train_dataloader.sampler.shuffle is False',
+        ),
+        (
+            {'val_dataloader.drop_last': True, 'val_dataloader.batch_size': 4},
+            'val_dataloader.drop_last=True leaves 2 images out of the result',
+        ),
+        (
+            {'param_scheduler.T_max': 400},
+            'CosineAnnealingLR has T_max=400, but 5 epochs to go; T_max=5',
+        ),
+        (
+            {
+                'param_scheduler': dict(
+                    type='MultiStepLR', milestones=[3, 7], _delete_=True
+                )
+            },
+            'MultiStepLR has milestones [7], which training of 5 epochs does not reach',
+        ),
+        (
+            {'param_scheduler.begin': 5, 'param_scheduler.end': 9},
+            'CosineAnnealingLR begins after 5 of 5 epochs',
+        ),
+        (
+            {
+                'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=5),
+                'train_dataloader.sampler.type': 'InfiniteSampler',
+            },
+            'CosineAnnealingLR counts epochs, the training loop iterations',
+        ),
+        (
+            {'custom_hooks': [dict(type='EDEHook'), dict(type='EDEHook')]},
+            'EDEHook is registered 2 times',
+        ),
+        (
+            {
+                'default_hooks.checkpoint': dict(
+                    type='CheckpointHook', interval=9, save_last=False
+                )
+            },
+            'CheckpointHook saves nothing: interval=9',
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_what_looks_wrong_is_warned_of(tmp_path, changes, message):
+    found = found_in(tmp_path, **changes)
+    ((warns, line),) = found
+    assert warns
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'train_dataloader.batch_size': 5},  # no batch norm sees one value an image
+        {'train_dataloader.batch_size': 4, 'model.head.type': 'BNLinearClsHead'},
+        {
+            'train_dataloader.batch_size': 5,
+            'train_dataloader.drop_last': True,
+            'model.head.type': 'BNLinearClsHead',
+        },
+        {'model.head.topk': (1, 5)},  # without cal_acc nobody reads it
+        {'data_preprocessor.num_classes': 10},  # nor this without augmentation
+        {'model.backbone.norm_eval': True, 'train_dataloader.batch_size': 1},
+        {'val_evaluator': dict(type='SingleLabelMetric', num_classes=3, _delete_=True)},
+        {
+            'model.head': dict(
+                type='MultiLabelLinearClsHead', num_classes=3, in_channels=64
+            ),
+            'val_evaluator': dict(type='MultiLabelMetric', _delete_=True),
+            'train_dataloader.dataset.labels': [[0, 1], [2], [0]],
+        },
+    ],
+    ids=repr,
+)
+def test_what_works_is_not_refused(tmp_path, changes):
+    assert found_in(tmp_path, **changes) == []
+
+
+def test_all_is_found_at_once(tmp_path):
+    found = found_in(
+        tmp_path,
+        **{
+            'val_evaluator.topk': (1, 5),
+            'model.head.in_channels': 32,
+            'data_preprocessor.std': [0.0] * 3,
+            'val_dataloader.dataset.names': 'bac',
+        },
+    )
+    assert len(found) == 5  # in_channels for training and for validation
+
+
+def test_nothing_to_train(tmp_path):
+    runner = runner_of(tmp_path)
+    runner.model.requires_grad_(False)
+    (problem,) = problems_before_training(runner)
+    assert str(problem) == 'the model has no parameter to train: all are frozen'
+
+
+class TestCheckpoint:
+    """Classes of a checkpoint: a resumed run has them, a fine-tuned one may not."""
+
+    def test_resumed(self, tmp_path):
+        runner = runner_of(tmp_path)
+        runner._resume = True
+        assert list(problems_before_training(runner, ['a', 'b', 'c'])) == []
+        problems = problems_before_training(runner, ['a', 'x', 'b', 'c'])
+        assert "has no class 'x', which the checkpoint has" in str(next(problems))
+
+    def test_fine_tuned(self, tmp_path):
+        runner = runner_of(tmp_path)
+        assert list(problems_before_training(runner, ['x', 'y'])) == []
+        (problem,) = problems_before_training(runner, ['b', 'a', 'c'])
+        assert isinstance(problem, UserWarning)
+        assert 'in another order' in str(problem)
+
+    def test_tested(self, tmp_path):
+        runner = runner_of(tmp_path)
+        assert list(problems_before_testing(runner, 'val', ['a', 'b', 'c'])) == []
+        (problem,) = problems_before_testing(runner, 'val', ['c', 'b', 'a'])
+        assert 'has the classes of the checkpoint in another order' in str(problem)
+
+
+def test_data_sets_below_wrappers_have_their_keys():
+    init_default_scope('mmpretrain')
+    part = DATASETS.build(squares())
+    concat = DATASETS.build(
+        dict(
+            type='ConcatDataset',
+            datasets=[
+                squares(),
+                dict(type='RepeatDataset', times=2, dataset=squares()),
+            ],
+        )
+    )
+    found = dict(leaves('data', SeededDataset(concat)))
+    assert list(found) == ['data.datasets[0]', 'data.datasets[1].dataset']
+    assert list(leaves('data', Subset(part, [0]))) == [('data.dataset', part)]
+
+
+@pytest.mark.parametrize('serialize', [True, False])
+def test_labels_are_known_without_reading_images(serialize):
+    init_default_scope('mmpretrain')
+    data = DATASETS.build(squares([2, 0, 1], serialize_data=serialize))
+    assert known_samples(data) == [dict(gt_label=i) for i in (2, 0, 1)]
+    digits = Digits(split='test')
+    labels = [digits.get_data_info(i)['gt_label'] for i in range(len(digits))]
+    assert [s['gt_label'] for s in known_samples(digits)] == labels
+
+
+class TestDryRun:
+    """dry_run leaves no trace."""
+
+    @pytest.mark.parametrize('workers', [0, 1])
+    def test_changes_nothing(self, tmp_path, workers):
+        crop = dict(type='RandomCrop', crop_size=8, padding=2)
+        runner = runner_of(
+            tmp_path,
+            **{
+                'train_dataloader.num_workers': workers,
+                'train_dataloader.dataset.pipeline': [crop, dict(type='PackInputs')],
+                'model.head.type': 'BNLinearClsHead',
+            },
+        )
+        model = runner.model.train()
+        model.head.eval()
+        modes = [module.training for module in model.modules()]
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        seen = []
+        for look in (False, True):
+            torch.manual_seed(3)
+            random.seed(3)
+            np.random.seed(3)
+            if look:
+                found = dry_run('data', runner.train_dataloader, model)
+                assert found.single == ['head.bn']
+            seen.append((torch.rand(1).item(), random.random(), np.random.rand()))
+        assert seen[0] == seen[1]
+        assert [module.training for module in model.modules()] == modes
+        after = model.state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in state.items())
+        assert not any(module._forward_pre_hooks for module in model.modules())
+
+    def test_gives_the_buffers_back_of_a_model_that_counts(self, tmp_path):
+        class Counting(TinyNet):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer('calls', torch.zeros(()))
+
+            def forward(self, *args, **kwargs):
+                self.calls += 1
+                return super().forward(*args, **kwargs)
+
+        runner = tiny_runner(tmp_path, model=Counting())
+        dry_run('data', runner.train_dataloader, runner.model)
+        assert runner.model.calls == 0
+
+    def test_images_of_several_sizes(self, tmp_path):
+        runner = runner_of(
+            tmp_path,
+            **{
+                'train_dataloader.dataset': dict(
+                    type='ConcatDataset',
+                    datasets=[squares(), squares(size=(8, 9))],
+                    _delete_=True,
+                )
+            },
+        )
+        (problem,) = dry_run('data', runner.train_dataloader, runner.model).problems
+        assert str(problem) == (
+            'data: images of 3x8x8 and 3x8x9 do not make one batch; add '
+            "dict(type='Resize', scale=(WIDTH, HEIGHT)) to the pipeline"
+        )
+
+    @pytest.mark.parametrize(
+        ('backbone', 'size', 'message'),
+        [
+            (
+                dict(type='VGG', depth=11, num_classes=-1),
+                (4, 4),
+                'model.backbone.features.6 needs 2 pixels, but gets 1',
+            ),
+            (
+                dict(type='AlexNet', num_classes=-1),
+                (16, 16),
+                'model.backbone.features.5 needs 3 pixels, but gets 1',
+            ),
+        ],
+        ids=['VGG', 'AlexNet'],
+    )
+    def test_images_that_are_too_small(self, tmp_path, backbone, size, message):
+        runner = runner_of(
+            tmp_path,
+            **{
+                'model.backbone': dict(backbone, _delete_=True),
+                'train_dataloader.dataset.size': size,
+            },
+        )
+        (problem,) = dry_run('data', runner.train_dataloader, runner.model).problems
+        assert message in str(problem)
+        assert str(problem).endswith(f'from images of 3x{size[0]}x{size[1]}')
+
+    def test_errors_of_others_are_left_to_training(self, tmp_path):
+        runner = runner_of(tmp_path)
+        runner.model.backbone.forward = lambda x: 1 / 0
+        assert dry_run('data', runner.train_dataloader, runner.model).problems == []
+
+    def test_models_that_are_not_mmengines_pass(self, tmp_path):
+        runner = runner_of(tmp_path)
+        assert dry_run('data', runner.train_dataloader, nn.Identity()).problems == []

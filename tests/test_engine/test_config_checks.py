@@ -1,0 +1,219 @@
+"""What is wrong with a config, before anything is built; all data is real files."""
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+from small_run import ROOT
+
+from mmirnet.engine.config_checks import check_config, config_problems, report
+from mmirnet.errors import ConfigError, DataError
+
+TRAIN = ('train_dataloader', 'val_dataloader')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Folders of images: ``train`` and ``val`` of three classes, ``less`` of two."""
+    root = tmp_path_factory.mktemp('data')
+    for split, classes in {'train': 'abc', 'val': 'abc', 'less': 'ac'}.items():
+        for name in classes:
+            file = root / split / name / '0.png'
+            file.parent.mkdir(parents=True)
+            Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file)
+    (root / 'empty').mkdir()
+    return root
+
+
+def config(data, **changes):
+    """The digits' run on these images, with changes by dotted key."""
+    cfg = Config.fromfile(ROOT / 'configs/irnet/resnet20_bireal_digits.py')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset = dict(
+            type='CustomDataset', data_root=str(data / split), pipeline=pipeline
+        )
+    cfg.model.head.num_classes = 3
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def problems(cfg):
+    return [str(problem) for problem in config_problems(cfg, TRAIN)]
+
+
+def test_what_is_right_passes(data):
+    assert problems(config(data)) == []
+
+
+def test_a_class_without_a_folder_shifts_the_labels(data):
+    cfg = config(data, **{'val_dataloader.dataset.data_root': f'{data}/less'})
+    (line,) = problems(cfg)
+    assert line == (
+        "val_dataloader.dataset has no class 'b', which train_dataloader.dataset has: "
+        "label 1 is 'c' in val_dataloader.dataset and 'b' in train_dataloader.dataset; "
+        'give both the same classes in the same order (an empty folder for a class '
+        'without images)'
+    )
+
+
+def test_an_empty_folder_is_a_class_without_images(data, tmp_path):
+    for name in 'abc':
+        (tmp_path / name).mkdir()
+    for name in 'ac':
+        (tmp_path / name / '0.png').write_bytes(
+            (data / 'less' / name / '0.png').read_bytes()
+        )
+    cfg = config(data, **{'val_dataloader.dataset.data_root': str(tmp_path)})
+    assert problems(cfg) == []
+
+
+def test_wrapped_data_sets_are_looked_into(data):
+    less = dict(config(data).train_dataloader.dataset, data_root=f'{data}/less')
+    repeated = dict(type='RepeatDataset', times=2, dataset=less, _delete_=True)
+    (line,) = problems(config(data, **{'val_dataloader.dataset': repeated}))
+    assert line.startswith("val_dataloader.dataset.dataset has no class 'b'")
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'train_dataloader.dataset.classes': ['c', 'b', 'a']},
+            'classes are not in the order of the folders, which number the labels: '
+            "label 0 is 'a' in {data}/train, and 'c' in classes; leave classes out",
+        ),
+        (
+            {'train_dataloader.dataset.classes': ['a', 'b', 'c', 'd']},
+            'train_dataloader.dataset: {data}/train has 3 folders, but the data set '
+            "has 4 classes (no folder 'd')",
+        ),
+        (
+            {'train_dataloader.dataset.type': 'ImageNet'},
+            'train_dataloader.dataset: {data}/train has 3 folders, but the data set '
+            'has 1000 classes; name those of the folders with '
+            'train_dataloader.dataset.classes=[...]',
+        ),
+        (
+            {'train_dataloader.dataset.data_root': 'absent'},
+            "train_dataloader.dataset.data_root: there is no folder 'absent'",
+        ),
+        (
+            {'train_dataloader.dataset.data_prefix': 'absent'},
+            "train_dataloader.dataset: there is no folder '{data}/train/absent'",
+        ),
+        (
+            {'train_dataloader.dataset.data_root': '{data}/empty'},
+            'train_dataloader.dataset: no images in {data}/empty; their names have to '
+            'end in one of .bmp, .jpeg, ',
+        ),
+        (
+            {'train_dataloader.dataset.ann_file': 'absent.txt'},
+            'train_dataloader.dataset.ann_file: there is no file {data}/train/absent.',
+        ),
+        (
+            {'val_cfg': None},
+            'val_dataloader and val_evaluator without val_cfg: set all of',
+        ),
+        (
+            {'optim_wrapper': None},
+            'train_dataloader and train_cfg without optim_wrapper: set all of',
+        ),
+        (
+            {'train_dataloader': None, 'train_cfg': None, 'optim_wrapper': None},
+            'the config has no train_dataloader, train_cfg, optim_wrapper',
+        ),
+        (
+            {'train_dataloader.batch_size': 0},
+            'train_dataloader.batch_size must be a positive integer, got 0',
+        ),
+        (
+            {'train_dataloader.batch_size': '16'},
+            "train_dataloader.batch_size must be a positive integer, got '16'",
+        ),
+        (
+            {'train_dataloader.num_workers': -1},
+            'train_dataloader.num_workers must be an integer from 0 on, got -1',
+        ),
+        (
+            {'train_dataloader.sampler': dict(_delete_=True)},
+            'train_dataloader needs a sampler',
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_what_cannot_work_is_one_line(data, changes, message):
+    changes = {
+        key: value.format(data=data) if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
+    cfg = config(data, **changes)
+    if 'train_dataloader.sampler' in changes:
+        cfg.train_dataloader.pop('sampler')
+    found = problems(cfg)
+    assert found
+    assert message.format(data=data) in found[0]
+    assert '\n' not in found[0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a/0.png 0\nb/0.png 1\n', None),
+        (
+            'a/0.png 1\nb/0.png 2\nc/0.png 3\n',
+            '{list}, line 3: label 3 is not in 0 to 2; the labels count from 1, and '
+            'have to count from 0',
+        ),
+        ('a/0.png -1\n', '{list}, line 1: label -1 is not in 0 to 2'),
+        ('a/0.png 0\nb/0.png bird\n', '{list}, line 2: needs FILE LABEL with a class'),
+        ('', '{list} is empty'),
+    ],
+)
+def test_a_list_of_files_is_read(data, tmp_path, text, message):
+    path = tmp_path / 'list.txt'
+    path.write_text(text)
+    cfg = config(data, **{'train_dataloader.dataset.ann_file': str(path)})
+    found = problems(cfg)
+    if message is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert found[0].startswith(message.format(list=path))
+
+
+def test_data_that_downloads_itself_needs_no_folder(data):
+    cifar = dict(type='CIFAR10', data_root='absent', split='train', _delete_=True)
+    key = 'train_dataloader.dataset'
+    assert problems(config(data, **{key: cifar, 'model.head.num_classes': 10})) == []
+    (line,) = problems(config(data, **{key: dict(cifar, download=False)}))
+    assert line.startswith(f"{key}.data_root: there is no folder 'absent'")
+
+
+def test_all_is_said_at_once(data):
+    cfg = config(
+        data,
+        **{
+            'model.backbone.structur': 'normal',
+            'val_cfg': None,
+            'train_dataloader.batch_size': 0,
+        },
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg, TRAIN)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_errors_of_one_kind_keep_it():
+    with pytest.raises(FileNotFoundError, match=r'^a\nb$'):
+        report([FileNotFoundError('a'), FileNotFoundError('b')])
+    with pytest.raises(ConfigError, match=r'^a\nb$'):
+        report([FileNotFoundError('a'), DataError('b')])
+
+
+def test_a_model_is_checked_by_itself(data):
+    cfg = Config(dict(model=config(data).model))
+    check_config(cfg)
+    cfg.model.backbone.conv_cfg.type = 'IRConv'
+    with pytest.raises(ConfigError, match=r"did you mean 'IRConv2d'\?"):
+        check_config(cfg)
