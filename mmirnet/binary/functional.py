@@ -10,6 +10,7 @@ autograd would keep for the backward pass is cheaper to compute again than to
 store, and nothing that a neighbouring layer keeps anyway is kept twice.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from ..errors import ConfigError
 
@@ -43,7 +44,8 @@ def ede(progress: float, t_min: float = T_MIN, t_max: float = T_MAX):
         tuple[float, float]: t and k.
 
     Raises:
-        ValueError: If the bounds are not 0 < t_min < t_max.
+        ValueError: If the bounds are not 0 < t_min < t_max, or the progress is not
+            in [0, 1].
 
     Example:
         >>> ede(0.0)
@@ -55,6 +57,8 @@ def ede(progress: float, t_min: float = T_MIN, t_max: float = T_MAX):
         raise ConfigError(
             f'EDE needs 0 < t_min < t_max, got t_min={t_min} and t_max={t_max}'
         )
+    if not 0 <= progress <= 1:
+        raise ConfigError(f'EDE needs a progress from 0 to 1, got {progress}')
     t = t_min * 10 ** (progress * math.log10(t_max / t_min))
     return t, max(1 / t, 1.0)
 
@@ -66,14 +70,16 @@ def sign(x: Tensor) -> Tensor:
         x (Tensor): Any shape, floating point. -0.0 counts as 0.
 
     Returns:
-        Tensor: -1 and +1, in the shape and dtype of ``x``.
+        Tensor: -1 and +1, in the shape and dtype of ``x``. NaN stays NaN: a network
+        that is lost shows it.
 
     Example:
-        >>> sign(torch.tensor([-2.0, -0.0, 0.0, 3.0]))
-        tensor([-1.,  1.,  1.,  1.])
+        >>> sign(torch.tensor([-2.0, -0.0, 0.0, 3.0, torch.nan]))
+        tensor([-1.,  1.,  1.,  1., nan])
     """
-    # torch.where costs 15 times as much on a CPU: scalar branches do not vectorise.
-    return torch.sign(x).add_(0.5).sign_()
+    # -1 and 0, then -1 and +1. Comparisons and torch.sign would hide NaN; torch.where
+    # costs 15 times as much on a CPU: scalar branches do not vectorise.
+    return x.clamp(-1.0, 0.0).floor_().mul_(2).add_(1)
 
 
 def _sign_again(x: Tensor) -> Tensor:
@@ -82,7 +88,31 @@ def _sign_again(x: Tensor) -> Tensor:
     Of two equal expressions a compiler makes one, and keeps it from the forward pass:
     half as much memory again.
     """
-    return torch.sign(x).add_(0.25).sign_()
+    return x.clamp(-0.5, 0.0).floor_().add_(0.5).mul_(2)
+
+
+def traced() -> bool:
+    """Whether operators are written down now, for TorchScript, ONNX or torch.export."""
+    # torch 2.6 has no is_exporting
+    return torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', bool)()
+
+
+def by_operators() -> bool:
+    """Whether others look inside: traces, ``torch.func`` and forward-mode derivatives.
+
+    They need ordinary operators where an autograd function is faster.
+    """
+    return not torch.compiler.is_dynamo_compiling() and (traced() or _transformed())
+
+
+def _transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode derivatives are at work."""
+    functorch = torch._C._are_functorch_transforms_active()
+    return functorch or forward_ad._current_level >= 0
+
+
+def _differentiated(x: Tensor) -> bool:
+    return _transformed() or (torch.is_grad_enabled() and x.requires_grad)
 
 
 class _Hardtanh(Function):
@@ -116,7 +146,7 @@ def hardtanh(x: Tensor) -> Tensor:
         >>> hardtanh(torch.tensor([-2.0, 0.5, 1.0]))
         tensor([-1.0000,  0.5000,  1.0000])
     """
-    return _Hardtanh.apply(x)
+    return F.hardtanh(x) if by_operators() else _Hardtanh.apply(x)
 
 
 class Estimator(NamedTuple):
@@ -172,8 +202,26 @@ ESTIMATORS = {
 
 def check_choice(name: str, value, allowed) -> None:
     """Raise a ValueError that names the argument and what it may be."""
-    if value not in allowed:
+    if value not in list(allowed):
         raise ConfigError(f'{name} must be one of {list(allowed)}, got {value!r}')
+
+
+def _check_float(name: str, tensor: Tensor) -> None:
+    """Integers would be cut, and complex numbers have no sign."""
+    if not tensor.is_floating_point():
+        raise ConfigError(f'{name} must be floating point, got {tensor.dtype}')
+
+
+def _sign_by_operators(x: Tensor, t: Tensor, k: Tensor, estimator: str) -> Tensor:
+    """:func:`binary_sign` in operators that can be differentiated as often as asked.
+
+    The curve minus itself is exactly zero, with the curve's derivative.
+    """
+    q = sign(x.detach())
+    if not _differentiated(x):
+        return q
+    curve = ESTIMATORS[estimator].curve(x, t.detach(), k.detach())
+    return q + (curve - curve.detach())
 
 
 class _BinarySign(Function):
@@ -221,6 +269,9 @@ def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tens
         tensor([0.0099, 1.0000, 0.7864])
     """
     check_choice('estimator', estimator, ESTIMATORS)
+    _check_float('x', x)
+    if by_operators():
+        return _sign_by_operators(x, t, k, estimator)
     return _BinarySign.apply(x, t, k, estimator)
 
 
@@ -233,12 +284,63 @@ class _Filters(NamedTuple):
 
 
 class WeightRule(NamedTuple):
-    """How a layer binarises its weight: the keywords of its constructor."""
+    """How a layer binarises its weight: the keywords of its constructor.
+
+    Args:
+        standardize (bool): Divide balanced weights by their standard deviation.
+        scale (str | None): 'shift', 'mean' or None, see :func:`libra_pb`.
+        estimator (str): A key of :data:`ESTIMATORS`.
+        balance (bool): Subtract each filter's mean.
+
+    Raises:
+        ValueError: If ``scale`` or ``estimator`` is unknown, or weights would be
+            standardised that are not balanced.
+
+    Example:
+        >>> WeightRule(scale='mean')._replace(estimator='ste')
+        WeightRule(standardize=True, scale='mean', estimator='ste', balance=True)
+    """
 
     standardize: bool = True
     scale: str | None = 'shift'
     estimator: str = 'ede'
     balance: bool = True
+
+
+def _check_rules(rule: type[WeightRule]) -> None:
+    """Have every rule checked where it is made.
+
+    Of its own accord a NamedTuple checks nothing, and torch 2.6 compiles no subclass.
+    """
+    make = rule.__new__
+
+    @functools.wraps(make)
+    def checked(*args, **kwargs):
+        made = make(*args, **kwargs)
+        check_choice('scale', made.scale, SCALES)
+        check_choice('estimator', made.estimator, ESTIMATORS)
+        if made.standardize and not made.balance:
+            raise ConfigError(
+                'standardize=True divides balanced weights by their deviation: with '
+                'balance=False, set standardize=False'
+            )
+        return made
+
+    rule.__new__ = checked
+    rule._replace = lambda self, **changes: rule(**{**self._asdict(), **changes})
+
+
+_check_rules(WeightRule)
+
+
+def check_filters(weight: Tensor, balance: bool, owner: str = 'Libra-PB') -> None:
+    """Raise a ValueError if the weights cannot be binarised filter by filter."""
+    _check_float('weight', weight)
+    if weight.dim() < 2 or (balance and weight.shape[1:].numel() < 2):
+        raise ConfigError(
+            f'{owner} needs filters of two weights or more to balance them, got weight '
+            f'shape {tuple(weight.shape)}; keep this layer in full precision'
+        )
 
 
 def _filter_dims(weight: Tensor) -> tuple[int, ...]:
@@ -256,13 +358,13 @@ def _filters(weight: Tensor, rule: WeightRule) -> _Filters:
     centred = w - mean
     # The mean first, then a norm: as exact as torch.std and ten times as fast.
     std = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
-    std = std / math.sqrt(w[0].numel() - 1)
+    std = std / math.sqrt(w.shape[1:].numel() - 1)
     # Rounding alone leaves a constant filter this far from its mean.
     info = torch.finfo(w.dtype)
     constant = std <= 16 * info.eps * mean.abs() + info.tiny
     # Fresh memory costs more than the arithmetic, but autograd needs the old values.
-    fill = centred.masked_fill if torch.is_grad_enabled() else centred.masked_fill_
-    centred = fill(constant, 0)
+    keep = torch.is_grad_enabled() or by_operators()
+    centred = (centred.masked_fill if keep else centred.masked_fill_)(constant, 0)
     inv_std = std.masked_fill(constant, 1).reciprocal() if rule.standardize else 1.0
     s = _scale(centred.abs().mean(dims, keepdim=True) * inv_std, rule.scale)
     return _Filters(centred, inv_std, s)
@@ -272,7 +374,10 @@ def _scale(mean: Tensor, scale: str | None) -> Tensor | None:
     """S of the mean absolute value of each filter; 1 for zeros alone."""
     if scale is None:
         return None
-    s = mean.log2().round().exp2() if scale == 'shift' else mean
+    s = mean
+    if scale == 'shift':
+        s = mean.log2().round()
+        s = 2.0**s if traced() else s.exp2()  # ONNX has no exp2
     return s.masked_fill(mean == 0, 1)
 
 
@@ -302,23 +407,24 @@ def libra_pb(
         standardize (bool): Divide by the standard deviation; False balances only.
         scale (str | None): 'shift' for the power of two above, 'mean' for the
             mean itself, None for no scale.
-        balance (bool): False takes the weights as they are, neither balanced nor
-            standardised: what Libra-PB is compared with.
+        balance (bool): False takes the weights as they are, what Libra-PB is compared
+            with; it needs ``standardize=False``.
 
     Returns:
         tuple[Tensor, Tensor | None]: :math:`\hat w_{std}` in the weight's shape,
         differentiable, and s in (out, 1, ...), a constant in the backward pass.
 
     Raises:
-        ValueError: If the scale is unknown.
+        ValueError: If the scale is unknown, weights would be standardised that are
+            not balanced, or a filter has a single weight.
 
     Example:
         >>> w_std, s = libra_pb(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
         >>> w_std, s
         (tensor([[-0.9258, -0.4629,  0.0000,  1.3887]]), tensor([[0.5000]]))
     """
-    check_choice('scale', scale, SCALES)
     rule = WeightRule(standardize, scale, balance=balance)
+    check_filters(weight, balance)
     centred, inv_std, s = _filters(weight, rule)
     return centred * inv_std, None if s is None else s.detach()
 
@@ -334,7 +440,8 @@ def _quantize(filters: _Filters, dtype: torch.dtype) -> Tensor:
 def _weight_vjp(grad, filters: _Filters, t, k, rule: WeightRule) -> Tensor:
     """Through the estimator, the standardisation and the mean; s is constant.
 
-    Overwrites the filters: fresh memory costs more than the arithmetic.
+    Overwrites the filters if they were balanced: fresh memory costs more than the
+    arithmetic. Without balance they are the caller's own weights.
     """
     centred, inv_std, s = filters
     estimator = ESTIMATORS[rule.estimator]
@@ -348,8 +455,26 @@ def _weight_vjp(grad, filters: _Filters, t, k, rule: WeightRule) -> Tensor:
         d -= d.mean(dims, keepdim=True)
     if rule.standardize:
         # z has mean 0, so its product with d is the same before and after.
-        d -= z.mul_((d * z).sum(dims, keepdim=True) / (z[0].numel() - 1))
+        n = z.shape[1:].numel()
+        d -= z.mul_((d * z).sum(dims, keepdim=True) / (n - 1))
     return d
+
+
+def _weight_by_operators(
+    weight: Tensor, t: Tensor, k: Tensor, rule: WeightRule
+) -> Tensor:
+    """:func:`binary_weight` in operators that can be differentiated again."""
+    filters = _filters(weight, rule)
+    if not _differentiated(weight):
+        return _quantize(filters, weight.dtype)
+    centred, inv_std, s = filters
+    q = _sign_by_operators(centred * inv_std, t, k, rule.estimator)
+    return (q if s is None else q * s.detach()).to(weight.dtype)
+
+
+def _differentiate(y: Tensor, inputs: list[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients with a graph of their own, for derivatives of derivatives."""
+    return torch.autograd.grad(y, inputs, grad, create_graph=True)
 
 
 class _BinaryWeight(Function):
@@ -363,6 +488,9 @@ class _BinaryWeight(Function):
     @staticmethod
     def backward(ctx, grad):
         weight, t, k = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            q = _weight_by_operators(weight, t, k, ctx.rule)
+            return *_differentiate(q, [weight], grad), None, None, None
         filters = _filters(weight, ctx.rule)
         grad = _weight_vjp(grad, filters, t, k, ctx.rule).to(weight.dtype)
         return grad, None, None, None
@@ -385,11 +513,17 @@ def binary_weight(
     Returns:
         Tensor: -s and +s in the weight's shape and dtype.
 
+    Raises:
+        ValueError: If the weights are integers or a filter has a single weight.
+
     Example:
         >>> t, k = torch.tensor([0.1, 10.0])
         >>> binary_weight(torch.tensor([[1.0, 2.0, 3.0, 6.0]]), t, k)
         tensor([[-0.5000, -0.5000,  0.5000,  0.5000]])
     """
+    check_filters(weight, rule.balance)
+    if by_operators():
+        return _weight_by_operators(weight, t, k, rule)
     return _BinaryWeight.apply(weight, t, k, rule)
 
 
@@ -425,6 +559,8 @@ class _BinaryConv2d(Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, t, k = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_BinaryConv2d.backward_by_operators(ctx, grad), *[None] * 6
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         estimator = ESTIMATORS[ctx.rule.estimator]
         qx = (_sign_again(x) if ctx.binarize_input else x).to(ctx.dtype)
@@ -451,6 +587,28 @@ class _BinaryConv2d(Function):
         if need_weight:
             grad_w = _weight_vjp(grad_w, filters, t, k, ctx.rule).to(weight.dtype)
         return grad_x, grad_w, grad_b, *[None] * 6
+
+    @staticmethod
+    def backward_by_operators(ctx, grad):
+        """The same gradients, with a graph of their own."""
+        x, weight, t, k = ctx.saved_tensors
+        options = ctx.geometry, ctx.rule, ctx.binarize_input, ctx.dtype
+        y = _conv2d_by_operators(x, weight, None, t, k, *options)
+        needed = ctx.needs_input_grad[:2]
+        inputs = [a for a, need in zip((x, weight), needed, strict=True) if need]
+        grads = iter(_differentiate(y, inputs, grad) if inputs else ())
+        grad_b = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return *(next(grads) if need else None for need in needed), grad_b
+
+
+def _conv2d_by_operators(
+    x, weight, bias, t, k, geometry, rule, binarize_input, dtype
+) -> Tensor:
+    """:func:`binary_conv2d` in operators that can be differentiated again."""
+    qx = _sign_by_operators(x, t, k, rule.estimator) if binarize_input else x
+    qw = _weight_by_operators(weight, t, k, rule)
+    bias = None if bias is None else bias.to(dtype)
+    return F.conv2d(qx.to(dtype), qw.to(dtype), bias, *geometry)
 
 
 def binary_conv2d(
@@ -482,6 +640,10 @@ def binary_conv2d(
     Returns:
         Tensor: (N, out, H', W').
 
+    Raises:
+        ValueError: If x and the weight are not of the same floating-point type (any
+            two will do under autocast), or a filter has a single weight.
+
     Example:
         >>> t, k = torch.tensor([0.1, 10.0])
         >>> x, w = torch.randn(2, 8, 5, 5), torch.randn(4, 8, 3, 3)
@@ -491,6 +653,9 @@ def binary_conv2d(
     device = x.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-    return _BinaryConv2d.apply(
-        x, weight, bias, t, k, geometry, rule, binarize_input, dtype
-    )
+    _check_float('x', x)
+    if not autocast and x.dtype != weight.dtype:
+        raise ConfigError(f'x is {x.dtype} and the weight {weight.dtype}: cast one')
+    check_filters(weight, rule.balance)
+    conv = _conv2d_by_operators if by_operators() else _BinaryConv2d.apply
+    return conv(x, weight, bias, t, k, geometry, rule, binarize_input, dtype)

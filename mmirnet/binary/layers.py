@@ -1,5 +1,6 @@
 """Drop-in binary layers: subclasses of torch's own with IR-Net's quantisers."""
 
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -9,17 +10,16 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .functional import (
-    ESTIMATORS,
-    SCALES,
     ConvGeometry,
     WeightRule,
     binary_conv2d,
     binary_sign,
     binary_weight,
-    check_choice,
+    check_filters,
     ede,
     hardtanh,
     libra_pb,
+    traced,
 )
 
 
@@ -40,24 +40,22 @@ class Hardtanh(nn.Hardtanh):
         return hardtanh(x)
 
 
+def _is_rescaled(old: Tensor, new: Tensor) -> bool:
+    """Whether one weight is the other times a factor an output channel."""
+    if old.shape != new.shape or old.is_meta or new.is_meta or not old.numel():
+        return False
+    a, b = (w.detach().flatten(1).to('cpu', torch.double) for w in (old, new))
+    factor = ((a * b).sum(1) / a.square().sum(1)).nan_to_num(0)
+    eps = 4 * max(torch.finfo(w.dtype).eps for w in (old, new))
+    exact = (b - factor[:, None] * a).norm(dim=1) <= eps * b.norm(dim=1)
+    return bool(exact.all() and factor.any()) and not torch.equal(a, b)
+
+
 class _BinaryLayer:
     """What the binary layers share: the weight rule, and t and k of EDE."""
 
     def _init_binary(self, binarize_input: bool, rule: WeightRule) -> None:
-        check_choice('estimator', rule.estimator, ESTIMATORS)
-        check_choice('scale', rule.scale, SCALES)
-        if rule.standardize and not rule.balance:
-            raise ConfigError(
-                'standardize=True divides balanced weights by their deviation: with '
-                'balance=False, set standardize=False'
-            )
-        n = self.weight[0].numel()
-        if n < 2:
-            raise ConfigError(
-                f'{type(self).__name__} needs filters of two weights or more to '
-                f'balance them, got weight shape {tuple(self.weight.shape)}; keep '
-                'this layer in full precision'
-            )
+        check_filters(self.weight, rule.balance, type(self).__name__)
         self.binarize_input = binarize_input
         self.rule = rule
         # Not in the state dict: t and k belong to the schedule, and checkpoints
@@ -65,6 +63,63 @@ class _BinaryLayer:
         # place: a compiled graph reads it without being compiled again.
         self.register_buffer('ede', torch.tensor(ede(0.0)), persistent=False)
         self.ede_is_set = False
+
+    def _apply(self, fn, recurse: bool = True):
+        was_meta = self.ede.is_meta
+        super()._apply(fn, recurse)
+        if was_meta and not self.ede.is_meta:
+            self._restart_ede(self.ede.device)  # to_empty leaves what was in memory
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.ede.is_meta and not self.weight.is_meta:
+            self._restart_ede(self.weight.device)  # load_state_dict(assign=True)
+
+    def _restart_ede(self, device: torch.device) -> None:
+        self.ede = torch.tensor(ede(0.0), device=device)
+        self.ede_is_set = False
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add or replace a parameter, but for what binarisation would undo.
+
+        Raises:
+            ValueError: If a weight is pruned, or replaced by itself times a factor a
+                channel, as fusing with a batch norm does.
+        """
+        weight = self._parameters.get('weight')
+        if weight is not None and param is not None:
+            if name == 'weight_orig':
+                raise ConfigError(
+                    f'{type(self).__name__} cannot be pruned: a binary weight is -s or '
+                    '+s, and a zero among the latent weights becomes one of them'
+                )
+            if name == 'weight' and _is_rescaled(weight, param):
+                raise ConfigError(
+                    f'{type(self).__name__} cannot be fused with a batch norm: its '
+                    'weight was replaced by itself times a factor a channel, which '
+                    'binarisation takes away again. Keep the norm; tools/pack.py '
+                    'folds it'
+                )
+        super().register_parameter(name, param)
+
+    def __prepare_scriptable__(self):
+        """Called by ``torch.jit.script``.
+
+        Raises:
+            ValueError: Always; tracing works.
+        """
+        raise ConfigError(
+            f'{type(self).__name__} cannot be compiled by torch.jit.script: use '
+            'torch.jit.trace in evaluation mode'
+        )
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, weight and bias; traces of an evaluation get no estimators."""
+        operands = x, self.weight, self.bias
+        if self.training or not traced():
+            return operands
+        return tuple(None if a is None else a.detach() for a in operands)
 
     def _warn_if_constant(self) -> None:
         """A warning where an estimator is trained with that nobody schedules."""
@@ -98,6 +153,58 @@ class _BinaryLayer:
         """Add the binary options to torch's own."""
         rule = ', '.join(f'{k}={v!r}' for k, v in self.rule._asdict().items())
         return f'{super().extra_repr()}, W/A bits={self.bits}, {rule}'
+
+
+def _padded_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    t_and_k: Tensor,
+    pads: list[int],
+    mode: str,
+    geometry: ConvGeometry,
+    rule: tuple,
+    binarize_input: bool,
+) -> Tensor:
+    """``nn.Conv2d``'s padding around :func:`binary_conv2d`."""
+    left, right, top, bottom = pads
+    crop = (0, 0)
+    if mode != 'zeros':
+        # Copies of pixels: their sign may be taken afterwards.
+        x = F.pad(x, pads, mode=mode)
+    else:
+        # 'same' pads an even kernel once more at the end: pad both sides so,
+        # and cut the first row and column off.
+        stride, _, dilation, groups = geometry
+        geometry = ConvGeometry(stride, (bottom, right), dilation, groups)
+        crop = (bottom - top, right - left)
+    rule = WeightRule(*rule)
+    batch = x[None] if x.dim() == 3 else x
+    y = binary_conv2d(
+        batch, weight, bias, *t_and_k.unbind(), geometry, rule, binarize_input
+    )
+    y = y[..., crop[0] :, crop[1] :] if any(crop) else y
+    return y[0] if x.dim() == 3 else y
+
+
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    t_and_k: Tensor,
+    rule: tuple,
+    binarize_input: bool,
+) -> Tensor:
+    t, k = t_and_k.unbind()
+    rule = WeightRule(*rule)
+    if binarize_input:
+        x = binary_sign(x, t, k, rule.estimator)
+    return F.linear(x, binary_weight(weight, t, k, rule), bias)
+
+
+# For torch.fx each is one operation.
+for function in ('_padded_conv2d', '_linear', 'hardtanh'):
+    torch.fx.wrap(function)
 
 
 class IRConv2d(_BinaryLayer, nn.Conv2d):
@@ -146,31 +253,15 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, in, H, W) or (in, H, W)."""
         self._warn_if_constant()
-        if x.dim() == 3:
-            return self.forward(x[None])[0]
-        # left, right, top, bottom
-        pads = self._reversed_padding_repeated_twice
-        crop = (0, 0)
-        if self.padding_mode != 'zeros':
-            # Copies of pixels: their sign may be taken afterwards.
-            x = F.pad(x, pads, mode=self.padding_mode)
-            padding = (0, 0)
-        else:
-            # 'same' pads an even kernel once more at the end: pad both sides so,
-            # and cut the first row and column off.
-            padding = (pads[3], pads[1])
-            crop = (pads[3] - pads[2], pads[1] - pads[0])
-        geometry = ConvGeometry(self.stride, padding, self.dilation, self.groups)
-        y = binary_conv2d(
-            x,
-            self.weight,
-            self.bias,
-            *self.ede.unbind(),
-            geometry,
-            self.rule,
+        return _padded_conv2d(
+            *self._operands(x),
+            self.ede,
+            self._reversed_padding_repeated_twice,
+            self.padding_mode,
+            ConvGeometry(self.stride, (0, 0), self.dilation, self.groups),
+            tuple(self.rule),
             self.binarize_input,
         )
-        return y[..., crop[0] :, crop[1] :] if any(crop) else y
 
 
 class IRLinear(_BinaryLayer, nn.Linear):
@@ -209,9 +300,9 @@ class IRLinear(_BinaryLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         self._warn_if_constant()
-        if self.binarize_input:
-            x = binary_sign(x, *self.ede.unbind(), self.rule.estimator)
-        return F.linear(x, self.binary_weight(), self.bias)
+        return _linear(
+            *self._operands(x), self.ede, tuple(self.rule), self.binarize_input
+        )
 
 
 def binary_layers(model: nn.Module) -> Iterator[tuple[str, IRConv2d | IRLinear]]:
@@ -242,7 +333,7 @@ def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
         k (float | None): Height; max(1/t, 1) by default (eq. 9).
 
     Raises:
-        ValueError: If t or k is not positive.
+        ValueError: If t or k is not positive, or infinite.
 
     Example:
         >>> net = nn.Sequential(IRConv2d(8, 8, 3))
@@ -250,7 +341,7 @@ def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
         >>> net[0].ede
         tensor([0.5000, 2.0000])
     """
-    if not t > 0 or (k is not None and not k > 0):
+    if not 0 < t < math.inf or (k is not None and not 0 < k < math.inf):
         raise ConfigError(f'EDE needs positive t and k, got t={t} and k={k}')
     k = max(1 / t, 1.0) if k is None else k
     for _, layer in binary_layers(model):

@@ -1,6 +1,7 @@
 import copy
 import io
 import itertools
+import math
 import warnings
 
 import pytest
@@ -226,7 +227,15 @@ class TestState:
         assert layer.ede.tolist() == [0.5, 7]
 
     @pytest.mark.parametrize(
-        't, k', [(0, None), (-1, None), (float('nan'), None), (1, 0)]
+        't, k',
+        [
+            (0, None),
+            (-1, None),
+            (math.nan, None),
+            (math.inf, None),
+            (1, 0),
+            (1, math.inf),
+        ],
     )
     def test_set_ede_refuses(self, t, k):
         with pytest.raises(ValueError, match='positive t and k'):
