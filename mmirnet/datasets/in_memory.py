@@ -7,22 +7,37 @@ transforms, and follow from seed, epoch and sample alone: neither what ran befor
 the number of processes changes them.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import RandomFlip
+from mmcv.transforms import CenterCrop, LoadImageFromFile, Pad, RandomFlip, Resize
 from mmengine.config import ConfigDict
+from mmengine.dataset import (
+    ClassBalancedDataset,
+    Compose,
+    ConcatDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    RepeatDataset,
+)
 from mmengine.device import get_device
-from mmengine.registry import FUNCTIONS
-from mmpretrain.datasets.transforms import PackInputs, RandomCrop
+from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
+from mmpretrain.datasets.transforms import PackInputs, RandomCrop, ResizeEdge
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError
-from .seeding import SeededIndex
+from ..registry import find_class
+from .seeding import ExactSampler, SeededIndex
+
+#: Transforms that make the same of an image whenever they see it.
+_STILL = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop, Pad)
+_WAY_OUT = 'or set in_memory=False'
 
 
 def crop_and_flip(
@@ -59,20 +74,28 @@ def crop_and_flip(
 class InMemory(Dataset):
     """A data set of equally sized images, all of them in one tensor.
 
-    Reads the images of another data set once, without its pipeline, and does the
-    pipeline's work on whole batches. :class:`~mmirnet.datasets.ExactSampler` tells it
-    seed and epoch; it needs ``collate_fn=dict(type='as_is')`` and no worker processes.
-    :func:`keep_in_memory` writes all of that into a config.
+    Reads the images of another data set once, through what its pipeline does to every
+    image alike, and does the rest of the pipeline's work on whole batches.
+    :class:`~mmirnet.datasets.ExactSampler` tells it seed and epoch; it needs
+    ``collate_fn=dict(type='as_is')`` and no worker processes. :func:`keep_in_memory`
+    writes all of that into a config.
 
     Args:
-        dataset (dict): The data set's config. Its pipeline may have a ``RandomCrop``
-            to the image's own size with zeros around it, a horizontal
-            ``RandomFlip``, and ends in ``PackInputs``.
+        dataset (dict): The data set's config; MMEngine's wrappers may be around it. Its
+            pipeline may start with ``LoadImageFromFile``, ``Resize``, ``ResizeEdge``,
+            ``CenterCrop`` and ``Pad``, then have a ``RandomCrop`` to the image's own
+            size with zeros around it and a horizontal ``RandomFlip``, and ends in
+            ``PackInputs``.
         device (str | None): Where the images are kept, by default where MMEngine
             puts the model.
 
+    Attributes:
+        reading (list): The transforms that read a file and prepare it; empty where
+            the data set itself holds the images.
+
     Raises:
-        ValueError: If the pipeline has anything else, or images differ in size.
+        ValueError: If the pipeline has anything else, images differ in size, or an
+            image has not one label.
 
     Example:
         >>> from mmirnet.datasets import ExactSampler
@@ -88,27 +111,38 @@ class InMemory(Dataset):
     draws_by_seeded_index = True
 
     def __init__(self, dataset: dict, device: str | None = None) -> None:
-        pipeline = dataset.get('pipeline', [])
-        source = DATASETS.build(dict(dataset, pipeline=[]))
-        items = [source.get_data_info(i) for i in range(len(source))]
-        shapes = {np.shape(item.get('img')) for item in items}
-        if len(shapes) != 1 or shapes == {()}:
-            raise ConfigError(
-                f'InMemory needs images of one size that the data set itself reads, '
-                f'got the shapes {sorted(shapes)[:3]} from {dataset["type"]}'
-            )
+        pipeline = _pipeline(dataset)
+        name = getattr(dataset['type'], '__name__', dataset['type'])
+        source = DATASETS.build(_without_pipeline(dataset))
+        transforms = [TRANSFORMS.build(dict(t)) for t in pipeline]
+        still = [t for t in transforms if isinstance(t, _STILL)]
+        from_files = any(isinstance(t, LoadImageFromFile) for t in still)
+        self.reading = still if from_files else []
+        read = Compose(still)
+        # Wrappers may show an image several times, and it is kept once.
+        places = [_place(source, i, name) for i in range(len(source))]
+        rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
+        found = [read(leaf.get_data_info(index)) for leaf, index in rows]
+        images = _same_size([item.get('img') for item in found], name)
+        labels = _single_labels([item.get('gt_label') for item in found], name)
         self.metainfo = source.metainfo
         device = device or get_device()
-        images = torch.from_numpy(np.stack([np.atleast_3d(i['img']) for i in items]))
-        self.images = images.movedim(-1, 1).contiguous().to(device)
-        self.labels = torch.tensor([int(item['gt_label']) for item in items]).to(device)
-        self.padding, self.flip_prob = self._augmentation(pipeline)
+        order = [rows[place] for place in places]
+        self.rows = torch.tensor(order).to(device)
+        images = torch.from_numpy(images).movedim(-1, 1)
+        self.images = images.contiguous().to(device)
+        self.labels = torch.tensor(labels)[order].to(device)
+        self.padding, self.flip_prob = self._augmentation(
+            transforms[len(still) :], pipeline
+        )
         self._drawn_for = None
 
-    def _augmentation(self, pipeline: Sequence[dict]) -> tuple[int, float]:
+    def _augmentation(
+        self, transforms: Sequence[Any], pipeline: Sequence[dict]
+    ) -> tuple[int, float]:
         """Padding of the crop and probability of the flip in a pipeline's words."""
         padding, flip_prob = 0, 0.0
-        *transforms, last = [TRANSFORMS.build(t) for t in pipeline] or [None]
+        *transforms, last = transforms or [None]
         fits = isinstance(last, PackInputs)
         for transform in transforms:
             if isinstance(transform, RandomCrop) and not padding:
@@ -126,7 +160,8 @@ class InMemory(Dataset):
             raise ConfigError(
                 'InMemory does RandomCrop to the size of the images with an equal '
                 'padding of zeros, horizontal RandomFlip and PackInputs, each at most '
-                f'once; the pipeline is {pipeline}'
+                f'once, after {", ".join(t.__name__ for t in _STILL)}: change the '
+                f'pipeline, {_WAY_OUT}; it is {pipeline}'
             )
         return padding, flip_prob
 
@@ -144,7 +179,7 @@ class InMemory(Dataset):
         return self._drawn
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict:
         """A batch, as MMPretrain's data preprocessor takes it.
@@ -166,7 +201,7 @@ class InMemory(Dataset):
                 'InMemory needs num_workers=0: there is nothing to wait for'
             )
         rows = torch.tensor(indices, device='cpu').to(self.images.device)
-        images = self.images[rows]
+        images = self.images[self.rows[rows]]
         if self.padding or self.flip_prob:
             if not isinstance(indices[0], SeededIndex):
                 raise ConfigError(
@@ -201,10 +236,128 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     """Rewrite a data loader's config to keep its data set in memory.
 
     Args:
-        dataloader (ConfigDict): With a ``DefaultSampler``; changed in place.
+        dataloader (ConfigDict): Changed in place. MMEngine's samplers hand out seeds
+            then; another one stays where the pipeline draws nothing.
+
+    Raises:
+        ValueError: If its sampler or ``collate_fn`` cannot be kept.
     """
+    if not isinstance(dataloader.dataset, dict):
+        raise ConfigError(
+            'in_memory needs the config of a data set, not a data set that is built: '
+            f'give its config, {_WAY_OUT}'
+        )
+    collate = dataloader.get('collate_fn') or dict(type='default_collate')
+    kind = collate.get('type') if isinstance(collate, dict) else collate
+    name = getattr(kind, '__name__', kind)
+    if name not in ('default_collate', 'pseudo_collate', 'as_is'):
+        raise ConfigError(
+            f'in_memory makes batches itself, and has no use for collate_fn={name}: '
+            f'leave it out, {_WAY_OUT}'
+        )
+    kind = find_class(DATA_SAMPLERS, dataloader.sampler.type)
+    if kind in (DefaultSampler, InfiniteSampler, ExactSampler):
+        dataloader.sampler.type = 'ExactSampler'
+    elif _draws(dataloader.dataset):
+        raise ConfigError(
+            'in_memory draws crops and flips by seed and epoch, which '
+            f'{dataloader.sampler.type} does not hand out: set '
+            f"sampler=dict(type='DefaultSampler', shuffle=True), {_WAY_OUT}"
+        )
     dataloader.dataset = dict(type='InMemory', dataset=dataloader.dataset)
-    dataloader.sampler.type = 'ExactSampler'
     dataloader.collate_fn = dict(type='as_is')
     dataloader.num_workers = 0
     dataloader.persistent_workers = dataloader.pin_memory = False
+    # What torch refuses without workers.
+    for option in ('prefetch_factor', 'multiprocessing_context', 'timeout'):
+        dataloader.pop(option, None)
+
+
+def _draws(dataset: dict) -> bool:
+    kinds = [find_class(TRANSFORMS, t['type']) for t in _pipeline(dataset)]
+    return any(
+        inspect.isclass(k) and issubclass(k, (RandomCrop, RandomFlip)) for k in kinds
+    )
+
+
+def _leaves(dataset: dict) -> Iterator[dict]:
+    """The configs of the data sets inside wrappers."""
+    parts = dataset.get('datasets') or [dataset.get('dataset')]
+    for part in parts:
+        if isinstance(part, dict):
+            yield from _leaves(part)
+        elif part is None:
+            yield dataset
+        else:
+            raise ConfigError(
+                'in_memory needs the config of a data set inside '
+                f'{dataset["type"]}, not one that is built: give its config, {_WAY_OUT}'
+            )
+
+
+def _pipeline(dataset: dict) -> list[dict]:
+    """The pipeline of a data set, or of all those inside it."""
+    pipelines = [list(leaf.get('pipeline', [])) for leaf in _leaves(dataset)]
+    if any(pipeline != pipelines[0] for pipeline in pipelines):
+        raise ConfigError(
+            f'in_memory needs the same pipeline in all parts of {dataset["type"]}: '
+            f'give them one, {_WAY_OUT}'
+        )
+    return pipelines[0]
+
+
+def _without_pipeline(dataset: dict) -> dict:
+    dataset = dict(dataset)
+    if isinstance(dataset.get('dataset'), dict):
+        dataset['dataset'] = _without_pipeline(dataset['dataset'])
+    elif dataset.get('datasets'):
+        dataset['datasets'] = [_without_pipeline(d) for d in dataset['datasets']]
+    else:
+        dataset['pipeline'] = []
+    return dataset
+
+
+def _place(dataset: Dataset, index: int, name: str) -> tuple[Dataset, int]:
+    """The data set inside wrappers that has a sample, and its index there."""
+    while isinstance(dataset, (ConcatDataset, RepeatDataset, ClassBalancedDataset)):
+        place = dataset._get_ori_dataset_idx(index)
+        if isinstance(place, tuple):
+            part, index = place
+            dataset = dataset.datasets[part]
+        else:
+            dataset, index = dataset.dataset, place
+    if not hasattr(dataset, 'get_data_info'):
+        raise ConfigError(
+            'in_memory reads data sets that have get_data_info, as those on '
+            f"MMPretrain's BaseDataset; {name} has not: build it on that, {_WAY_OUT}"
+        )
+    return dataset, index
+
+
+def _same_size(images: list[np.ndarray | None], name: str) -> np.ndarray:
+    """Images (N, H, W, C) in one array."""
+    if not images:
+        raise ConfigError(f'InMemory has nothing to keep: {name} is empty')
+    if any(image is None for image in images):
+        raise ConfigError(
+            f'InMemory found no images in {name}, which does not read them itself: let '
+            f"the pipeline start with dict(type='LoadImageFromFile'), {_WAY_OUT}"
+        )
+    shapes = sorted({np.shape(image) for image in images})
+    if len(shapes) > 1:
+        raise ConfigError(
+            f'InMemory needs images of one size, got the shapes {shapes[:3]} from '
+            f"{name}: let the pipeline resize with dict(type='Resize', scale=(W, H)), "
+            f'{_WAY_OUT}'
+        )
+    return np.stack([np.atleast_3d(image) for image in images])
+
+
+def _single_labels(labels: list[Any], name: str) -> list[int]:
+    for label in labels:
+        if np.ndim(label) or not np.issubdtype(np.asarray(label).dtype, np.integer):
+            raise ConfigError(
+                f'InMemory needs one class number an image, got the label {label!r} '
+                f'from {name}; {_WAY_OUT[3:]}'
+            )
+    return [int(label) for label in labels]

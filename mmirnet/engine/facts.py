@@ -329,7 +329,7 @@ def transforms(dataset: Dataset) -> list[Any]:
 
 def _transforms(part: Dataset) -> list[Any]:
     if isinstance(part, InMemory):  # whose pipeline is for batches
-        return [PackInputs()]
+        return [*part.reading, PackInputs()]
     return list(getattr(getattr(part, 'pipeline', None), 'transforms', []))
 
 
@@ -426,7 +426,8 @@ def held_shape(dataset: Dataset) -> tuple[int, ...] | None:
     """
     part = parts(dataset)[0]
     if isinstance(part, InMemory):
-        return tuple(part.images.permute(0, 2, 3, 1).shape[1:])
+        shape = tuple(part.images.permute(0, 2, 3, 1).shape[1:])
+        return None if part.reading else shape
     if getattr(part, '_fully_initialized', False) and len(part):
         image = part.get_data_info(0).get('img')
         return None if image is None else np.shape(image)

@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import ConfigDict
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.dataset import DefaultSampler
+from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+from torch.utils.data import Dataset
 
 from mmirnet.datasets import ExactSampler, InMemory, keep_in_memory
 from mmirnet.datasets.in_memory import crop_and_flip
@@ -218,9 +221,177 @@ class Files(Uneven):
         return dict(img_path='a.png', gt_label=0)
 
 
-@pytest.mark.parametrize('kind', [Uneven, Files])
-def test_refuses_images_that_make_no_tensor(kind):
-    with pytest.raises(
-        ValueError, match=rf'images of one size .* from .*{kind.__name__}'
-    ):
+class Empty(Uneven):
+    def __len__(self):
+        return 0
+
+
+class OneHot(Uneven):
+    def get_data_info(self, i):
+        return dict(img=np.zeros((4, 4, 3), np.uint8), gt_label=[0, 1])
+
+
+class Plain(Dataset):
+    """A data set of torch's kind."""
+
+    def __init__(self, pipeline):
+        pass
+
+    def __len__(self):
+        return 2
+
+
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        (Uneven, r'images of one size, .* from Uneven: .*Resize.* in_memory=False'),
+        (Files, 'no images in Files, .*LoadImageFromFile.* or set in_memory=False'),
+        (Empty, 'nothing to keep: Empty is empty'),
+        (OneHot, r'one class number an image, got the label \[0, 1\] from OneHot'),
+        (Plain, 'Plain has not: build it on that, or set in_memory=False'),
+    ],
+)
+def test_refuses_what_makes_no_tensor(kind, message):
+    with pytest.raises(ValueError, match=message):
         InMemory(dict(type=kind, pipeline=[PACK]))
+
+
+def repeated(part, times=2):
+    return dict(type='RepeatDataset', times=times, dataset=part)
+
+
+def joined(*parts):
+    return dict(type='ConcatDataset', datasets=list(parts))
+
+
+class TestWrapped:
+    """Data sets inside of MMEngine's wrappers are as those wrappers show them."""
+
+    @pytest.mark.parametrize(
+        'wrap',
+        [
+            lambda part: repeated(part(indices=7), 3),
+            lambda part: joined(part(indices=7), part(split='train', indices=5)),
+            lambda part: repeated(joined(part(indices=3), repeated(part(indices=2)))),
+            lambda part: dict(
+                type='ClassBalancedDataset', oversample_thr=0.2, dataset=part(indices=9)
+            ),
+            lambda part: dict(
+                type='KFoldDataset', num_splits=3, dataset=part(indices=9)
+            ),
+        ],
+        ids=['repeat', 'concat', 'both', 'balanced', 'fold'],
+    )
+    def test_gives_what_the_wrapper_gives(self, wrap):
+        def part(split='test', **kwargs):
+            return dict(digits([PACK], split), **kwargs)
+
+        whole = DATASETS.build(wrap(part))
+        data = InMemory(wrap(part))
+        assert len(data) == len(whole)
+        batch = data.__getitems__(list(range(len(data))))
+        for i, sample in enumerate(batch['data_samples']):
+            other = whole[i]
+            assert torch.equal(batch['inputs'][i], other['inputs'])
+            assert torch.equal(sample.gt_label, other['data_samples'].gt_label)
+
+    def test_keeps_an_image_once_and_draws_for_each_time(self):
+        data = InMemory(repeated(dict(digits(), indices=7), 3))
+        assert len(data.images) == 7
+        rows = list(ExactSampler(data, shuffle=False, seed=3))
+        images = data.__getitems__(rows)['inputs'].view(3, 7, *data.images.shape[1:])
+        assert not torch.equal(images[0], images[1])
+
+    def test_refuses_parts_that_are_prepared_in_different_ways(self):
+        parts = joined(digits([PACK]), digits([CROP, PACK]))
+        with pytest.raises(ValueError, match='the same pipeline in all parts of Conc'):
+            InMemory(parts)
+
+
+class TestFiles:
+    """Images that are read from files, by what does the same to them every time."""
+
+    @pytest.fixture(scope='class')
+    @classmethod
+    def folder(cls, tmp_path_factory):
+        root = tmp_path_factory.mktemp('images')
+        numbers = np.random.default_rng(0)
+        for i in range(6):
+            file = root / 'ab'[i % 2] / f'{i}.png'
+            file.parent.mkdir(exist_ok=True)
+            pixels = numbers.integers(0, 256, (30 + i, 40 - i, 3), np.uint8)
+            Image.fromarray(pixels).save(file)
+        return root
+
+    @pytest.mark.parametrize(
+        'still',
+        [
+            [dict(type='Resize', scale=(16, 12))],
+            [dict(type='ResizeEdge', scale=20), dict(type='CenterCrop', crop_size=16)],
+        ],
+        ids=['Resize', 'ResizeEdge'],
+    )
+    def test_gives_what_the_pipeline_gives(self, folder, still):
+        pipeline = [dict(type='LoadImageFromFile'), *still, PACK]
+        cfg = dict(type='CustomDataset', data_root=str(folder), pipeline=pipeline)
+        data, plain = InMemory(copy.deepcopy(cfg)), DATASETS.build(cfg)
+        assert data.metainfo['classes'] == ('a', 'b')
+        for i in range(6):
+            assert torch.equal(data[i]['inputs'], plain[i]['inputs'])
+
+    def test_crops_and_flips_what_was_read(self, folder):
+        resize = dict(type='Resize', scale=(32, 32))
+        pipeline = [dict(type='LoadImageFromFile'), resize, CROP, FLIP, PACK]
+        cfg = dict(type='CustomDataset', data_root=str(folder), pipeline=pipeline)
+        data = InMemory(cfg)
+        assert (data.padding, data.flip_prob) == (4, 0.5)
+
+    def test_names_a_resize_where_sizes_differ(self, folder):
+        pipeline = [dict(type='LoadImageFromFile'), PACK]
+        with pytest.raises(ValueError, match=r"dict\(type='Resize', scale=\(W, H\)\)"):
+            InMemory(
+                dict(type='CustomDataset', data_root=str(folder), pipeline=pipeline)
+            )
+
+
+@DATA_SAMPLERS.register_module()
+class Backwards(DefaultSampler):
+    """A sampler of one's own."""
+
+    def __iter__(self):
+        return iter(range(len(self.dataset))[::-1])
+
+
+class TestKeepInMemory:
+    """What keep_in_memory makes of a loader's config."""
+
+    @pytest.mark.parametrize('kind', ['mmengine.DefaultSampler', DefaultSampler])
+    def test_samplers_of_mmengine_by_any_name(self, kind):
+        cfg = ConfigDict(dataset=digits(), sampler=dict(type=kind, shuffle=False))
+        keep_in_memory(cfg)
+        assert cfg.sampler == dict(type='ExactSampler', shuffle=False)
+
+    def test_a_sampler_of_ones_own_stays_where_nothing_is_drawn(self):
+        cfg = ConfigDict(
+            batch_size=64, dataset=digits([PACK]), sampler=dict(type='Backwards')
+        )
+        keep_in_memory(cfg)
+        [first, *_] = Runner.build_dataloader(cfg, seed=3)
+        assert [s.sample_idx for s in first['data_samples']][:2] == [359, 358]
+
+    @pytest.mark.parametrize(
+        ('changes', 'message'),
+        [
+            (
+                dict(sampler=dict(type='Backwards')),
+                r"Backwards does not hand out: set sampler=dict\(type='DefaultSampler'",
+            ),
+            (dict(collate_fn=dict(type='mine')), 'no use for collate_fn=mine: leave'),
+            (dict(dataset=[1, 2]), 'give its config, or set in_memory=False'),
+        ],
+        ids=['sampler', 'collate_fn', 'dataset'],
+    )
+    def test_refuses_what_it_would_have_to_drop(self, changes, message):
+        cfg = dict(dataset=digits(), sampler=dict(type='DefaultSampler'))
+        with pytest.raises(ValueError, match=message):
+            keep_in_memory(ConfigDict(cfg | changes))

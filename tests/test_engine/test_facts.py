@@ -221,6 +221,13 @@ def test_images_in_memory_are_asked():
     assert gather(cfg, None).size == (32, 32)
 
 
+def test_files_in_memory_are_as_they_were_read(folder):
+    spec = custom(folder, dict(type='Resize', scale=(64, 32)))
+    dataset = build_dataset(dict(type='InMemory', dataset=spec), 'data')
+    assert channel_order(dataset) == 'bgr'
+    assert image_shape(classifier(), dataset) == (3, (32, 64))
+
+
 def test_a_data_set_at_odds_with_its_files_is_named(folder):
     spec = custom(folder, WHOLE, classes=['one', 'two', 'three'])
     with pytest.raises(DataError, match=r'^test_dataloader\.dataset .*subfolders \(2'):
