@@ -21,7 +21,7 @@ from PIL import Image
 from .. import __version__, deploy
 from ..engine.checkpoint import find_whole_checkpoint
 from ..engine.facts import Facts, channel_order, gather
-from ..engine.run import evaluate, load_config
+from ..engine.run import evaluate, load_config, plain
 from ..engine.speed import device_name
 from ..errors import ConfigError
 from ..files import check_writable
@@ -226,7 +226,7 @@ def report_run(
     else:
         results = {
             f'{name} (%)': f'{value:.2f}'
-            for name, value in predictions.metrics.items()
+            for name, value in plain(predictions.metrics).items()
             if isinstance(value, int | float)
         }
         results['test images'] = f'{len(predictions.scores):,}'

@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmengine.config import Config
 from ..analysis.runs import read_scalars
 from ..datasets import keep_in_memory
 from ..deploy.checkpoint import pack_checkpoint
-from ..engine import run
+from ..engine import facts, run
 from ..engine.checkpoint import load_checkpoint_file
 from ..errors import CheckpointError
 from ..files import write_whole
@@ -37,6 +38,8 @@ def publish(
     *,
     log: str | os.PathLike | None = None,
     command: str | None = None,
+    size: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> str:
     """Adds a trained checkpoint to a zoo, in place of an older one of its name.
 
@@ -52,6 +55,10 @@ def publish(
             folder of the checkpoint.
         command (str, optional): How it was trained. Defaults to a command made of
             what the run's config has and the config file has not.
+        size (tuple[int, int], optional): Height and width of the images; by default
+            what the test pipeline gives.
+        classes (Sequence[str], optional): Names of the classes; by default the
+            checkpoint's, else the data set's.
 
     Returns:
         str: A report: file, metrics, and whether the metafile was written.
@@ -76,7 +83,7 @@ def publish(
     lines = short_log(log or Path(checkpoint).parent)
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / f'{name}.safetensors'
-        pack_checkpoint(config, checkpoint, packed)
+        pack_checkpoint(config, checkpoint, packed, size=size, classes=classes)
         metrics = run.evaluate(
             config,
             str(packed),
@@ -88,14 +95,19 @@ def publish(
 
     digest = hashlib.sha256(data).hexdigest()
     stem = f'{name}-{digest[:8]}'
-    test_set = run.load_config(config, None, 'none').test_dataloader.dataset.type
+    test_set = facts.test_set(run.load_config(config, None, 'none'))
+    kinds = dict.fromkeys(type(part).__name__ for part in facts.parts(test_set))
     entry = Entry(
         file=f'{stem}.safetensors',
         bytes=len(data),
         sha256=digest,
         config='/'.join(Path(config.partition('::')[2] or config).parts[-2:]),
-        dataset=dataset_of(name) or test_set,
-        metrics={key: round(float(value), 4) for key, value in metrics.items()},
+        dataset=dataset_of(name) or ' + '.join(kinds),
+        metrics={
+            key: round(float(value), 4)
+            for key, value in run.plain(metrics).items()
+            if isinstance(value, int | float)  # not a confusion matrix
+        },
         epochs=meta['epoch'],
         seed=meta['seed'],
         date=str(datetime.datetime.strptime(meta['time'][:8], '%Y%m%d').date()),
@@ -152,8 +164,9 @@ def training_command(config: str, run_cfg: str) -> str:
     ran = Config.fromstring(run_cfg, '.py')
     written = run.load_config(config, None, 'none')
     if ran.get('in_memory'):  # which rewrites the loaders
-        for loader in (written.train_dataloader, written.val_dataloader):
-            keep_in_memory(loader)
+        for key in ('train_dataloader', 'val_dataloader'):
+            if written.get(key):
+                keep_in_memory(written[key])
     if ran.get('resume'):
         ran.resume, ran.load_from = False, None  # a part of the same run
     settings = _settings(written)

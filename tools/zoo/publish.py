@@ -15,7 +15,22 @@ def main() -> None:
     parser.add_argument(
         '--command', help="how it was trained (made from the run's config)"
     )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='of the images; default: what the test pipeline gives',
+    )
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='names of the classes, or a text file with one a line; default: '
+        "the checkpoint's, else the data set's",
+    )
     args = parser.parse_args()
+    args.size = args.size and tuple(args.size)
     # Seconds of imports that -h does not need.
     from mmirnet.engine.errors import one_line_errors
     from mmirnet.zoo.publish import publish
