@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.hooks import EMAHook
+from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.datasets import CIFAR10, MNIST, PackInputs
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
@@ -151,8 +153,32 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
     if checkpoint is not None:
         check_checkpoint(checkpoint, model)
         loaded = load_checkpoint(model, checkpoint, 'cpu', logger='silent')
+        if 'ema_state_dict' in loaded and not _tests_averages(cfg):
+            load_state_dict(model, _before_averaging(loaded['ema_state_dict']))
         model._dataset_meta = {'classes': checkpoint_classes(loaded)}
     return model.eval()
+
+
+def _tests_averages(cfg: Config) -> bool:
+    """Whether the averaged weights of a run with ``EMAHook`` are what it tests."""
+    for spec in cfg.get('custom_hooks') or []:
+        with HOOKS.switch_scope_and_registry(None) as registry:
+            kind = spec.get('type') if isinstance(spec, dict) else type(spec)
+            kind = registry.get(kind) if isinstance(kind, str) else kind
+        if isinstance(kind, type) and issubclass(kind, EMAHook):
+            hook = HOOKS.build(dict(spec)) if isinstance(spec, dict) else spec
+            return getattr(hook, 'evaluate_on_ema', True)
+    return True
+
+
+def _before_averaging(averaged: dict[str, Any]) -> dict[str, Any]:
+    """Weights beside their averages; MMEngine keeps the averages in the first place."""
+    prefix = 'module.'
+    return {
+        name.removeprefix(prefix): weight
+        for name, weight in averaged.items()
+        if name.startswith(prefix)
+    }
 
 
 def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
