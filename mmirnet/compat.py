@@ -191,6 +191,23 @@ def keep_compiled_code_apart() -> None:
         config.cache_key_tag = f'{config.cache_key_tag} {capability}'.strip()
 
 
+def copy_datasets_apart() -> None:
+    """Let ``get_subset`` copy a data set without what earlier copies remember.
+
+    MMEngine's method has one dict for all calls (0.10.7), which names objects by their
+    address. When one of them is gone, another at the same address is taken for it: a
+    part of ``KFoldDataset`` then has a data set in place of its pipeline.
+    """
+    from mmengine.dataset import BaseDataset
+
+    original = BaseDataset._copy_without_annotation
+
+    def copy_without_annotation(self, memo: dict | None = None) -> BaseDataset:
+        return original(self, {} if memo is None else memo)
+
+    BaseDataset._copy_without_annotation = copy_without_annotation
+
+
 def apply() -> None:
     """Check the versions, then make all repairs."""
     quiet_imports()
@@ -199,3 +216,4 @@ def apply() -> None:
     find_our_configs()
     shift_hues_either_way()
     keep_compiled_code_apart()
+    copy_datasets_apart()

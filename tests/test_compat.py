@@ -19,6 +19,7 @@ from small_run import ROOT
 from tiny import tiny_runner
 
 from mmirnet import compat
+from mmirnet.datasets import Digits
 from mmirnet.errors import MissingPackageError
 
 
@@ -211,3 +212,11 @@ def test_compiled_code_is_kept_apart_by_cpu(monkeypatch):
     for _ in range(2):
         compat.keep_compiled_code_apart()
     assert config.cache_key_tag == 'mine NEON'
+
+
+def test_a_subset_of_data_remembers_no_other():
+    """MMEngine's own copies take what has the address of an earlier one for it."""
+    first, second = (Digits(split='test', pipeline=[]) for _ in range(2))
+    copied = first.get_subset([0])
+    second.friend = first
+    assert second.get_subset([0]).friend is not copied
