@@ -39,11 +39,12 @@ def main() -> None:
     """Reads the arguments, classifies and prints."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.deploy.predictions import report
     from mmirnet.engine.errors import one_line_errors
-    from mmirnet.zoo.infer import infer
 
     with one_line_errors():
+        from mmirnet.deploy.predictions import report
+        from mmirnet.zoo.infer import infer
+
         for result in infer(**vars(args)):
             print(report(**result))
 

@@ -50,9 +50,8 @@ echo '[4/5] Pictures'
 run "$work_dir/plot.txt" tools/analysis/plot.py "$work_dir"
 
 echo '[5/5] A trained model: irnet://resnet20_bireal_digits from the folder zoo'
-MMIRNET_ZOO=$root/zoo run "$work_dir/zoo.txt" tools/test.py "$config" \
-  irnet://resnet20_bireal_digits --work-dir "$work_dir/zoo" \
-  --out "$work_dir/zoo.json" --out-item metrics
+run "$work_dir/zoo.txt" tools/test.py "$config" irnet://resnet20_bireal_digits \
+  --work-dir "$work_dir/zoo" --out "$work_dir/zoo.json" --out-item metrics
 
 # The accuracy in a file of metrics.
 accuracy() {

@@ -45,7 +45,7 @@ class Digits(BaseDataset):
             from sklearn.model_selection import train_test_split
         except ImportError as e:
             raise MissingPackageError(
-                "the Digits data set needs scikit-learn: pip install 'mmirnet[demo]'"
+                'the Digits data set needs scikit-learn: pip install scikit-learn'
             ) from e
         digits = load_digits()
         indices = train_test_split(

@@ -23,7 +23,7 @@ def _native():
         raise MissingPackageError(
             'The 1-bit engine was not built when mmirnet was installed '
             f'({_reason}). Install a C++17 compiler and CMake, then '
-            '`pip install --force-reinstall --no-deps mmirnet` from source.'
+            '`pip install --force-reinstall --no-deps .` in a checkout of mmirnet.'
         )
     return _engine
 

@@ -30,7 +30,7 @@ def to_onnx(packed: Packed):
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise MissingPackageError(
-            "ONNX export needs onnx: pip install 'mmirnet[onnx]'"
+            'ONNX export needs onnx: pip install onnx onnxruntime'
         ) from error
 
     nodes, constants = [], {}

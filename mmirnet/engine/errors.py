@@ -9,15 +9,24 @@ from torch import distributed
 
 from ..errors import MmirnetError
 
+#: Packages that only some of the tools need, and what pip calls them.
+_OPTIONAL = {
+    'jinja2': 'jinja2',
+    'matplotlib': 'matplotlib',
+    'onnx': 'onnx',
+    'safetensors': 'safetensors',
+    'sklearn': 'scikit-learn',
+}
+
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and exit code 2 where the user can mend it.
 
-    That is a :class:`~mmirnet.errors.MmirnetError`, or an error of the operating
-    system (a missing file, no permission, a full disk). All others are bugs and keep
-    their traceback. Several mistakes found at once are a line each. What several
-    processes find alike, one of them says.
+    That is a :class:`~mmirnet.errors.MmirnetError`, an optional package that is not
+    installed, or an error of the operating system (a missing file, no permission, a
+    full disk). All others are bugs and keep their traceback. Several mistakes found at
+    once are a line each. What several processes find alike, one of them says.
     """
     try:
         yield
@@ -42,6 +51,8 @@ def user_message(error: Exception) -> str | None:
         >>> user_message(MmirnetError('no such model')), user_message(TypeError())
         ('no such model', None)
     """
+    if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
+        return f'{error.name} is not installed: pip install {_OPTIONAL[error.name]}'
     system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
     if not system and not isinstance(error, MmirnetError):
         return None

@@ -15,14 +15,24 @@ from ..files import is_whole, write_whole
 from . import names
 from .index import MAX_INDEX_BYTES, Entry, UnreachableError, parse_index
 
-#: The assets of this project's release of trained models. It answers once that
-#: release is published. MMIRNET_ZOO overrides it.
-DEFAULT_ZOO = 'https://github.com/mmirnet/mmirnet/releases/download/zoo-v1/'
+#: The trained models of a checkout; an installed wheel has none.
+CHECKOUT_ZOO = Path(__file__).parents[2] / 'zoo'
 
 
 def address() -> str:
-    """The zoo in use: ``$MMIRNET_ZOO``, a URL or a folder, else the default."""
-    zoo = os.environ.get('MMIRNET_ZOO') or DEFAULT_ZOO
+    """The zoo in use: ``$MMIRNET_ZOO``, a URL or a folder, else a checkout's own.
+
+    Raises:
+        ZooError: If there is neither.
+    """
+    zoo = os.environ.get('MMIRNET_ZOO')
+    if not zoo and (CHECKOUT_ZOO / 'index.json').is_file():
+        zoo = str(CHECKOUT_ZOO)
+    if not zoo:
+        raise ZooError(
+            'there is no zoo here: set MMIRNET_ZOO to a URL or a folder of trained '
+            'models, such as zoo in a checkout of mmirnet'
+        )
     return zoo if zoo.endswith('/') else f'{zoo}/'
 
 

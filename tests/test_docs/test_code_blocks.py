@@ -115,7 +115,7 @@ def checkout(tmp_path, monkeypatch):
     config.rename(config.with_name('full_digits.py'))
     config.write_text(SMALL)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('MMIRNET_ZOO', '')  # as before when a page has changed it
+    monkeypatch.setenv('MMIRNET_ZOO', '')  # as in a checkout
     return tmp_path
 
 

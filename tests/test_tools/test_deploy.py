@@ -83,7 +83,6 @@ def test_the_engine_runs_a_model_of_the_zoo(tmp_path):
         f'irnet://{name}',
         '--engine',
         *['--work-dir', tmp_path, '--out', out, '--out-item', 'metrics'],
-        MMIRNET_ZOO=str(ROOT / 'zoo'),
     )
     index = json.loads((ROOT / 'zoo' / 'index.json').read_text())
     wanted = index['models'][name]['metrics']

@@ -8,6 +8,8 @@ import sys
 import pytest
 from small_run import ROOT, TOOLS, environment
 
+from mmirnet.zoo import fetch
+
 SCRIPTS = [*sorted(TOOLS.rglob('*.sh')), ROOT / '.ci' / 'run']
 LAUNCHERS = sorted([*TOOLS.glob('dist_*.sh'), *TOOLS.glob('slurm_*.sh')])
 PROGRAMS = [p for p in sorted(TOOLS.rglob('*.py')) if 'argparse' in p.read_text()]
@@ -196,3 +198,38 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path):
     result = call(sys.executable, TOOLS / 'test.py', 'absent.py', 'absent.pth')
     assert result.returncode == 2
     assert result.stderr == 'error: CONFIG absent.py: there is no file absent.py\n'
+
+
+#: What a tool needs beside OpenMMLab, and arguments with which it gets there.
+NEEDS = [
+    ('analysis/plot.py', ['--method', '--out', 'x'], 'matplotlib', 'matplotlib'),
+    ('deploy/pack.py', ['c.py', 'x.pth', 'x'], 'safetensors', 'safetensors'),
+    ('deploy/export_onnx.py', ['CONFIG', 'PACKED', 'x'], 'onnx', 'onnx onnxruntime'),
+    ('train.py', ['CONFIG'], 'sklearn', 'scikit-learn'),
+]
+
+
+@pytest.mark.parametrize(('tool', 'arguments', 'package', 'pip'), NEEDS)
+def test_a_missing_package_is_named_with_its_command(
+    tool, arguments, package, pip, tmp_path
+):
+    known = dict(
+        CONFIG=str(ROOT / 'configs/irnet/resnet20_bireal_digits.py'),
+        PACKED=str(fetch('resnet20_bireal_digits')),
+    )
+    words = [str(TOOLS / tool), *(known.get(word, word) for word in arguments)]
+    code = (
+        f'import runpy, sys; sys.modules[{package!r}] = None; sys.argv = {words}; '
+        f'runpy.run_path({words[0]!r}, run_name="__main__")'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('error: ') and last.endswith(f': pip install {pip}'), last

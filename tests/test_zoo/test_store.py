@@ -7,7 +7,7 @@ import pytest
 import torch
 from web import CONTENT, NAME, cut, entry, files, status
 
-from mmirnet.zoo import ZooError, fetch, read_index, store
+from mmirnet.zoo import ZooError, fetch, list_models, read_index, store
 from mmirnet.zoo.index import MAX_INDEX_BYTES
 
 FILE = entry()['file']
@@ -128,6 +128,19 @@ def test_a_folder_is_a_zoo(tmp_path, monkeypatch, form):
     (folder / 'index.json').unlink()
     with pytest.raises(ZooError, match=r'my zoo: there is no index.json'):
         fetch(NAME)
+
+
+def test_a_checkout_has_a_zoo():
+    path = fetch('resnet20_bireal_digits')
+    assert path.parent == ROOT / 'zoo'
+
+
+def test_an_installed_package_has_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(store, 'CHECKOUT_ZOO', tmp_path / 'zoo')
+    (tmp_path / 'zoo').mkdir()
+    for use in (read_index, lambda: fetch(NAME), lambda: list_models(pretrained=True)):
+        with pytest.raises(ZooError, match='no zoo here: set MMIRNET_ZOO to a URL or'):
+            use()
 
 
 def test_names_without_weights(web):

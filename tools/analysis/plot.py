@@ -38,11 +38,12 @@ def main() -> None:
     """Reads the arguments and draws."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.analysis import plots
     from mmirnet.engine.errors import one_line_errors
 
     dark = args.style == 'dark'
     with one_line_errors():
+        from mmirnet.analysis import plots
+
         if args.method:
             figures, notes = plots.method_figures(dark), []
         else:

@@ -31,10 +31,11 @@ def main() -> None:
     """Reads the arguments and writes the page."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.analysis.report import write_report
     from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
+        from mmirnet.analysis.report import write_report
+
         size = args.size and tuple(args.size)
         print(write_report(args.run_dirs, args.out, args.checkpoint, size))
 

@@ -42,10 +42,11 @@ def main() -> None:
     """Reads the arguments and shows the table."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.analysis.summary import summarize_config
     from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
+        from mmirnet.analysis.summary import summarize_config
+
         summarize_config(
             args.config,
             args.checkpoint,

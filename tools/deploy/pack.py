@@ -35,10 +35,11 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.deploy.checkpoint import pack_checkpoint
     from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
+        from mmirnet.deploy.checkpoint import pack_checkpoint
+
         print(
             pack_checkpoint(
                 args.config,

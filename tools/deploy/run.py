@@ -2,9 +2,6 @@
 
 import argparse
 
-from mmirnet.deploy import load
-from mmirnet.deploy.predictions import classify, report, top_k
-
 
 def main() -> None:
     """Reads the command line."""
@@ -15,6 +12,9 @@ def main() -> None:
     parser.add_argument('--threads', type=int)
     args = parser.parse_args()
     try:
+        from mmirnet.deploy import load
+        from mmirnet.deploy.predictions import classify, report, top_k
+
         engine = load(args.model, threads=args.threads)
         scores = classify(engine, args.images)
     except (ValueError, OSError, ImportError) as error:

@@ -33,9 +33,10 @@ def main() -> None:
     args.size = args.size and tuple(args.size)
     # Seconds of imports that -h does not need.
     from mmirnet.engine.errors import one_line_errors
-    from mmirnet.zoo.publish import publish
 
     with one_line_errors():
+        from mmirnet.zoo.publish import publish
+
         print(publish(**vars(args)))
 
 
