@@ -1,21 +1,33 @@
-"""A run whose loss is lost should end, and say where."""
+"""A run that is lost should end, and say where."""
 
+import functools
 import math
+from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from ...binary import binary_layers
 from ...errors import NonFiniteError
+from ..wrappers import unwrap
 
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops training when the loss is NaN or infinite.
+    """Stops training when the loss, a weight or a running statistic is NaN or infinite.
 
-    Reads the number that the log has fetched from the device anyway, so it costs
-    no synchronisation.
+    The message names the tensors, or the images of the batch, where it began; the
+    iteration, the learning rate, t and k; and the last good checkpoint. A checkpoint
+    that holds such numbers is not written.
+
+    Each iteration looks at the loss, which the log has fetched from the device
+    anyway, and at the norm of each weight, each running statistic and each image in
+    floats in front of the iteration. These are computed while the device works and read
+    behind the loss: no synchronisation is added. A gradient that is NaN makes NaN of
+    its weight in the same step.
 
     Example:
         >>> custom_hooks = [dict(type='FiniteLossHook')]
@@ -24,24 +36,168 @@ class FiniteLossHook(Hook):
     #: After the log has the loss, before any checkpoint is written.
     priority = 'ABOVE_NORMAL'
 
+    def __init__(self) -> None:
+        self._watched: dict[str, Tensor] = {}
+        self._batch: dict[str, Tensor] = {}
+        self._finite: Tensor | None = None
+        self._all_finite: Tensor | None = None
+        self._iteration = 0
+        self._last_good: str | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Check what training starts from.
+
+        Raises:
+            ArithmeticError: If a weight or a running statistic is not finite.
+        """
+        self._watched = _weights_and_statistics(unwrap(runner.model))
+        self._last_good = runner.message_hub.runtime_info.get('last_ckpt')
+        if names := _non_finite(self._watched):
+            self._stop(runner, f'{_listed(names)} not finite before training starts')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Look again at what there is: hooks may have replaced weights."""
+        self._watched = _weights_and_statistics(unwrap(runner.model))
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None
+    ) -> None:
+        """Have the device look at weights and statistics; nobody waits for it."""
+        self._last_good = runner.message_hub.runtime_info.get('last_ckpt')
+        self._iteration = runner.iter + 1
+        self._batch = _floats(_tensors(data_batch, 'batch'))
+        self._finite = _are_finite({**self._batch, **self._watched})
+        self._all_finite = None if self._finite is None else self._finite.all()
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Check the loss of this iteration.
+        """Check the loss of this iteration, and what was there before it.
 
         Raises:
-            ArithmeticError: If it is not finite; with the iteration, the learning
-                rate, t and k, and the last checkpoint.
+            ArithmeticError: If it is not finite.
         """
-        loss = runner.message_hub.get_scalar('train/loss').current()
-        if math.isfinite(loss):
-            return
+        names = []
+        if self._all_finite is not None and not self._all_finite:
+            names = _names({**self._batch, **self._watched}, self._finite)
+        if names:
+            where = '' if names[0] in self._batch else _since(runner.iter)
+            self._stop(runner, f'{_listed(names)} not finite{where}')
+        scalars = runner.message_hub.log_scalars
+        loss = scalars['train/loss'].current() if 'train/loss' in scalars else 0.0
+        if not math.isfinite(loss):
+            self._stop(runner, f'the loss is {loss}: {_cause(runner)}')
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Check what the last iteration has left.
+
+        Raises:
+            ArithmeticError: If a weight or a running statistic is not finite.
+        """
+        if names := _non_finite(self._watched):
+            self._stop(runner, f'{_listed(names)} not finite{_since(runner.iter)}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep a checkpoint from being written that nobody could go on from.
+
+        Raises:
+            ArithmeticError: If a weight or a running statistic in it is not finite.
+        """
+        state = checkpoint['state_dict']
+        watched = _weights_and_statistics(unwrap(runner.model)).keys() & state.keys()
+        if names := _non_finite({n: state[n] for n in state if n in watched}):
+            self._stop(runner, f'{_listed(names)} not finite, so no checkpoint is made')
+
+    def _stop(self, runner: Runner, what: str) -> None:
         lr = runner.optim_wrapper.get_lr()
         layer = next(binary_layers(runner.model), None)
         t, k = layer[1].ede.tolist() if layer else (None, None)
-        last = runner.message_hub.runtime_info.get('last_ckpt')
         raise NonFiniteError(
-            f'the loss is {loss} at iteration {runner.iter + 1} of epoch '
+            f'{what}; stopped at iteration {self._iteration} of epoch '
             f'{runner.epoch + 1}, lr={lr}, t={t}, k={k}; the last good checkpoint is '
-            f'{last or "not there yet"}'
+            f'{self._last_good or "not there yet"}'
         )
+
+
+def _weights_and_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and running means and variances; other buffers may hold anything."""
+    found = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            prefix = f'{name}.' if name else ''
+            found |= {f'{prefix}{n}': b for n, b in module.named_buffers(recurse=False)}
+    return _floats(found.items())
+
+
+def _floats(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Those that could hold NaN."""
+    return {
+        name: tensor.detach()
+        for name, tensor in tensors
+        if not nn.parameter.is_lazy(tensor)
+        and tensor.is_floating_point()
+        and tensor.numel()
+    }
+
+
+def _are_finite(tensors: dict[str, Tensor]) -> Tensor | None:
+    """Whether each tensor's norm is finite, on the device; None for no tensors."""
+    if not tensors:
+        return None
+    norms = torch._foreach_norm(list(tensors.values()))
+    dtype = functools.reduce(torch.promote_types, {n.dtype for n in norms})
+    return torch.stack([n.to(norms[0].device, dtype) for n in norms]).isfinite()
+
+
+def _non_finite(tensors: dict[str, Tensor]) -> list[str]:
+    finite = _are_finite(tensors)
+    if finite is None or finite.all():
+        return []
+    return _names(tensors, finite)
+
+
+def _names(tensors: dict[str, Tensor], finite: Tensor) -> list[str]:
+    suspects = [n for n, f in zip(tensors, finite.tolist(), strict=True) if not f]
+    # The norm of huge numbers overflows. What was not finite has not become so again.
+    return [name for name in suspects if not _is_finite(tensors[name])]
+
+
+def _listed(names: list[str]) -> str:
+    """The first three names, and a verb."""
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return f'{", ".join(names[:3])}{more} {"are" if len(names) > 1 else "is"}'
+
+
+def _since(iterations: int) -> str:
+    if not iterations:
+        return ' before the first step'
+    return (
+        f' since the step of iteration {iterations} (a gradient or the learning rate)'
+    )
+
+
+def _cause(runner: Runner) -> str:
+    """Where a loss has its NaN from, if not from what is watched."""
+    buffers = unwrap(runner.model).named_buffers()
+    if names := [n for n, b in buffers if not _is_finite(b)]:
+        return f'{_listed(names)} not finite'
+    return (
+        'weights, statistics and images were finite, so the forward pass or the loss '
+        'overflowed'
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in dicts and lists, with their places; labels are left out."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _tensors(part, f'{name}[{key!r}]')
+    elif isinstance(value, list | tuple):
+        for i, part in enumerate(value):
+            yield from _tensors(part, f'{name}[{i}]')
