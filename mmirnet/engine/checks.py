@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ConfigError, DataError
 from .config_checks import folder_problems
 from .dry_run import dry_run
-from .facts import dataset_classes
+from .facts import dataset_classes, normalised_twice, predicts
 from .labels import class_name_problems, label_problems
 from .wrappers import unwrap
 
@@ -80,6 +80,12 @@ def problems_before_testing(
     loop = runner.test_loop if phase == 'test' else runner.val_loop
     names = {}
     model = unwrap(runner.model)
+    if not predicts(model):
+        yield ConfigError(
+            f'model: {type(model).__name__} without a head for classes predicts '
+            'nothing that could be tested'
+        )
+        return
     network = getattr(getattr(model, 'backbone', None), 'network', None)
     packed = getattr(network, 'packed', None)
     if packed is not None and packed.classes is not None:
@@ -106,6 +112,11 @@ def _problems(
         for name, dataset in leaves(f'{key}.dataset', loader.dataset):
             if classes := dataset_classes(dataset):
                 names[name] = classes
+            if normalised_twice(dataset, model):
+                yield UserWarning(
+                    f'{name}: images are normalised twice, by Normalize in the '
+                    'pipeline and by data_preprocessor.mean; leave one of them out'
+                )
             for problem in _dataset(name, dataset, model, outputs):
                 # That validation has as few classes as training is said once.
                 if key == first or not isinstance(problem, Warning):

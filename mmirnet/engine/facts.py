@@ -20,6 +20,7 @@ from typing import Any
 import mmcv
 import numpy as np
 import torch
+from mmcv.transforms import Normalize
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import EMAHook
@@ -27,6 +28,7 @@ from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.datasets import CIFAR10, MNIST, PackInputs
+from mmpretrain.models import BaseSelfSupervisor, ImageClassifier
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -179,6 +181,16 @@ def _before_averaging(averaged: dict[str, Any]) -> dict[str, Any]:
         for name, weight in averaged.items()
         if name.startswith(prefix)
     }
+
+
+def predicts(model: nn.Module) -> bool:
+    """Whether a model has what predicts: self-supervised ones only learn features.
+
+    Args:
+        model (nn.Module): As built, without wrappers.
+    """
+    headless = isinstance(model, ImageClassifier) and not model.with_head
+    return not headless and not isinstance(model, BaseSelfSupervisor)
 
 
 def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
@@ -472,6 +484,19 @@ def _made_up(dataset: Dataset) -> Iterator[dict]:
             path = os.path.join(folder, f'{number}.png')
             mmcv.imwrite(rng.integers(0, 256, (*shape, 3), np.uint8), path)
             yield dict(img_path=path, **common)
+
+
+def normalised_twice(dataset: Dataset, model: nn.Module) -> bool:
+    """Whether both the pipeline and the model's preprocessor normalise the images.
+
+    Args:
+        dataset (Dataset): As built.
+        model (nn.Module): As built, without wrappers.
+    """
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if not isinstance(getattr(preprocessor, 'mean', None), Tensor):
+        return False
+    return any(isinstance(t, Normalize) for p in parts(dataset) for t in _transforms(p))
 
 
 def channel_order(dataset: Dataset, turned: bool = False) -> str:

@@ -490,3 +490,23 @@ class TestDryRun:
     def test_models_that_are_not_mmengines_pass(self, tmp_path):
         runner = runner_of(tmp_path)
         assert dry_run('data', runner.train_dataloader, nn.Identity()).problems == []
+
+
+class TestWhatAToolIsTold:
+    """Before a test: models that predict nothing, images normalised twice."""
+
+    def test_models_that_predict_nothing(self, tmp_path):
+        runner = runner_of(tmp_path)
+        runner.model.head = None
+        (problem,) = problems_before_testing(runner, 'val')
+        assert 'ImageClassifier without a head for classes' in str(problem)
+
+    def test_images_that_are_normalised_twice(self, tmp_path):
+        step = dict(type='Normalize', mean=[0], std=[1])
+        pipeline = [step, dict(type='PackInputs')]
+        runner = runner_of(tmp_path, **{'val_dataloader.dataset.pipeline': pipeline})
+        (problem,) = problems_before_testing(runner, 'val')
+        assert isinstance(problem, UserWarning)
+        assert str(problem).startswith(
+            'val_dataloader.dataset: images are normalised twice'
+        )

@@ -408,3 +408,27 @@ def test_a_config_builds_twice():
     build_model(cfg, None)
     gather(cfg, None)
     assert cfg.pretty_text == text
+
+
+@pytest.mark.parametrize('mean', [None, [1.0, 2.0, 3.0]])
+def test_images_that_are_normalised_twice_are_noticed(folder, mean):
+    step = dict(type='Normalize', mean=[1] * 3, std=[4] * 3)
+    normalisation = dict(mean=mean, std=mean)
+    model = classifier(data_preprocessor=normalisation)
+    for steps, twice in (([WHOLE], False), ([WHOLE, step], mean is not None)):
+        data = WRAPPERS['nested'](custom(folder, *steps))
+        dataset = build_dataset(data, 'data')
+        assert facts.normalised_twice(dataset, model) == twice
+
+
+def test_models_that_predict_nothing():
+    model = classifier()
+    assert facts.predicts(model)
+    model.head = None
+    assert not facts.predicts(model)
+    contrastive = dict(
+        type='SimCLR',
+        backbone=dict(type='IRResNet_CIFAR', depth=20),
+        head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss')),
+    )
+    assert not facts.predicts(MODELS.build(contrastive))
