@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmirnet.binary import IRConv2d
+from mmirnet.binary import IRConv2d, IRLinear
+from mmirnet.models.blocks import PadShortcut
 
 
 def warm_up(model, *shape):
@@ -43,6 +44,32 @@ def mixed_network(channels=24, classes=5):
         nn.Flatten(),
         nn.Linear(16, classes),
     )
+
+
+class EveryOperation(nn.Module):
+    """What `mixed_network` leaves out of the packed format, on images of 9x9."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.first = IRConv2d(3, 8, 3, stride=2, padding=1)
+        self.grouped = IRConv2d(8, 8, (3, 1), padding=(1, 0), groups=8)
+        self.spread = nn.Conv2d(8, 6, 2, dilation=2, padding='same')
+        self.shortcut = PadShortcut(6, 12, 1)
+        self.clamp = nn.ReLU6()
+        self.max_pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.avg_pool = nn.AvgPool2d(2, 1)
+        self.features = nn.BatchNorm1d(48)
+        self.binary = IRLinear(48, 10)
+        self.fc = nn.Linear(10, 5)
+
+    def forward(self, x):
+        """Logits (N, 5)."""
+        x = self.first(self.norm(x))
+        x = self.spread(x - 2 * self.grouped(x))
+        x = self.clamp(self.shortcut(x))
+        x = self.avg_pool(self.max_pool(x))
+        return self.fc(self.binary(self.features(x.flatten(1))))
 
 
 def dyadic(packed):

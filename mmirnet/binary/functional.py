@@ -554,7 +554,10 @@ class _BinaryConv2d(Function):
         filters = _filters(weight, rule)
         qw = _quantize(filters, dtype)
         bias = None if bias is None else bias.to(dtype)
-        return F.conv2d(qx, qw, bias, *geometry)
+        if bias is None or not binarize_input:
+            return F.conv2d(qx, qw, bias, *geometry)
+        # Sums of signs are exact where the bias is not among them.
+        return F.conv2d(qx, qw, None, *geometry).add_(bias[:, None, None])
 
     @staticmethod
     def backward(ctx, grad):

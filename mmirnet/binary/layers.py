@@ -197,9 +197,12 @@ def _linear(
 ) -> Tensor:
     t, k = t_and_k.unbind()
     rule = WeightRule(*rule)
-    if binarize_input:
-        x = binary_sign(x, t, k, rule.estimator)
-    return F.linear(x, binary_weight(weight, t, k, rule), bias)
+    weight = binary_weight(weight, t, k, rule)
+    if not binarize_input:
+        return F.linear(x, weight, bias)
+    y = F.linear(binary_sign(x, t, k, rule.estimator), weight)
+    # Sums of signs are exact where the bias is not among them.
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 # For torch.fx each is one operation.

@@ -3,14 +3,14 @@
 import os
 import sys
 from importlib import import_module
-from math import inf
+from math import inf, prod
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import ConfigError, MissingPackageError
 from . import plan
-from .format import Packed, read
+from .format import Packed, geometry, read
 
 try:
     _engine = import_module(f'{__package__}._engine')
@@ -53,18 +53,16 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def unpack_signs(signs: np.ndarray, kernel: int, channels: int) -> np.ndarray:
-    """Bits of shape (out, kernel, kernel, channels) as uint8 0 and 1.
+def unpack_signs(signs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bits of every filter, of shape ``(out, *shape)``, as uint8 0 and 1.
 
     Args:
         signs: uint64 of shape (out, words), as in a packed file.
-        kernel: Side of the window.
-        channels: Input channels.
+        shape: Of one filter, in the order of its bits.
     """
     octets = np.ascontiguousarray(signs, '<u8').view(np.uint8)
     bits = np.unpackbits(octets, axis=-1, bitorder='little')
-    window = kernel * kernel * channels
-    return bits[:, :window].reshape(-1, kernel, kernel, channels)
+    return bits[:, : prod(shape)].reshape(-1, *shape)
 
 
 def pack_bits(bits: np.ndarray) -> np.ndarray:
@@ -74,9 +72,30 @@ def pack_bits(bits: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=-1, bitorder='little').view('<u8')
 
 
-def binary_weight(operation: dict, tensors: dict, channels: int) -> np.ndarray:
-    """+-s of a binary convolution as float32 (out, kernel, kernel, channels)."""
-    bits = unpack_signs(tensors['signs'], operation['kernel'], channels)
+def _signs_of(operation: dict, tensors: dict, shape: tuple) -> np.ndarray:
+    """Bits (out, height, width, channels) of the filters of a binary layer.
+
+    Args:
+        operation: A binary convolution or linear layer.
+        tensors: Its tensors.
+        shape: (channels, height, width) of its input.
+    """
+    if operation['op'] == 'binary_linear':  # in the order of its features
+        return unpack_signs(tensors['signs'], shape).transpose(0, 2, 3, 1)
+    window = geometry(operation)
+    filters = *window.kernel, shape[0] // window.groups
+    return unpack_signs(tensors['signs'], filters)
+
+
+def binary_weight(operation: dict, tensors: dict, shape: tuple) -> np.ndarray:
+    """+-s of a binary layer as float32 (out, height, width, channels).
+
+    Args:
+        operation: A binary convolution or linear layer.
+        tensors: Its tensors.
+        shape: (channels, height, width) of its input.
+    """
+    bits = _signs_of(operation, tensors, shape)
     scale = np.exp2(tensors['exponent'].astype(np.float32))
     return (bits.astype(np.float32) * 2 - 1) * scale[:, None, None, None]
 
@@ -127,7 +146,7 @@ class Engine:
             'bits': native.Kind.BITS,
         }
         for place in places:
-            channels, height, width = packed.shapes[place.value]
+            channels, height, width = place.shape
             self._tensors[place.value, place.kind] = self._network.add_tensor(
                 kinds[place.kind], height, width, channels, place.pad, place.offset
             )
@@ -151,24 +170,16 @@ class Engine:
         return self._network.threads
 
     def _source(self, step: plan.Step) -> int:
-        kind = 'image' if step.source == 'input' else 'floats'
-        if step.kind == 'binary_conv2d' and step.operation['binarize_input']:
-            kind = 'bits'
+        kind = 'bits' if step.kind == 'binary_conv2d' else 'floats'
+        if step.source == 'input' and step.kind in ('conv2d', 'image'):
+            kind = 'image'
         return self._tensors[step.source, kind]
 
     def _add(self, step: plan.Step, packed: Packed) -> None:
-        network, op = self._network, step.operation
-        if step.kind == 'average_pool':
-            network.add_average_pool(
-                self._source(step), self._tensors[step.output, 'floats']
-            )
-            return
-        if step.kind == 'pad_shortcut':
-            network.add_shortcut(
-                self._source(step),
-                op['stride'],
-                op['before'],
-                self._tensors[step.output, 'floats'],
+        network, op, source = self._network, step.operation, self._source(step)
+        if step.kind in _MOVES:
+            _MOVES[step.kind](
+                network, source, step, self._tensors[step.output, 'floats']
             )
             return
         finish = _engine.Finish(
@@ -178,27 +189,22 @@ class Engine:
             out=self._tensors.get((step.output, 'floats'), -1),
             bits=self._tensors.get((step.output, 'bits'), -1),
         )
-        source = self._source(step)
-        shape = packed.shapes[step.source]
-        tensors = packed.operation_tensors(op) if op else {}
-        if step.kind == 'map':
+        if step.kind in ('map', 'image'):
             network.add_map(source, finish)
-        elif step.kind == 'max_pool2d':
-            window = op['kernel'], op['kernel'], op['stride'], op['padding']
-            network.add_max_pool(source, _engine.Window(*window), finish)
-        elif step.kind == 'binary_conv2d' and op['binarize_input']:
-            kernel, signs = op['kernel'], tensors['signs']
-            if shape[0] % 64:  # the kernels start a word with each position
-                signs = pack_bits(unpack_signs(signs, kernel, shape[0]))
-            network.add_binary_conv(
-                source,
-                _engine.Window(kernel, kernel, op['stride'], op['padding']),
-                np.ascontiguousarray(signs),
-                finish,
-            )
+            return
+        window = _engine.Window(*step.window[:4])
+        if step.kind == 'max_pool2d':
+            network.add_max_pool(source, window, finish)
+            return
+        tensors = packed.operation_tensors(op)
+        shape = packed.shapes[op['src'][0]]
+        if step.kind == 'binary_conv2d':
+            # The kernels start a word with each position.
+            signs = pack_bits(_signs_of(op, tensors, shape))
+            network.add_binary_conv(source, window, np.ascontiguousarray(signs), finish)
         else:
-            weight, window = _float_weight(step, tensors, shape)
-            network.add_conv(source, _engine.Window(*window), weight, finish)
+            weight = np.ascontiguousarray(_float_weight(op, tensors, shape), np.float32)
+            network.add_conv(source, window, step.window.groups, weight, finish)
 
     def predict(self, images) -> np.ndarray:
         """Logits of a batch.
@@ -248,19 +254,33 @@ class Engine:
         return self._network.predict(np.ascontiguousarray(images, dtype))
 
 
-def _float_weight(step: plan.Step, tensors: dict, shape: tuple):
-    """Weight as (out, kernel, kernel, in), and the window of its convolution."""
-    op = step.operation
-    if step.kind == 'binary_conv2d':  # binary weights under float activations
-        weight = binary_weight(op, tensors, shape[0])
-        return weight, (op['kernel'], op['kernel'], op['stride'], op['padding'])
-    if step.kind == 'linear':
+def _float_weight(op: dict, tensors: dict, shape: tuple) -> np.ndarray:
+    """Weight as (out, height, width, in)."""
+    if op['op'].startswith('binary'):
+        return binary_weight(op, tensors, shape)
+    weight = tensors['weight']
+    if op['op'] == 'linear':
         # Features come as (C, H, W): a window as large as the image.
-        weight, window = tensors['weight'].reshape(-1, *shape), (*shape[1:], 1, 0)
-    else:
-        weight = tensors['weight']
-        window = *weight.shape[2:], op['stride'], op['padding']
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32), window
+        weight = weight.reshape(-1, *shape)
+    return weight.transpose(0, 2, 3, 1)
+
+
+def _add_average_pool(network, source: int, step: plan.Step, out: int) -> None:
+    window = _engine.Window(*step.window[:4])
+    include_pad = step.operation.get('include_pad', False)
+    network.add_average_pool(source, window, include_pad, out)
+
+
+# Steps that fuse with nothing: (network, source, step, output).
+_MOVES = {
+    'average_pool': _add_average_pool,
+    'avg_pool2d': _add_average_pool,
+    'pad_shortcut': lambda network, source, step, out: network.add_shortcut(
+        source, step.operation['stride'], step.operation['before'], out
+    ),
+    'sign': lambda network, source, step, out: network.add_sign(source, out),
+    'vector': lambda network, source, step, out: network.add_vector(source, out),
+}
 
 
 def load(

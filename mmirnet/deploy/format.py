@@ -20,7 +20,12 @@ its ``dst``: ``conv1.weight``.
 +1. The bit of window position (y, x) and input channel c has index
 ``(y * kernel + x) * channels + c``, 64 in a word. ``exponent`` is log2 of each
 output channel's scale. An affine holds a BatchNorm as (2, channels): y = x *
-affine[0] + affine[1], with one rounding.
+affine[0] + affine[1], with one rounding; a scale has one factor and one offset for
+all channels.
+
+A kernel, stride or dilation is one integer or [vertical, horizontal], a padding one
+integer or [top, left, bottom, right]. With groups a window has channels / groups
+channels. The signs of a binary linear layer are in the order of its features.
 
 ``mean`` and ``std`` are in the order of the network's channels. ``order``, ``read`` and
 ``steps`` make its pixels of an image file, see :mod:`mmirnet.deploy.preparation`.
@@ -38,7 +43,7 @@ import os
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -56,6 +61,7 @@ MAX_SIDE = 4096
 MAX_CHANNELS = 1 << 16
 MAX_ACTIVATION_BYTES = 1 << 30
 MAX_EXPONENT = 30
+MAX_NUMBER = 1e30
 # A binary window's sum has to fit the kernels' 16-bit partial sums.
 MAX_BINARY_WINDOW = 65535
 
@@ -103,7 +109,7 @@ class Packed:
 # What an operation is: its attributes, its tensors, the shape it gives.
 
 
-class _Reject(Exception):
+class _Reject(ValueError):
     """Why an operation is wrong; `read` adds file and position."""
 
 
@@ -121,36 +127,113 @@ def _integer(operation: dict, name: str, low: int, high: int) -> int:
     return value
 
 
-def _window(shape, kernel_height, kernel_width, stride, padding):
-    _, height, width = shape
+def _number(operation: dict, name: str) -> float:
+    value = operation.get(name)
     _need(
-        height + 2 * padding >= kernel_height and width + 2 * padding >= kernel_width,
-        f'window {kernel_height}x{kernel_width} larger than the image',
+        type(value) in (int, float) and abs(value) <= MAX_NUMBER,
+        f'{name} must be a number within +-{MAX_NUMBER}, not {value!r}',
+    )
+    return value
+
+
+def _boolean(operation: dict, name: str) -> bool:
+    _need(type(operation[name]) is bool, f'{name} must be a bool')
+    return operation[name]
+
+
+class Geometry(NamedTuple):
+    """How a window moves over an image; pairs are vertical and horizontal."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def square(self) -> bool:
+        """Whether one kernel size, one stride and one padding say it all."""
+        alike = all(len(set(sides)) == 1 for sides in self[:3])
+        return alike and self.dilation == (1, 1) and self.groups == 1
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns from the first to the last that a window sees."""
+        height, width = (
+            d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)
+        )
+        return height, width
+
+
+def geometry(
+    operation: dict, kernel: tuple[int, int] | None = None, most: int = MAX_SIDE
+) -> Geometry:
+    """The window of an operation, from its attributes.
+
+    Args:
+        operation: A convolution or a pooling.
+        kernel: The sides of the window, where they are no attribute.
+        most: The largest kernel.
+    """
+
+    def sides(name: str, count: int, low: int, high: int) -> tuple:
+        value = operation.get(name)
+        if type(value) is not list:
+            return (_integer(operation, name, low, high),) * count
+        _need(
+            len(value) == count
+            and all(type(v) is int and low <= v <= high for v in value),
+            f'{name} must be {count} integers in [{low}, {high}], not {value!r}',
+        )
+        return tuple(value)
+
+    kernel = kernel or sides('kernel', 2, 1, most)
+    dilation = sides('dilation', 2, 1, 64) if 'dilation' in operation else (1, 1)
+    groups = operation.get('groups', 1)
+    if 'groups' in operation:
+        groups = _integer(operation, 'groups', 1, MAX_CHANNELS)
+    window = Geometry(kernel, dilation=dilation, groups=groups)
+    height, width = window.extent
+    if type(operation.get('padding')) is list:
+        padding = sides('padding', 4, 0, max(height, width) - 1)
+        _need(
+            max(padding[::2]) < height and max(padding[1::2]) < width,
+            f'padding {list(padding)} is as large as the window',
+        )
+    else:
+        padding = sides('padding', 4, 0, min(height, width) - 1)
+    return window._replace(stride=sides('stride', 2, 1, 64), padding=padding)
+
+
+def _window(shape: tuple, window: Geometry) -> tuple[int, int]:
+    top, left, bottom, right = window.padding
+    height, width = shape[1] + top + bottom, shape[2] + left + right
+    rows, columns = window.extent
+    _need(
+        height >= rows and width >= columns,
+        f'window {rows}x{columns} larger than the image',
     )
     return (
-        (height + 2 * padding - kernel_height) // stride + 1,
-        (width + 2 * padding - kernel_width) // stride + 1,
+        (height - rows) // window.stride[0] + 1,
+        (width - columns) // window.stride[1] + 1,
     )
 
 
 def _conv2d(operation, inputs, tensors):
     (shape,) = inputs
     weight = tensors['weight']
+    _need(weight.ndim == 4 and weight.size > 0, f'weight {weight.shape} is no filter')
+    window = geometry(operation, weight.shape[2:])
     _need(
-        weight.ndim == 4 and weight.size > 0 and weight.shape[1] == shape[0],
+        weight.shape[1] * window.groups == shape[0],
         f'weight {weight.shape} does not fit {shape[0]} input channels',
     )
-    out, _, kernel_height, kernel_width = weight.shape
-    stride = _integer(operation, 'stride', 1, 64)
-    padding = _integer(operation, 'padding', 0, min(kernel_height, kernel_width) - 1)
-    return (out, *_window(shape, kernel_height, kernel_width, stride, padding))
+    _need(len(weight) % window.groups == 0, 'groups of filters differ in size')
+    return (len(weight), *_window(shape, window))
 
 
-def _binary_conv2d(operation, inputs, tensors):
-    (shape,) = inputs
+def _check_signs(operation, window, tensors):
     signs, exponent = tensors['signs'], tensors['exponent']
-    kernel = _integer(operation, 'kernel', 1, 31)
-    window = kernel * kernel * shape[0]
     _need(window <= MAX_BINARY_WINDOW, 'binary window too large')
     _need(
         signs.ndim == 2 and signs.size > 0 and signs.shape[1] == -(-window // 64),
@@ -166,10 +249,24 @@ def _binary_conv2d(operation, inputs, tensors):
         and np.abs(exponent.astype(int)).max() <= MAX_EXPONENT,
         f'exponent: {len(signs)} values within +-{MAX_EXPONENT} expected',
     )
-    _need(type(operation['binarize_input']) is bool, 'binarize_input must be a bool')
-    stride = _integer(operation, 'stride', 1, 64)
-    padding = _integer(operation, 'padding', 0, kernel - 1)
-    return (len(signs), *_window(shape, kernel, kernel, stride, padding))
+    _boolean(operation, 'binarize_input')
+
+
+def _binary_conv2d(operation, inputs, tensors):
+    (shape,) = inputs
+    window = geometry(operation, most=31)
+    _need(
+        shape[0] % window.groups == 0 and len(tensors['signs']) % window.groups == 0,
+        f'{window.groups} groups do not divide the channels',
+    )
+    taps = window.kernel[0] * window.kernel[1]
+    _check_signs(operation, taps * (shape[0] // window.groups), tensors)
+    return (len(tensors['signs']), *_window(shape, window))
+
+
+def _binary_linear(operation, inputs, tensors):
+    _check_signs(operation, prod(inputs[0]), tensors)
+    return len(tensors['signs']), 1, 1
 
 
 def _linear(operation, inputs, tensors):
@@ -197,12 +294,24 @@ def _same(operation, inputs, tensors):
     return inputs[0]
 
 
-def _max_pool2d(operation, inputs, tensors):
+def _pool(operation, inputs, most):
     (shape,) = inputs
-    kernel = _integer(operation, 'kernel', 1, 64)
-    stride = _integer(operation, 'stride', 1, 64)
-    padding = _integer(operation, 'padding', 0, kernel // 2)
-    return (shape[0], *_window(shape, kernel, kernel, stride, padding))
+    window = geometry(operation, most=most)
+    size = _window(shape, window)
+    # Every window holds a pixel: none lies in the padding alone.
+    for side in range(2):
+        start = (size[side] - 1) * window.stride[side] - window.padding[side]
+        _need(start < shape[1 + side], 'a window lies in the padding alone')
+    return (shape[0], *size)
+
+
+def _max_pool2d(operation, inputs, tensors):
+    return _pool(operation, inputs, 64)
+
+
+def _avg_pool2d(operation, inputs, tensors):
+    _boolean(operation, 'include_pad')
+    return _pool(operation, inputs, MAX_SIDE)
 
 
 def _average_pool(operation, inputs, tensors):
@@ -211,6 +320,27 @@ def _average_pool(operation, inputs, tensors):
 
 def _flatten(operation, inputs, tensors):
     return inputs[0]  # (C, H, W) still says how the features are ordered
+
+
+def _vector(operation, inputs, tensors):
+    return prod(inputs[0]), 1, 1
+
+
+def _clamp(operation, inputs, tensors):
+    limits = [
+        _number(operation, name)
+        for name in ('low', 'high')
+        if operation[name] is not None
+    ]
+    _need(bool(limits), 'low and high are both null')
+    _need(limits == sorted(limits), f'low and high are in the wrong order: {limits}')
+    return inputs[0]
+
+
+def _scale(operation, inputs, tensors):
+    for name in ('factor', 'offset'):
+        _number(operation, name)
+    return inputs[0]
 
 
 def _pad_shortcut(operation, inputs, tensors):
@@ -227,16 +357,26 @@ class _Schema:
     inputs: int = 1
     attributes: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()  # tensors
+    options: tuple[str, ...] = ()  # attributes
 
+
+_SPREAD = ('dilation', 'groups')
 
 OPERATIONS = {
-    'conv2d': _Schema(_conv2d, 1, ('stride', 'padding'), ('weight',)),
+    'conv2d': _Schema(
+        _conv2d, 1, ('stride', 'padding'), ('weight',), ('bias',), _SPREAD
+    ),
     'binary_conv2d': _Schema(
         _binary_conv2d,
         1,
         ('kernel', 'stride', 'padding', 'binarize_input'),
         ('signs', 'exponent'),
+        ('bias',),
+        _SPREAD,
+    ),
+    'binary_linear': _Schema(
+        _binary_linear, 1, ('binarize_input',), ('signs', 'exponent'), ('bias',)
     ),
     'linear': _Schema(_linear, 1, (), ('weight',), ('bias',)),
     'affine': _Schema(_affine, 1, (), ('affine',)),
@@ -244,8 +384,14 @@ OPERATIONS = {
     'relu': _Schema(_same),
     'add': _Schema(_same, 2),
     'max_pool2d': _Schema(_max_pool2d, 1, ('kernel', 'stride', 'padding')),
-    'average_pool': _Schema(_average_pool),
+    'avg_pool2d': _Schema(
+        _avg_pool2d, 1, ('kernel', 'stride', 'padding', 'include_pad')
+    ),
+    'average_pool': _Schema(_average_pool),  # of the whole image
     'flatten': _Schema(_flatten),
+    'vector': _Schema(_vector),  # (C, H, W) as C * H * W channels
+    'clamp': _Schema(_clamp, 1, ('low', 'high')),
+    'scale': _Schema(_scale, 1, ('factor', 'offset')),
     'pad_shortcut': _Schema(_pad_shortcut, 1, ('stride', 'before', 'after')),
 }
 
@@ -258,13 +404,29 @@ _TENSOR_DTYPES = {'signs': ('U64',), 'exponent': ('I8',)}
 _FLOAT_DTYPES = ('F32', 'F16', 'BF16')
 
 
-def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]:
+def shape_of(
+    operation: dict, shapes: dict, tensors: dict, dtypes: dict
+) -> tuple[int, int, int]:
+    """Checks an operation, and says which (channels, height, width) it gives.
+
+    Args:
+        operation: As in the graph.
+        shapes: Of the values that stand before it.
+        tensors: As in a file, by name.
+        dtypes: safetensors' names of their types.
+
+    Raises:
+        ValueError: If something in it is wrong.
+    """
     _need(isinstance(operation, dict), 'not an object')
     kind = operation.get('op')
     _need(isinstance(kind, str) and kind in OPERATIONS, f'unknown operation {kind!r}')
     schema = OPERATIONS[kind]
     known = {'op', 'src', 'dst', *schema.attributes}
-    _need(set(operation) == known, f'fields must be {sorted(known)}')
+    _need(
+        known <= set(operation) <= known | set(schema.options),
+        f'fields must be {sorted(known)}',
+    )
     names = operation['src']
     _need(
         isinstance(names, list) and len(names) == schema.inputs,
@@ -274,10 +436,6 @@ def _check_operation(operation, shapes, tensors, dtypes) -> tuple[int, int, int]
         _need(
             isinstance(name, str) and name in shapes,
             f'src {name!r} is not a value computed before',
-        )
-        _need(
-            name != 'input' or kind in ('conv2d', 'linear'),
-            f'{kind} cannot read the image itself',
         )
     output = operation['dst']
     _need(
@@ -321,6 +479,29 @@ def _check_head(head: Any, classes: int) -> None:
     )
     if head['topk'] is not None:
         _integer(head, 'topk', 1, classes)
+
+
+def _footprint(shape: tuple[int, int, int]) -> int:
+    """Bytes of one copy as floats and one as bits, both padded for vectors."""
+    return shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
+
+
+def _copied(operation: dict) -> list[str]:
+    kind, sources = operation['op'], operation['src']
+    if kind == 'binary_linear':
+        return sources
+    if kind == 'binary_conv2d' and not geometry(operation).square:
+        return sources
+    return ['input'] if 'input' in sources and kind not in ('conv2d', 'linear') else []
+
+
+def slope_and_offset(packed: Packed, operation: dict) -> np.ndarray:
+    """(2, channels) of an affine or a scale."""
+    if operation['op'] == 'affine':
+        return packed.operation_tensors(operation)['affine']
+    channels = packed.shapes[operation['dst']][0]
+    values = np.array([[operation['factor']], [operation['offset']]], np.float32)
+    return np.repeat(values, channels, 1)
 
 
 def check(packed: Packed) -> Packed:
@@ -369,9 +550,10 @@ def check(packed: Packed) -> Packed:
         total = 0
         for index, operation in enumerate(packed.graph):
             field_name = f'graph[{index}]'
-            shape = _check_operation(operation, shapes, packed.tensors, packed.dtypes)
-            # One copy as floats, one as bits, both padded for vectors.
-            total += shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
+            shape = shape_of(operation, shapes, packed.tensors, packed.dtypes)
+            total += _footprint(shape)
+            # The engine may keep an operand once more, prepared for the operation.
+            total += sum(_footprint(shapes[name]) for name in _copied(operation))
             _need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')
             shapes[operation['dst']] = shape
         field_name = 'output'

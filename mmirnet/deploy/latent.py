@@ -76,15 +76,20 @@ def latent_weight(signs: Tensor, exponent: Tensor) -> Tensor:
     return signs * scale * (n / 2) * ((1 - tail) * share + tail * first)
 
 
-def _binary(name: str, operation: dict, arrays: dict, channels: int) -> dict:
-    signs = np.sign(binary_weight(operation, arrays, channels)).transpose(0, 3, 1, 2)
+def _binary(name: str, operation: dict, arrays: dict, shape: tuple) -> dict:
+    signs = np.sign(binary_weight(operation, arrays, shape)).transpose(0, 3, 1, 2)
+    if operation['op'] == 'binary_linear':
+        signs = signs.reshape(len(signs), -1)
     flat = torch.from_numpy(signs.reshape(len(signs), -1))
     exponent = torch.from_numpy(np.array(arrays['exponent']))
     try:
         weight = latent_weight(flat, exponent)
     except ValueError as error:
         raise PackedFileError(f'{name}.signs: {error}') from None
-    return {'weight': weight.reshape(signs.shape)}
+    tensors = {'weight': weight.reshape(signs.shape)}
+    if 'bias' in arrays:
+        tensors['bias'] = torch.from_numpy(np.array(arrays['bias']))
+    return tensors
 
 
 def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
@@ -118,9 +123,9 @@ def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
     state = {}
     for operation in packed.graph:
         arrays = packed.operation_tensors(operation)
-        if operation['op'] == 'binary_conv2d':
-            channels = packed.shapes[operation['src'][0]][0]
-            tensors = _binary(operation['dst'], operation, arrays, channels)
+        if operation['op'].startswith('binary'):
+            shape = packed.shapes[operation['src'][0]]
+            tensors = _binary(operation['dst'], operation, arrays, shape)
         else:
             tensors = {r: torch.from_numpy(np.array(a)) for r, a in arrays.items()}
         if operation['op'] == 'affine':

@@ -7,11 +7,16 @@ import numpy as np
 
 from ..errors import MissingPackageError
 from .engine import binary_weight
-from .format import Packed
+from .format import Geometry, Packed, geometry, slope_and_offset
 
 # Sign in ONNX gives 0 for 0, so +-1 comes from a comparison. Version 17 is the
 # oldest opset that today's tools still test.
 OPSET = 17
+
+
+def _follows(flat: set[str], sources: list[str], output: str) -> set[str]:
+    """Whether what is computed element by element is flat as well."""
+    return {output} if sources[0] in flat else set()
 
 
 def to_onnx(packed: Packed):
@@ -43,72 +48,116 @@ def to_onnx(packed: Packed):
         nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def convolution(op: dict, source: str, weight: np.ndarray) -> None:
-        node(
-            'Conv',
-            [source, constant(f'{op["dst"]}.weight', weight)],
-            op['dst'],
-            strides=[op['stride']] * 2,
-            pads=[op['padding']] * 4,
+    flat = set()  # values of shape (N, features)
+
+    def features(name: str) -> str:
+        return name if name in flat else node('Flatten', [name], f'{name}.flat')
+
+    def maps(name: str) -> str:
+        if name not in flat:
+            return name
+        shape = constant(f'{name}.shape', np.array([-1, *packed.shapes[name]]))
+        return node('Reshape', [name, shape], f'{name}.maps')
+
+    def sign_of(source: str, output: str) -> str:
+        zero = constant('zero', np.float32(0))
+        positive = node('GreaterOrEqual', [source, zero], f'{output}.positive')
+        signs = [constant('plus', np.float32(1)), constant('minus', np.float32(-1))]
+        return node('Where', [positive, *signs], f'{output}.sign')
+
+    def windows(window: Geometry) -> dict[str, list[int]]:
+        return dict(
+            kernel_shape=list(window.kernel),
+            strides=list(window.stride),
+            pads=list(window.padding),
         )
 
     for op in packed.graph:
         kind, sources, output = op['op'], op['src'], op['dst']
         tensors = packed.operation_tensors(op)
-        channels = packed.shapes[sources[0]][0]
-        if kind == 'conv2d':
-            convolution(op, sources[0], tensors['weight'])
-        elif kind == 'binary_conv2d':
-            source = sources[0]
-            if op['binarize_input']:
-                zero = constant('zero', np.float32(0))
-                positive = node('GreaterOrEqual', [source, zero], f'{output}.positive')
-                signs = [
-                    constant('plus', np.float32(1)),
-                    constant('minus', np.float32(-1)),
-                ]
-                source = node('Where', [positive, *signs], f'{output}.sign')
-            weight = binary_weight(op, tensors, channels).transpose(0, 3, 1, 2)
-            convolution(op, source, weight)
-        elif kind == 'linear':
-            flat = node('Flatten', [sources[0]], f'{output}.flat')
-            weights = [constant(f'{output}.weight', tensors['weight'])]
+        shape = packed.shapes[sources[0]]
+        binary = kind.startswith('binary')
+        if binary:
+            weight = binary_weight(op, tensors, shape).transpose(0, 3, 1, 2)
+            tensors['weight'] = weight
+        if kind in ('conv2d', 'binary_conv2d'):
+            window = geometry(op, tensors['weight'].shape[2:])
+            source = maps(sources[0])
+            exact = binary and op['binarize_input']
+            if exact:
+                source = sign_of(source, output)
+            operands = [source, constant(f'{output}.weight', tensors['weight'])]
+            # Sums of signs are exact where no bias is among them.
+            late = exact and 'bias' in tensors
+            if 'bias' in tensors and not late:
+                operands.append(constant(f'{output}.bias', tensors['bias']))
+            node(
+                'Conv',
+                operands,
+                f'{output}.sums' if late else output,
+                **windows(window),
+                dilations=list(window.dilation),
+                group=window.groups,
+            )
+            if late:
+                bias = constant(f'{output}.bias', tensors['bias'][:, None, None])
+                node('Add', [f'{output}.sums', bias], output)
+        elif kind in ('linear', 'binary_linear'):
+            source = features(sources[0])
+            if binary and op['binarize_input']:
+                source = sign_of(source, output)
+            weight = tensors['weight'].reshape(packed.shapes[output][0], -1)
+            operands = [source, constant(f'{output}.weight', weight)]
             if 'bias' in tensors:
-                weights.append(constant(f'{output}.bias', tensors['bias']))
-            node('Gemm', [flat, *weights], output, transB=1)
-        elif kind == 'affine':
-            ones = np.ones(channels, np.float32)
-            values = [*tensors['affine'], 0 * ones, ones]
+                operands.append(constant(f'{output}.bias', tensors['bias']))
+            node('Gemm', operands, output, transB=1)
+            flat.add(output)
+        elif kind in ('affine', 'scale'):
+            ones = np.ones(shape[0], np.float32)
+            values = [*slope_and_offset(packed, op), 0 * ones, ones]
             names = [constant(f'{output}.{i}', v) for i, v in enumerate(values)]
-            node('BatchNormalization', [sources[0], *names], output, epsilon=0.0)
-        elif kind == 'hardtanh':
-            bounds = [
-                constant('minus', np.float32(-1)),
-                constant('plus', np.float32(1)),
-            ]
-            node('Clip', [sources[0], *bounds], output)
+            # The features of flat maps are no channels of a BatchNorm.
+            spread = sources[0] in flat and shape[1:] != (1, 1)
+            source = maps(sources[0]) if spread else sources[0]
+            node('BatchNormalization', [source, *names], output, epsilon=0.0)
+            flat |= set() if spread else _follows(flat, sources, output)
         elif kind == 'relu':
             node('Relu', sources, output)
+            flat |= _follows(flat, sources, output)
+        elif kind in ('hardtanh', 'clamp'):
+            low, high = (-1, 1) if kind == 'hardtanh' else (op['low'], op['high'])
+            limits = [
+                '' if limit is None else constant(f'{output}.{i}', np.float32(limit))
+                for i, limit in enumerate((low, high))
+            ]
+            node('Clip', [sources[0], *limits], output)
+            flat |= _follows(flat, sources, output)
         elif kind == 'add':
+            if len({name in flat for name in sources}) > 1:
+                sources = [features(name) for name in sources]
+                flat.add(output)
             node('Add', sources, output)
+            flat |= _follows(flat, sources, output)
         elif kind == 'max_pool2d':
+            node('MaxPool', [maps(sources[0])], output, **windows(geometry(op)))
+        elif kind == 'avg_pool2d':
             node(
-                'MaxPool',
-                sources,
+                'AveragePool',
+                [maps(sources[0])],
                 output,
-                kernel_shape=[op['kernel']] * 2,
-                strides=[op['stride']] * 2,
-                pads=[op['padding']] * 4,
+                **windows(geometry(op)),
+                count_include_pad=int(op['include_pad']),
             )
         elif kind == 'average_pool':
-            node('GlobalAveragePool', sources, output)
-        elif kind == 'flatten':
+            node('GlobalAveragePool', [maps(sources[0])], output)
+        elif kind in ('flatten', 'vector'):
             node('Flatten', sources, output)
+            flat.add(output)
         elif kind == 'pad_shortcut':
             cut = node(
                 'Slice',
                 [
-                    sources[0],
+                    maps(sources[0]),
                     constant('corner', np.array([0, 0])),
                     constant('end', np.array([2**31 - 1] * 2)),
                     constant('sides', np.array([2, 3])),
@@ -123,8 +172,8 @@ def to_onnx(packed: Packed):
 
     spec = packed.input
     shape = ['batch', spec['channels'], spec['height'], spec['width']]
-    logits = packed.graph[-1]['dst']
-    classes = packed.shapes[logits][0]
+    logits = features(packed.graph[-1]['dst'])
+    classes = packed.shapes[packed.graph[-1]['dst']][0]
     graph = helper.make_graph(
         nodes,
         'mmirnet',
@@ -188,6 +237,7 @@ def largest_difference(
     for i, op in enumerate(packed.graph):
         wanted = simulation.operation(i, *(values[name] for name in op['src']))
         scale = wanted.abs().max().clamp_min(1e-30)
-        difference = (values[op['dst']] - wanted).abs().max() / scale
+        got = values[op['dst']].reshape(wanted.shape)
+        difference = (got - wanted).abs().max() / scale
         largest = max(largest, difference.item())
     return largest

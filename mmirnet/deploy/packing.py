@@ -1,10 +1,9 @@
 """From a trained model to a packed file, and back to a simulation of it."""
 
-import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from ..binary import Hardtanh, IRConv2d
 from ..binary.functional import sign
-from ..errors import UnsupportedModelError
-from ..models.blocks import PadShortcut
+from ..errors import PackedFileError, UnsupportedModelError
 from . import format, preparation
-from .engine import binary_weight, pack_bits
+from .engine import binary_weight
 from .format import Packed
+from .tracing import trace, unwrap
 
 _DTYPES = {'fp32': 'F32', 'fp16': 'F16', 'bf16': 'BF16'}
 _TORCH_DTYPES = {
@@ -30,210 +28,6 @@ _TORCH_DTYPES = {
     'U64': torch.uint64,
     'I8': torch.int8,
 }
-
-
-def _refuse(name: str, why: str) -> None:
-    raise UnsupportedModelError(f'cannot pack {name}: {why}')
-
-
-# --------------------------------------------------------------------------
-# Layers to operations. Each function takes a layer and its name, and returns
-# the attributes and the tensors of the operation.
-
-
-def _square(name: str, what: str, value: Any) -> int:
-    sides = set(value) if isinstance(value, tuple) else {value}
-    if len(sides) != 1 or not isinstance(side := sides.pop(), int):
-        _refuse(name, f'{what} {value} has two different sides')
-    return side
-
-
-def _window(name: str, conv: nn.Conv2d) -> dict:
-    if conv.groups != 1 or set(conv.dilation) != {1} or conv.padding_mode != 'zeros':
-        _refuse(name, 'groups, dilation or padding mode')
-    if conv.bias is not None:
-        _refuse(name, 'a convolution with bias')
-    return dict(
-        stride=_square(name, 'stride', conv.stride),
-        padding=_square(name, 'padding', conv.padding),
-    )
-
-
-def _binary_conv(name: str, conv: IRConv2d) -> tuple[dict, dict]:
-    if conv.rule.scale == 'mean':
-        _refuse(name, "scale='mean' is no power of two; use 'shift' or None")
-    weight, scale = conv.libra_pb()
-    scale = torch.ones(len(weight)) if scale is None else scale.flatten().cpu()
-    exponent = torch.log2(scale)
-    if not torch.equal(exponent, exponent.round()):
-        _refuse(name, 'a scale is no power of two')
-    bits = (weight >= 0).permute(0, 2, 3, 1).flatten(1).cpu().numpy()
-    return (
-        dict(
-            kernel=_square(name, 'kernel', conv.kernel_size),
-            **_window(name, conv),
-            binarize_input=conv.binarize_input,
-        ),
-        dict(signs=pack_bits(bits), exponent=exponent.to(torch.int8).numpy()),
-    )
-
-
-def _float(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().contiguous().numpy()
-
-
-def _conv(name: str, conv: nn.Conv2d) -> tuple[dict, dict]:
-    return _window(name, conv), dict(weight=_float(conv.weight))
-
-
-def _linear(name: str, linear: nn.Linear) -> tuple[dict, dict]:
-    tensors = dict(weight=_float(linear.weight))
-    if linear.bias is not None:
-        tensors['bias'] = _float(linear.bias)
-    return {}, tensors
-
-
-def _batch_norm(name: str, bn: nn.BatchNorm2d) -> tuple[dict, dict]:
-    if bn.running_mean is None or bn.weight is None:
-        _refuse(name, 'a BatchNorm without statistics or weights')
-    # In evaluation torch computes alpha = weight * (1 / sqrt(var + eps)) and
-    # beta = fma(-mean, alpha, bias), each rounded to float32, and one fused
-    # multiply-add for each value: with these two the same bits come out.
-    variance, mean = _float(bn.running_var), _float(bn.running_mean)
-    alpha = _float(bn.weight) * (1 / np.sqrt(variance + np.float32(bn.eps)))
-    # The product of two float32 is exact in float64.
-    beta = _float(bn.bias) - mean.astype(np.float64) * alpha
-    return {}, dict(affine=np.stack([alpha, beta.astype(np.float32)]))
-
-
-def _hardtanh(name: str, act: nn.Hardtanh) -> tuple[dict, dict]:
-    if (act.min_val, act.max_val) != (-1, 1):
-        _refuse(name, 'a Hardtanh other than [-1, 1]')
-    return {}, {}
-
-
-def _max_pool(name: str, pool: nn.MaxPool2d) -> tuple[dict, dict]:
-    if pool.ceil_mode or pool.dilation not in (1, (1, 1)):
-        _refuse(name, 'ceil mode or dilation')
-    return {
-        'kernel': _square(name, 'kernel', pool.kernel_size),
-        'stride': _square(name, 'stride', pool.stride),
-        'padding': _square(name, 'padding', pool.padding),
-    }, {}
-
-
-def _average_pool(name: str, pool: nn.AdaptiveAvgPool2d) -> tuple[dict, dict]:
-    if pool.output_size not in (1, (1, 1)):
-        _refuse(name, 'pooling to more than one pixel')
-    return {}, {}
-
-
-def _pad_shortcut(name: str, shortcut: PadShortcut) -> tuple[dict, dict]:
-    return {
-        'stride': shortcut.stride,
-        'before': shortcut.front,
-        'after': shortcut.back,
-    }, {}
-
-
-# Exact classes: a subclass may compute something else.
-_LAYERS: dict[type, tuple[str, Callable]] = {
-    IRConv2d: ('binary_conv2d', _binary_conv),
-    nn.Conv2d: ('conv2d', _conv),
-    nn.Linear: ('linear', _linear),
-    nn.BatchNorm1d: ('affine', _batch_norm),
-    nn.BatchNorm2d: ('affine', _batch_norm),
-    nn.Hardtanh: ('hardtanh', _hardtanh),
-    Hardtanh: ('hardtanh', _hardtanh),
-    nn.ReLU: ('relu', lambda name, act: ({}, {})),
-    nn.MaxPool2d: ('max_pool2d', _max_pool),
-    nn.AdaptiveAvgPool2d: ('average_pool', _average_pool),
-    nn.Flatten: ('flatten', lambda name, flatten: ({}, {})),
-    PadShortcut: ('pad_shortcut', _pad_shortcut),
-}
-_IDENTITY = (nn.Identity, nn.Dropout)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return type(module) in _LAYERS or super().is_leaf_module(module, name)
-
-
-class _Logits(nn.Module):
-    """An MMPretrain classifier's way from image to logits, or any module's."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        model = self.model
-        if not hasattr(model, 'backbone'):
-            return model(x)
-        feats = model.backbone(x)
-        if getattr(model, 'neck', None) is not None:
-            feats = model.neck(feats)
-        return model.head(feats)
-
-
-def _add_like(target: Any) -> bool:
-    return getattr(target, '__name__', target) in ('add', 'iadd', 'add_')
-
-
-def _flatten_like(target: Any) -> bool:
-    return getattr(target, '__name__', target) in ('flatten', 'view', 'reshape')
-
-
-def _operation(node: fx.Node, module: nn.Module | None) -> tuple[str, dict, dict]:
-    """Kind, attributes and tensors of one node."""
-    if module is not None:
-        if type(module) not in _LAYERS:
-            _refuse(node.target, f'no operation for {type(module).__name__}')
-        kind, describe = _LAYERS[type(module)]
-        return kind, *describe(node.target, module)
-    if _add_like(node.target):
-        return 'add', {}, {}
-    if _flatten_like(node.target):
-        return 'flatten', {}, {}
-    _refuse(node.name, f'no operation for {node.target}')
-
-
-def trace(model: nn.Module) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """The graph of a model, in evaluation mode, and its tensors.
-
-    Args:
-        model: An MMPretrain classifier or any module from images to logits.
-
-    Raises:
-        UnsupportedModelError: For a layer that the format does not have.
-    """
-    # A copy is not compiled, and leaves the mode of the model's parts as it is.
-    wrapped = _Logits(copy.deepcopy(model)).eval()
-    traced = _Tracer().trace(wrapped)
-    modules = dict(wrapped.named_modules())
-    graph, tensors, names = [], {}, {}
-    for node in traced.nodes:
-        if node.op == 'placeholder':
-            names[node] = 'input'
-            continue
-        if node.op == 'output':
-            continue
-        if node.target == 'size' or not node.users:
-            continue
-        module = modules[node.target] if node.op == 'call_module' else None
-        sources = [names[arg] for arg in node.all_input_nodes if arg in names]
-        if isinstance(module, _IDENTITY):
-            names[node] = sources[0]
-            continue
-        kind, attributes, arrays = _operation(node, module)
-        # A layer with weights keeps its name, unless it is called twice.
-        name = str(node.target).removeprefix('model.')
-        if not arrays or any(name == operation['dst'] for operation in graph):
-            name = f'{kind}{len(graph)}'
-        names[node] = name
-        tensors.update({f'{name}.{role}': array for role, array in arrays.items()})
-        graph.append(dict(op=kind, src=sources, dst=name) | attributes)
-    return graph, tensors
 
 
 def _normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
@@ -300,7 +94,9 @@ def pack(
         >>> packed.tensors['1.signs'].nbytes  # 72 bits for each of 8 channels
         128
     """
-    graph, tensors = trace(model)
+    model = unwrap(model)
+    recording = trace(model, input_size)
+    graph, tensors = recording.graph, recording.tensors
     dtypes = {}
     for name, array in tensors.items():
         role = name.rsplit('.', 1)[1]
@@ -308,27 +104,29 @@ def pack(
         if role == 'weight':
             dtypes[name] = _DTYPES[float_dtype]
             tensors[name] = _round(array, dtypes[name])
-    channels = tensors[f'{graph[0]["dst"]}.weight'].shape[1]
+    channels = recording.channels
     mean, std = _normalisation(model, channels)
     height, width = input_size
-    return format.check(
-        Packed(
-            input=dict(
-                channels=channels,
-                height=height,
-                width=width,
-                mean=mean,
-                std=std,
-                **(image or preparation.default(channels, height, width)),
-            ),
-            graph=graph,
-            tensors=tensors,
-            classes=classes,
-            source=source or _digest(tensors),
-            dtypes=dtypes,
-            head=head or format.SOFTMAX.copy(),
-        )
+    packed = Packed(
+        input=dict(
+            channels=channels,
+            height=height,
+            width=width,
+            mean=mean,
+            std=std,
+            **(image or preparation.default(channels, height, width)),
+        ),
+        graph=graph,
+        tensors=tensors,
+        classes=classes,
+        source=source or _digest(tensors),
+        dtypes=dtypes,
+        head=head or format.SOFTMAX.copy(),
     )
+    try:
+        return format.check(packed)
+    except PackedFileError as error:
+        raise UnsupportedModelError(f'cannot pack the model: {error}') from None
 
 
 def _round(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -375,16 +173,15 @@ class Simulation(nn.Module):
         self.layers = nn.ModuleList()
         for operation in packed.graph:
             arrays = packed.operation_tensors(operation)
-            if operation['op'] == 'binary_conv2d':
-                channels = packed.shapes[operation['src'][0]][0]
-                weight = binary_weight(operation, arrays, channels)
-                arrays = {'weight': weight.transpose(0, 3, 1, 2)}
-            tensors = {
-                role: torch.from_numpy(np.array(array, order='C'))
-                for role, array in arrays.items()
-            }
+            shape = packed.shapes[operation['src'][0]]
+            if operation['op'].startswith('binary'):
+                weight = binary_weight(operation, arrays, shape).transpose(0, 3, 1, 2)
+                arrays = {'weight': weight, **_bias(arrays)}
+            elif operation['op'] == 'scale':
+                arrays = {'affine': format.slope_and_offset(packed, operation)}
             layer = nn.Module()
-            for role, tensor in tensors.items():
+            for role, array in arrays.items():
+                tensor = torch.from_numpy(np.array(array, order='C'))
                 layer.register_buffer(role, tensor)
             self.layers.append(layer)
 
@@ -393,18 +190,60 @@ class Simulation(nn.Module):
         values = {'input': x}
         for i, op in enumerate(self.graph):
             values[op['dst']] = self.operation(i, *(values[v] for v in op['src']))
-        return values[self.graph[-1]['dst']]
+        return values[self.graph[-1]['dst']].flatten(1)
 
     def operation(self, index: int, *inputs: Tensor) -> Tensor:
-        """Output of one operation of the graph, of its inputs."""
-        op = self.graph[index]
+        """Output of one operation of the graph, of its inputs, as (N, C, H, W)."""
+        op, shapes = self.graph[index], self.packed.shapes
         tensors = dict(self.layers[index].named_buffers())
-        return _SIMULATE[op['op']](op, *inputs, **tensors)
+        # Features and maps are one thing here: a shape says how they are ordered.
+        inputs = [
+            x.reshape(-1, *shapes[name])
+            for x, name in zip(inputs, op['src'], strict=True)
+        ]
+        output = _SIMULATE[op['op']](op, *inputs, **tensors)
+        return output.reshape(-1, *shapes[op['dst']])
 
 
-def _simulate_binary(op: dict, x: Tensor, weight: Tensor) -> Tensor:
-    x = sign(x) if op['binarize_input'] else x
-    return F.conv2d(x, weight, None, op['stride'], op['padding'])
+def _bias(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {'bias': arrays['bias']} if 'bias' in arrays else {}
+
+
+def _padded(x: Tensor, window: format.Geometry, value: float = 0):
+    """An image, and the padding that torch's own functions still have to add."""
+    top, left, bottom, right = window.padding
+    if (top, left) == (bottom, right):
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _simulate_conv(
+    op: dict, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    window = format.geometry(op, tuple(weight.shape[2:]))
+    x, padding = _padded(x, window)
+    return F.conv2d(
+        x, weight, bias, window.stride, padding, window.dilation, window.groups
+    )
+
+
+def _simulate_binary(
+    op: dict, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    if not op['binarize_input']:
+        return _simulate_conv(op, x, weight, bias)
+    y = _simulate_conv(op, sign(x), weight)  # exact: the bias is the one rounding
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _simulate_binary_linear(
+    op: dict, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    x = x.flatten(1)
+    if not op['binarize_input']:
+        return F.linear(x, weight.flatten(1), bias)
+    y = F.linear(sign(x), weight.flatten(1))
+    return y if bias is None else y + bias
 
 
 def _simulate_shortcut(op: dict, x: Tensor) -> Tensor:
@@ -417,21 +256,43 @@ def _simulate_affine(op: dict, x: Tensor, affine: Tensor) -> Tensor:
     return F.batch_norm(x, zero, one, affine[0], affine[1], False, 0.0, 0.0)
 
 
+def _simulate_max_pool(op: dict, x: Tensor) -> Tensor:
+    window = format.geometry(op)
+    x, padding = _padded(x, window, -inf)
+    if any(2 * p > k for p, k in zip(padding, window.kernel, strict=True)):
+        x, padding = F.pad(x, [p for p in padding[::-1] for _ in '12'], value=-inf), 0
+    return F.max_pool2d(x, window.kernel, window.stride, padding)
+
+
+def _simulate_avg_pool(op: dict, x: Tensor) -> Tensor:
+    window = format.geometry(op)
+    top, left, bottom, right = window.padding
+
+    def sums(values: Tensor) -> Tensor:
+        values = F.pad(values, (left, right, top, bottom))
+        return F.avg_pool2d(values, window.kernel, window.stride, divisor_override=1)
+
+    if op['include_pad']:
+        return sums(x) / prod(window.kernel)
+    return sums(x) / sums(torch.ones_like(x[:1, :1]))
+
+
 _SIMULATE = {
-    'conv2d': lambda op, x, weight: F.conv2d(
-        x, weight, None, op['stride'], op['padding']
-    ),
+    'conv2d': _simulate_conv,
     'binary_conv2d': _simulate_binary,
+    'binary_linear': _simulate_binary_linear,
     'linear': lambda op, x, weight, bias=None: F.linear(x.flatten(1), weight, bias),
     'affine': _simulate_affine,
+    'scale': _simulate_affine,
+    'clamp': lambda op, x: torch.clamp(x, op['low'], op['high']),
     'hardtanh': lambda op, x: F.hardtanh(x),
     'relu': lambda op, x: F.relu(x),
     'add': lambda op, x, y: x + y,
-    'max_pool2d': lambda op, x: F.max_pool2d(
-        x, op['kernel'], op['stride'], op['padding']
-    ),
+    'max_pool2d': _simulate_max_pool,
+    'avg_pool2d': _simulate_avg_pool,
     'average_pool': lambda op, x: F.adaptive_avg_pool2d(x, 1),
-    'flatten': lambda op, x: x.flatten(1),
+    'flatten': lambda op, x: x,
+    'vector': lambda op, x: x,
     'pad_shortcut': _simulate_shortcut,
 }
 

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from networks import mixed_network, warm_up
+from networks import EveryOperation, mixed_network, warm_up
 
 from mmirnet import deploy
 from mmirnet.deploy import engine, format, plan
@@ -47,11 +47,12 @@ def one(data: bytes) -> None:
 
 
 def main() -> None:
-    """Fuzz, starting from a packed network."""
+    """Fuzz, starting from packed networks."""
     corpus = FOLDER / 'corpus'
     corpus.mkdir()
-    seed = corpus / 'seed.safetensors'
-    deploy.write(deploy.pack(warm_up(mixed_network(), 3, 9, 9), (9, 9)), seed)
+    for network in (mixed_network(), EveryOperation()):
+        seed = corpus / f'{type(network).__name__}.safetensors'
+        deploy.write(deploy.pack(warm_up(network, 3, 9, 9), (9, 9)), seed)
     options = ['-max_len=40000', '-rss_limit_mb=2048', '-timeout=30', '-len_control=0']
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:], str(corpus)], one)
     atheris.Fuzz()

@@ -36,7 +36,7 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   const std::vector<float> zero(channels, 0.0f), one(channels, 1.0f);
   network.set_input(image, {zero.data(), zero.size()}, {one.data(), one.size()});
   Finish finish{{}, {}, -INFINITY, INFINITY, -1, -1, bits};
-  network.add_conv(image, {1, 1, 1, 0}, {eye.data(), eye.size()}, finish);
+  network.add_conv(image, Window::square(1, 1, 0), 1, {eye.data(), eye.size()}, finish);
 
   const auto random_words = [](int filters, int taps, int in) {
     const int words = (in + 63) / 64;
@@ -56,14 +56,15 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   }
   finish = {{alpha.data(), alpha.size()}, {beta.data(), beta.size()}, -1, 1, -1, -1, -1};
   (sign ? finish.bits : finish.out) = sign ? signs : sums;
-  network.add_binary_conv(bits, {kernel, kernel, stride, pad},
+  network.add_binary_conv(bits, Window::square(kernel, stride, pad),
                           {weights.data(), weights.size()}, finish);
   if (sign) {
     const auto last = random_words(16, 1, out);
-    network.add_binary_conv(signs, {1, 1, 1, 0}, {last.data(), last.size()},
+    network.add_binary_conv(signs, Window::square(1, 1, 0), {last.data(), last.size()},
                             {{}, {}, -INFINITY, INFINITY, -1, again, -1});
   }
-  network.add_average_pool(sign ? again : sums, pooled);
+  const Window whole{out_height, out_width, 1, 1, 0, 0, 0, 0, 1, 1};
+  network.add_average_pool(sign ? again : sums, whole, false, pooled);
   network.set_output(pooled);
 
   std::vector<float> images(size_t{2} * channels * height * width);

@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from networks import mixed_network, warm_up
+from networks import EveryOperation, mixed_network, warm_up
 
 from mmirnet import deploy
 from mmirnet.deploy import Engine, PackedFileError
@@ -149,7 +149,7 @@ BAD_SPECS = {
     r'graph\[4\]: stride must be': put('graph', 4, 'stride', value=1.0),
     r"graph\[5\]: src '5' is not": put('graph', 5, 'src', value=['5']),
     r'graph\[5\]: src must be a list of 1': put('graph', 5, 'src', value=['3', '3']),
-    r'graph\[5\]: affine cannot read': put('graph', 5, 'src', value=['input']),
+    r'graph\[5\]: affine .* does not fit 3': put('graph', 5, 'src', value=['input']),
     r"graph\[5\]: dst '3' is no new": put('graph', 5, 'dst', value='3'),
     r"graph\[0\]: no tensor 'nowhere.weight'": put('graph', 0, 'dst', value='nowhere'),
     r"graph\[1\]: src '1' is not a value computed": swap_operations,
@@ -198,6 +198,56 @@ def test_steps_and_head_survive_the_file(data, tmp_path):
     assert (again.input, again.head) == (packed.input, packed.head)
     assert again.input['steps'] == [RESCALE, EDGE, PAD]
     assert deploy.load(path).packed.head == again.head
+
+
+@pytest.fixture(scope='module')
+def other(tmp_path_factory):
+    """The bytes of a packed file with the other operations."""
+    path = tmp_path_factory.mktemp('packed') / 'other.safetensors'
+    model = warm_up(EveryOperation(), 3, 9, 9)
+    packed = deploy.pack(model, (9, 9), list('abcde'))
+    used = {op['op'] for op in packed.graph}
+    used |= {op['op'] for op in deploy.pack(mixed_network().eval(), (9, 9)).graph}
+    assert used == set(deploy.format.OPERATIONS)
+    deploy.write(packed, path)
+    return path.read_bytes()
+
+
+def put_in(kind, field, value):
+    """Changes one field of the first operation of a kind."""
+
+    def change(spec):
+        next(op for op in spec['graph'] if op['op'] == kind)[field] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('kind', 'field', 'value', 'match'),
+    [
+        ('binary_conv2d', 'stride', [2, 2, 2], 'stride must be 2 integers'),
+        ('binary_conv2d', 'kernel', [3, 32], 'kernel must be 2 integers in .1, 31'),
+        ('binary_conv2d', 'padding', [0, 0, 0, 3], 'as large as the window|must be 4'),
+        ('binary_conv2d', 'groups', 2, 'groups do not divide the channels'),
+        ('binary_conv2d', 'groups', 0, 'groups must be an integer'),
+        ('binary_conv2d', 'dilation', [1, 65], 'dilation must be 2 integers'),
+        ('conv2d', 'groups', 4, 'does not fit 8 input channels'),
+        ('conv2d', 'dilation', True, 'dilation must be an integer'),
+        ('conv2d', 'bias', None, 'fields must be'),
+        ('clamp', 'low', 7, 'wrong order'),
+        ('clamp', 'high', '6', 'high must be a number'),
+        ('clamp', 'high', float('nan'), 'high must be a number'),
+        ('scale', 'factor', 1e31, 'factor must be a number'),
+        ('scale', 'offset', None, 'offset must be a number'),
+        ('max_pool2d', 'padding', [0, 0, 2, 0], 'must be 4 integers'),
+        ('max_pool2d', 'stride', 1, 'does not fit'),
+        ('avg_pool2d', 'include_pad', 0, 'include_pad must be a bool'),
+        ('avg_pool2d', 'kernel', 4097, 'kernel must be an integer'),
+        ('binary_linear', 'binarize_input', 1, 'binarize_input must be a bool'),
+    ],
+)
+def test_bad_attributes(other, tmp_path, kind, field, value, match):
+    refuse(with_spec(other, put_in(kind, field, value)), tmp_path, match)
 
 
 @pytest.mark.parametrize('match', BAD_SPECS)
@@ -269,13 +319,13 @@ def mutate(data, rng):
     return bytes(data)
 
 
-def test_ten_thousand_mutated_files(data, tmp_path):
+def test_ten_thousand_mutated_files(data, other, tmp_path):
     """Each is refused with a clear error, or still is a network that runs."""
     rng = np.random.default_rng(0)
     path = tmp_path / 'mutated.safetensors'
     outcomes = {'refused': 0, 'runs': 0, 'valid': 0}
-    for _ in range(10_000):
-        path.write_bytes(mutate(data, rng))
+    for i in range(10_000):
+        path.write_bytes(mutate(other if i % 2 else data, rng))
         try:
             packed = deploy.read(path)
         except PackedFileError:

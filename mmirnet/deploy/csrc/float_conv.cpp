@@ -1,6 +1,8 @@
 #include "float_conv.h"
 
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <stdexcept>
 
 #ifdef MMIRNET_ONEDNN
@@ -91,11 +93,22 @@ struct Memory : Owned<dnnl_memory_t> {
 };
 
 struct Desc : Owned<dnnl_memory_desc_t> {
-  Desc(int n, int c, int h, int w, dnnl_format_tag_t tag)
+  Desc(std::initializer_list<dnnl_dim_t> sides, dnnl_format_tag_t tag)
       : Owned(library.dnnl_memory_desc_destroy) {
-    const dnnl_dims_t dims = {n, c, h, w};
-    check(library.dnnl_memory_desc_create_with_tag(&handle, 4, dims, dnnl_f32,
-                                                   tag));
+    dnnl_dims_t dims = {};
+    std::copy(sides.begin(), sides.end(), dims);
+    check(library.dnnl_memory_desc_create_with_tag(
+        &handle, static_cast<int>(sides.size()), dims, dnnl_f32, tag));
+  }
+  // Of weights, in any layout or that of FloatConv::make.
+  static Desc weights(const FloatConvShape& s, bool any) {
+    const Window& w = s.window;
+    if (s.groups == 1)
+      return Desc({s.out_group, s.in_group, w.kernel_height, w.kernel_width},
+                  any ? dnnl_format_tag_any : dnnl_ohwi);
+    return Desc({s.groups, s.out_group, s.in_group, w.kernel_height,
+                 w.kernel_width},
+                any ? dnnl_format_tag_any : dnnl_gohwi);
   }
 };
 
@@ -130,14 +143,15 @@ class OneDnnConv : public FloatConv {
 
  private:
   explicit OneDnnConv(const FloatConvShape& s)
-      : in_(1, s.in_channels, s.in_height, s.in_width, dnnl_nhwc),
-        out_(1, s.out_channels, s.out_height, s.out_width, dnnl_nhwc) {}
+      : in_({1, s.in_channels, s.in_height, s.in_width}, dnnl_nhwc),
+        out_({1, s.out_channels, s.out_height, s.out_width}, dnnl_nhwc) {}
 
   bool describe(const FloatConvShape& s) {
-    const Desc any(s.out_channels, s.in_channels, s.kernel_height,
-                   s.kernel_width, dnnl_format_tag_any);
-    const dnnl_dims_t strides = {s.stride, s.stride}, dilates = {0, 0};
-    const dnnl_dims_t before = {s.top, s.side}, after = {s.bottom, s.side};
+    const Desc any = Desc::weights(s, true);
+    const Window& w = s.window;
+    const dnnl_dims_t strides = {w.stride_y, w.stride_x};
+    const dnnl_dims_t dilates = {w.dilation_y - 1, w.dilation_x - 1};
+    const dnnl_dims_t before = {w.top, w.left}, after = {w.bottom, w.right};
     Owned<dnnl_primitive_attr_t> attributes(library.dnnl_primitive_attr_destroy);
     check(library.dnnl_primitive_attr_create(&attributes.handle));
     check(library.dnnl_primitive_attr_set_scratchpad_mode(
@@ -168,8 +182,7 @@ class OneDnnConv : public FloatConv {
       return;
     }
     weights_ = std::make_shared<Memory>(weights_desc_, DNNL_MEMORY_ALLOCATE);
-    const Desc plain(s.out_channels, s.in_channels, s.kernel_height,
-                     s.kernel_width, dnnl_ohwi);
+    const Desc plain = Desc::weights(s, false);
     const Memory source(plain.handle, const_cast<float*>(weights));
     Owned<dnnl_primitive_desc_t> desc(library.dnnl_primitive_desc_destroy);
     Owned<dnnl_primitive_t> reorder(library.dnnl_primitive_destroy);
@@ -201,7 +214,7 @@ bool load_float_library(const std::string& path) {
 std::shared_ptr<FloatConv> FloatConv::make(const FloatConvShape& shape,
                                            const float* weights,
                                            const FloatConv* like) {
-  if (!library.ready) return nullptr;
+  if (!library.ready || !shape.whole()) return nullptr;
   const SingleThreaded alone;
   return OneDnnConv::make(shape, weights, like);
 }

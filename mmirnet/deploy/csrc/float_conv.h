@@ -13,18 +13,39 @@
 
 namespace mmirnet {
 
+// How a window moves over an image.
+struct Window {
+  int kernel_height, kernel_width;
+  int stride_y, stride_x;
+  int top, left, bottom, right;  // padding
+  int dilation_y, dilation_x;
+
+  static Window square(int kernel, int stride, int pad) {
+    return {kernel, kernel, stride, stride, pad, pad, pad, pad, 1, 1};
+  }
+  int extent_y() const { return dilation_y * (kernel_height - 1) + 1; }
+  int extent_x() const { return dilation_x * (kernel_width - 1) + 1; }
+};
+
+// Channels count the lanes of a pixel. Group g reads in_group channels from
+// g * in_group on, and makes out_group.
 struct FloatConvShape {
   int in_height, in_width, in_channels;
   int out_height, out_width, out_channels;
-  int kernel_height, kernel_width, stride;
-  int top, bottom, side;  // padding
+  int groups, in_group, out_group;
+  Window window;
+
+  // Whether the groups are all of the lanes: no library skips the others.
+  bool whole() const {
+    return groups * in_group == in_channels && groups * out_group == out_channels;
+  }
 };
 
 class FloatConv {
  public:
   // One convolution of an NHWC image; null where the library is missing or has
-  // no fast implementation. `weights` are [out][row][column][in]. With `like`
-  // of the same channels and window, its weights are shared.
+  // no fast implementation. `weights` are [out][row][column][in_group]. With
+  // `like` of the same channels and window, its weights are shared.
   static std::shared_ptr<FloatConv> make(const FloatConvShape& shape,
                                          const float* weights,
                                          const FloatConv* like);

@@ -72,13 +72,13 @@ struct Kernels {
   void (*map)(const Epilogue&, int channels, int pixels, const float* in);
   // Maximum over a window, then the epilogue, for one output row.
   void (*max_pool)(const Epilogue&, int channels, int height, int width,
-                   int kernel, int stride, int pad, int out_width, int y,
-                   const float* in, float* scratch);
+                   const Window&, int out_width, int y, const float* in,
+                   float* scratch);
   // (u8 - mean) / std for `count` values; mean and std repeat every `channels`.
   void (*normalize)(const uint8_t* in, size_t count, int channels,
                     const float* mean, const float* std, float* out);
   // A float convolution in plain loops, for where no library has it. Weights
-  // are [out][row][column][in]; outputs a multiple of 16.
+  // are [out][row][column][in_group]; outputs a multiple of 16.
   void (*float_conv)(const FloatConvShape&, const float* in,
                      const float* weights, float* out);
 };

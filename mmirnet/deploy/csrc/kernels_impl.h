@@ -189,14 +189,16 @@ struct Implementation {
   }
 
   static void max_pool(const Epilogue& e, int channels, int height, int width,
-                       int kernel, int stride, int pad, int out_width, int y,
+                       const Window& window, int out_width, int y,
                        const float* in, float* scratch) {
     const int pixel = round_up(channels, kFloatLanes);
-    const int top = std::max(0, y * stride - pad);
-    const int bottom = std::min(height, y * stride - pad + kernel);
+    const int first = y * window.stride_y - window.top;
+    const int top = std::max(0, first);
+    const int bottom = std::min(height, first + window.kernel_height);
     for (int x = 0; x < out_width; ++x) {
-      const int left = std::max(0, x * stride - pad);
-      const int right = std::min(width, x * stride - pad + kernel);
+      const int start = x * window.stride_x - window.left;
+      const int left = std::max(0, start);
+      const int right = std::min(width, start + window.kernel_width);
       for (int c = 0; c < pixel; c += I::kWidth) {
         Float best = I::set(-std::numeric_limits<float>::infinity());
         for (int v = top; v < bottom; ++v)
@@ -218,26 +220,40 @@ struct Implementation {
 
   static void float_conv(const FloatConvShape& s, const float* in,
                          const float* weights, float* out) {
-    const ptrdiff_t row = ptrdiff_t{s.kernel_width} * s.in_channels;
+    const Window& w = s.window;
+    const int outputs = s.groups * s.out_group;
+    // Without dilation and groups, a row of the window is one run of values.
+    const bool run = w.dilation_x == 1 && s.in_group == s.in_channels;
     for (int y = 0; y < s.out_height; ++y)
       for (int x = 0; x < s.out_width; ++x) {
-        const int top = y * s.stride - s.top, left = x * s.stride - s.side;
-        const int v0 = std::max(0, -top), u0 = std::max(0, -left);
-        const int v1 = std::min(s.kernel_height, s.in_height - top);
-        const int u1 = std::min(s.kernel_width, s.in_width - left);
+        const int top = y * w.stride_y - w.top, left = x * w.stride_x - w.left;
         float* to = out + (ptrdiff_t{y} * s.out_width + x) * s.out_channels;
-        for (int o = 0; o < s.out_channels; ++o) {
+        for (int o = 0; o < outputs; ++o) {
+          const float* group = in + ptrdiff_t{o / s.out_group} * s.in_group;
           float sum = 0;
-          for (int v = v0; v < v1; ++v) {
-            const float* a = in + (ptrdiff_t{top + v} * s.in_width + left + u0) *
-                                      s.in_channels;
-            const float* w = weights + (ptrdiff_t{o} * s.kernel_height + v) * row +
-                             ptrdiff_t{u0} * s.in_channels;
-            for (int i = 0; i < (u1 - u0) * s.in_channels; ++i)
-              sum = std::fma(a[i], w[i], sum);
+          for (int v = 0; v < w.kernel_height; ++v) {
+            const int row = top + v * w.dilation_y;
+            if (row < 0 || row >= s.in_height) continue;
+            for (int u = run ? std::max(0, -left) : 0; u < w.kernel_width; ++u) {
+              const int column = left + u * w.dilation_x;
+              if (column < 0 || column >= s.in_width) continue;
+              const float* a =
+                  group + (ptrdiff_t{row} * s.in_width + column) * s.in_channels;
+              const float* b =
+                  weights + ((ptrdiff_t{o} * w.kernel_height + v) * w.kernel_width +
+                             u) * s.in_group;
+              int count = s.in_group;
+              if (run) {
+                const int last = std::min(w.kernel_width, s.in_width - left);
+                count *= last - u;
+                u = last - 1;
+              }
+              for (int i = 0; i < count; ++i) sum = std::fma(a[i], b[i], sum);
+            }
           }
           to[o] = sum;
         }
+        std::fill(to + outputs, to + s.out_channels, 0.0f);
       }
   }
 

@@ -1,8 +1,11 @@
 // The Python face of Network: arrays in, arrays out, no logic.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <array>
 
 #include "network.h"
 
@@ -65,8 +68,15 @@ NB_MODULE(_engine, m) {
           "bits"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>());
 
   nb::class_<Window>(m, "Window")
-      .def(nb::init<int, int, int, int>(), "kernel_height"_a, "kernel_width"_a,
-           "stride"_a, "pad"_a);
+      .def(
+          "__init__",
+          [](Window* self, std::array<int, 2> kernel, std::array<int, 2> stride,
+             std::array<int, 4> padding, std::array<int, 2> dilation) {
+            new (self) Window{kernel[0],  kernel[1],  stride[0],  stride[1],
+                              padding[0], padding[1], padding[2], padding[3],
+                              dilation[0], dilation[1]};
+          },
+          "kernel"_a, "stride"_a, "padding"_a, "dilation"_a);
 
   nb::class_<Network>(m, "Network")
       .def(nb::init<const std::string&, const std::string&, int, size_t>(),
@@ -85,13 +95,15 @@ NB_MODULE(_engine, m) {
              n.add_binary_conv(in, window, span(signs), finish);
            })
       .def("add_conv",
-           [](Network& n, int in, const Window& window,
+           [](Network& n, int in, const Window& window, int groups,
               const Array<float>& weight, const Finish& finish) {
-             n.add_conv(in, window, span(weight), finish);
+             n.add_conv(in, window, groups, span(weight), finish);
            })
       .def("add_max_pool", &Network::add_max_pool)
       .def("add_map", &Network::add_map)
       .def("add_average_pool", &Network::add_average_pool)
+      .def("add_sign", &Network::add_sign)
+      .def("add_vector", &Network::add_vector)
       .def("add_shortcut", &Network::add_shortcut)
       .def("predict", predict<uint8_t>)
       .def("predict", predict<float>)

@@ -31,8 +31,27 @@ std::unique_ptr<uint8_t[], void (*)(void*)> allocate(size_t bytes) {
   return {static_cast<uint8_t*>(memory), std::free};
 }
 
-int out_size(int in, int kernel, int stride, int pad) {
-  return (in + 2 * pad - kernel) / stride + 1;
+// Rows and columns of what a window gives; throws for one that does not fit.
+std::pair<int, int> out_size(const Tensor& in, const Window& w) {
+  constexpr int kMost = 4096;
+  for (const int side : {w.kernel_height, w.kernel_width, w.stride_y,
+                         w.stride_x, w.dilation_y, w.dilation_x})
+    require(side > 0 && side <= kMost, "window out of range");
+  for (const int pad : {w.top, w.bottom})
+    require(pad >= 0 && pad < w.extent_y(), "padding out of range");
+  for (const int pad : {w.left, w.right})
+    require(pad >= 0 && pad < w.extent_x(), "padding out of range");
+  const int rows = in.height + w.top + w.bottom - w.extent_y();
+  const int columns = in.width + w.left + w.right - w.extent_x();
+  require(rows >= 0 && columns >= 0, "window larger than the image");
+  return {rows / w.stride_y + 1, columns / w.stride_x + 1};
+}
+
+// Whether every window of a pooling holds a pixel.
+bool holds_pixels(const Tensor& in, const Window& w, std::pair<int, int> out) {
+  return w.dilation_y == 1 && w.dilation_x == 1 &&
+         (out.first - 1) * w.stride_y - w.top < in.height &&
+         (out.second - 1) * w.stride_x - w.left < in.width;
 }
 
 // The part of a window of `kernel` that starts at `start` and lies in [0, size).
@@ -208,17 +227,16 @@ void Network::set_output(int id) {
 void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
                               const Finish& finish) {
   const Tensor& in = tensor(in_id, Tensor::kBits);
-  const int k = window.kernel_height, stride = window.stride, pad = window.pad;
-  require(k == window.kernel_width, "binary kernels are square");
-  require(k > 0 && k <= 31 && stride > 0 && stride <= 64 && pad >= 0 && pad < k,
-          "convolution parameters out of range");
+  const auto size = out_size(in, window);
+  const int height = size.first, width = size.second;
+  const int k = window.kernel_height, stride = window.stride_y, pad = window.top;
+  const Window square = Window::square(k, stride, pad);
+  require(std::memcmp(&square, &window, sizeof square) == 0,
+          "binary kernels are square");
+  require(k <= 31 && stride <= 64, "convolution parameters out of range");
   require(in.pad >= pad, "too few zero columns for this padding");
   // 16-bit partial sums, and floats that hold every sum exactly.
   require(int64_t{k} * k * in.channels <= 65535, "window too large");
-  const int height = out_size(in.height, k, stride, pad);
-  const int width = out_size(in.width, k, stride, pad);
-  require(in.height + 2 * pad >= k && in.width + 2 * pad >= k,
-          "window larger than the image");
   const int words = in.bit_shape().pixel();
   const size_t filter = size_t{1} * k * k * words;
   require(signs.size > 0 && signs.size % filter == 0,
@@ -319,36 +337,37 @@ void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
   operations_.push_back({groups * height, run});
 }
 
-void Network::add_conv(int in_id, Window w, Span<float> weight,
+void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
                        const Finish& finish) {
   const Tensor& in = tensor(in_id);
   require(in.kind != Tensor::kBits, "tensor of the wrong kind");
-  constexpr int kMost = 4096;
-  require(w.kernel_height > 0 && w.kernel_width > 0 && w.stride > 0 &&
-              w.kernel_height <= kMost && w.kernel_width <= kMost &&
-              w.stride <= kMost && w.pad >= 0 &&
-              w.pad < std::min(w.kernel_height, w.kernel_width),
-          "convolution parameters out of range");
-  require(in.height + 2 * w.pad >= w.kernel_height &&
-              in.width + 2 * w.pad >= w.kernel_width,
-          "window larger than the image");
-  const int height = out_size(in.height, w.kernel_height, w.stride, w.pad);
-  const int width = out_size(in.width, w.kernel_width, w.stride, w.pad);
-  const size_t depth =
-      size_t{1} * w.kernel_height * w.kernel_width * in.channels;
+  const auto size = out_size(in, w);
+  const int height = size.first, width = size.second;
+  require(groups > 0 && in.channels % groups == 0, "groups of unequal size");
+  int in_group = in.channels / groups;
+  const size_t depth = size_t{1} * w.kernel_height * w.kernel_width * in_group;
   require(depth < (size_t{1} << 30) && weight.size > 0 &&
               weight.size % depth == 0,
           "weights of the wrong size");
   const int channels = static_cast<int>(weight.size / depth);
+  require(channels % groups == 0, "groups of unequal size");
   const FinishPlan plan = this->plan(finish, height, width, channels, in_id);
-  // Lanes beyond the channels are computed too, with weights of zero.
   const int in_lanes = in.lanes(), lanes = round_up(channels, kFloatLanes);
-  const int taps = w.kernel_height * w.kernel_width;
-  auto weights = std::make_shared<std::vector<float>>(size_t{1} * lanes * taps *
-                                                      in_lanes);
-  for (int i = 0; i < channels * taps; ++i)
-    std::copy_n(weight.data + size_t{1} * i * in.channels, in.channels,
-                weights->data() + size_t{1} * i * in_lanes);
+  const int taps = w.kernel_height * w.kernel_width, in_real = in_group;
+  int out_group = channels / groups;
+  // Where that keeps the groups, lanes beyond the channels are computed too,
+  // with weights of zero: a library computes all lanes or none.
+  if (groups == 1) {
+    in_group = in_lanes;
+    out_group = lanes;
+  } else if (in_group == 1 && out_group == 1 && in_lanes == lanes) {
+    groups = lanes;
+  }
+  auto weights = std::make_shared<std::vector<float>>(
+      size_t{1} * groups * out_group * taps * in_group);
+  for (ptrdiff_t i = 0; i < ptrdiff_t{channels} * taps; ++i)
+    std::copy_n(weight.data + i * in_real, in_real,
+                weights->data() + i * in_group);
 
   struct Band {
     int begin, end, first_row;
@@ -363,8 +382,8 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
   size_t scratch = 0;
   for (int i = 0; i < count; ++i) {
     Band band{height * i / count, height * (i + 1) / count, 0, nullptr, {}};
-    const int first = band.begin * w.stride - w.pad;
-    const int last = (band.end - 1) * w.stride - w.pad + w.kernel_height;
+    const int first = band.begin * w.stride_y - w.top;
+    const int last = (band.end - 1) * w.stride_y - w.top + w.extent_y();
     band.first_row = std::max(0, first);
     band.shape = {std::min(in.height, last) - band.first_row,
                   in.width,
@@ -372,12 +391,12 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
                   band.end - band.begin,
                   width,
                   lanes,
-                  w.kernel_height,
-                  w.kernel_width,
-                  w.stride,
-                  std::max(0, -first),
-                  std::max(0, last - in.height),
-                  w.pad};
+                  groups,
+                  in_group,
+                  out_group,
+                  w};
+    band.shape.window.top = std::max(0, -first);
+    band.shape.window.bottom = std::max(0, last - in.height);
     for (const Band& other : bands)
       if (std::memcmp(&other.shape, &band.shape, sizeof band.shape) == 0)
         band.conv = other.conv;
@@ -416,56 +435,113 @@ void Network::add_conv(int in_id, Window w, Span<float> weight,
 
 void Network::add_max_pool(int in_id, Window w, const Finish& finish) {
   const Tensor& in = tensor(in_id, Tensor::kFloats);
-  const int k = w.kernel_height;
-  require(k == w.kernel_width && k > 0 && k <= 64 && w.stride > 0 &&
-              w.stride <= 64 && w.pad >= 0 && w.pad <= k / 2,
-          "pooling parameters out of range");
-  require(in.height + 2 * w.pad >= k && in.width + 2 * w.pad >= k,
-          "window larger than the image");
-  const int height = out_size(in.height, k, w.stride, w.pad);
-  const int width = out_size(in.width, k, w.stride, w.pad);
+  const auto size = out_size(in, w);
+  const int height = size.first, width = size.second;
+  require(holds_pixels(in, w, size), "a window without a pixel");
   const FinishPlan plan = this->plan(finish, height, width, in.channels, in_id);
   scratch_floats_ =
       std::max(scratch_floats_, size_t{1} * width * in.lanes() + kSlack);
   const auto run = [=, &in](const Context& context, int begin, int end) {
     for (int y = begin; y < end; ++y)
       kernels_->max_pool(plan.at(context, y), in.channels, in.height, in.width,
-                         k, w.stride, w.pad, width, y, context.at<float>(in),
-                         context.scratch);
+                         w, width, y, context.at<float>(in), context.scratch);
   };
   operations_.push_back({height, run});
 }
 
 void Network::add_map(int in_id, const Finish& finish) {
-  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  const Tensor& in = tensor(in_id);
+  require(in.kind != Tensor::kBits, "tensor of the wrong kind");
   // Reading and writing the same place is safe here, so the input may be out.
   const FinishPlan plan =
       this->plan(finish, in.height, in.width, in.channels, -1);
-  const auto run = [this, plan, &in](const Context& context, int begin,
-                                     int end) {
-    for (int y = begin; y < end; ++y)
-      kernels_->map(plan.at(context, y), in.channels, in.width,
-                    context.at<float>(in) + ptrdiff_t{y} * in.width * in.lanes());
+  // The pixels of an image have no lanes beyond its channels.
+  const int lanes = round_up(in.channels, kFloatLanes);
+  const bool spread = in.lanes() != lanes;
+  if (spread)
+    scratch_floats_ = std::max(scratch_floats_, size_t{1} * in.width * lanes + kSlack);
+  const auto run = [=, &in](const Context& context, int begin, int end) {
+    for (int y = begin; y < end; ++y) {
+      const float* from =
+          context.at<float>(in) + ptrdiff_t{y} * in.width * in.lanes();
+      if (spread) {
+        std::fill_n(context.scratch, ptrdiff_t{in.width} * lanes, 0.0f);
+        for (int x = 0; x < in.width; ++x)
+          std::copy_n(from + ptrdiff_t{x} * in.channels, in.channels,
+                      context.scratch + ptrdiff_t{x} * lanes);
+        from = context.scratch;
+      }
+      kernels_->map(plan.at(context, y), in.channels, in.width, from);
+    }
   };
   operations_.push_back({in.height, run});
 }
 
-void Network::add_average_pool(int in_id, int out_id) {
+void Network::add_average_pool(int in_id, Window w, bool include_pad,
+                               int out_id) {
   const Tensor& in = tensor(in_id, Tensor::kFloats);
   const Tensor& out = tensor(out_id, Tensor::kFloats);
-  require(out.height == 1 && out.width == 1 && out.channels == in.channels &&
-              in_id != out_id,
+  const auto size = out_size(in, w);
+  require(holds_pixels(in, w, size), "a window without a pixel");
+  require(out.height == size.first && out.width == size.second &&
+              out.channels == in.channels && in_id != out_id,
           "tensor of the wrong shape");
-  const auto run = [&in, &out](const Context& context, int, int) {
-    const int pixels = in.height * in.width, lanes = in.lanes();
-    const float* from = context.at<float>(in);
-    float* sum = context.at<float>(out);
-    std::fill_n(sum, lanes, 0.0f);
-    for (int p = 0; p < pixels; ++p)
-      for (int c = 0; c < lanes; ++c) sum[c] += from[ptrdiff_t{p} * lanes + c];
-    for (int c = 0; c < lanes; ++c) sum[c] /= static_cast<float>(pixels);
+  const auto run = [=, &in, &out](const Context& context, int begin, int end) {
+    const int lanes = in.lanes();
+    for (int y = begin; y < end; ++y)
+      for (int x = 0; x < out.width; ++x) {
+        const int top = y * w.stride_y - w.top, left = x * w.stride_x - w.left;
+        const auto rows = inside(top, w.kernel_height, in.height);
+        const auto columns = inside(left, w.kernel_width, in.width);
+        float* sum = context.at<float>(out) + (ptrdiff_t{y} * out.width + x) * lanes;
+        std::fill_n(sum, lanes, 0.0f);
+        for (int v = rows.first; v < rows.second; ++v)
+          for (int u = columns.first; u < columns.second; ++u) {
+            const float* from =
+                context.at<float>(in) +
+                (ptrdiff_t{top + v} * in.width + left + u) * lanes;
+            for (int c = 0; c < lanes; ++c) sum[c] += from[c];
+          }
+        const int pixels = include_pad ? w.kernel_height * w.kernel_width
+                                       : (rows.second - rows.first) *
+                                             (columns.second - columns.first);
+        for (int c = 0; c < lanes; ++c) sum[c] /= static_cast<float>(pixels);
+      }
   };
-  operations_.push_back({1, run});
+  operations_.push_back({out.height, run});
+}
+
+void Network::add_sign(int in_id, int out_id) {
+  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  const Tensor& out = tensor(out_id, Tensor::kFloats);
+  require(out.height == in.height && out.width == in.width &&
+              out.channels == in.channels && in_id != out_id,
+          "tensor of the wrong shape");
+  const auto run = [&in, &out](const Context& context, int begin, int end) {
+    const ptrdiff_t row = ptrdiff_t{in.width} * in.lanes();
+    const float* from = context.at<float>(in);
+    float* to = context.at<float>(out);
+    for (ptrdiff_t i = begin * row; i < end * row; ++i)
+      to[i] = from[i] >= 0 ? 1.0f : -1.0f;
+  };
+  operations_.push_back({in.height, run});
+}
+
+void Network::add_vector(int in_id, int out_id) {
+  const Tensor& in = tensor(in_id, Tensor::kFloats);
+  const Tensor& out = tensor(out_id, Tensor::kFloats);
+  const int pixels = in.height * in.width;
+  require(out.height == 1 && out.width == 1 &&
+              out.channels == in.channels * int64_t{pixels} && in_id != out_id,
+          "tensor of the wrong shape");
+  const auto run = [=, &in, &out](const Context& context, int begin, int end) {
+    const float* from = context.at<float>(in);
+    float* to = context.at<float>(out);
+    for (int c = begin; c < end; ++c)
+      for (int p = 0; p < pixels; ++p)
+        to[ptrdiff_t{c} * pixels + p] = from[ptrdiff_t{p} * in.lanes() + c];
+  };
+  operations_.push_back({in.channels, run});
 }
 
 void Network::add_shortcut(int in_id, int stride, int before, int out_id) {

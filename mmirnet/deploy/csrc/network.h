@@ -40,10 +40,6 @@ struct Finish {
   int residual = -1, out = -1, bits = -1;
 };
 
-struct Window {
-  int kernel_height, kernel_width, stride, pad;
-};
-
 class Network {
  public:
   // Throws std::invalid_argument, as every method here, for what does not fit.
@@ -57,11 +53,14 @@ class Network {
   void set_output(int tensor);
   void add_binary_conv(int in, Window window, Span<uint64_t> signs,
                        const Finish& finish);
-  void add_conv(int in, Window window, Span<float> weight,
+  // `weight` is [out][row][column][in / groups].
+  void add_conv(int in, Window window, int groups, Span<float> weight,
                 const Finish& finish);
   void add_max_pool(int in, Window window, const Finish& finish);
-  void add_map(int in, const Finish& finish);
-  void add_average_pool(int in, int out);
+  void add_map(int in, const Finish& finish);  // of an image too
+  void add_average_pool(int in, Window window, bool include_pad, int out);
+  void add_sign(int in, int out);    // -1 and +1 in floats
+  void add_vector(int in, int out);  // (C, H, W) as channels
   void add_shortcut(int in, int stride, int before, int out);
 
   // `images` is uint8 NHWC, or float NCHW already normalised.
