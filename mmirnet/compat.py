@@ -96,8 +96,9 @@ def allow_mmengine_checkpoints() -> None:
 
     A training checkpoint holds log histories: HistoryBuffer, numpy arrays and
     bound methods of HistoryBuffer, which torch >= 2.6 refuses, so that resuming
-    fails. Exactly these are allowed. Unneeded once MMEngine saves plain data (not
-    in 0.10.7).
+    fails. Exactly these are allowed; and where a config left dicts of its own kind
+    in ``metainfo``, these become plain ones. Unneeded once MMEngine saves plain data
+    (not in 0.10.7).
     """
     import numpy as np
     import torch
@@ -121,6 +122,7 @@ def allow_mmengine_checkpoints() -> None:
             *dtypes,
             *numpy_names,
             (_history_method, 'builtins.getattr'),
+            (dict, 'mmengine.config.config.ConfigDict'),
         ]
     )
 

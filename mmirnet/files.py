@@ -1,11 +1,24 @@
 """Files that are whole or not there. Needs the standard library alone."""
 
+import contextlib
+import errno
 import os
-import tempfile
+import platform
+import re
+import time
+import uuid
 from hashlib import sha256
 from pathlib import Path
+from typing import TextIO
 
 _CHUNK = 1 << 20
+_WINDOWS = os.name == 'nt'
+_IDLE = 600
+_DAY = 24 * 3600
+_TEMPORARY = re.compile(r'\..+\.\w{8}-(?P<pid>\d+)-(?P<host>\w*)\.writing')
+#: As this package named them when the name did not yet say whose they are.
+_OLD_TEMPORARY = re.compile(r'\.(.+\.pth|last_checkpoint)\.[a-z0-9_]{8}')
+_being_written: set[str] = set()
 
 
 def is_whole(path: Path, size: int, digest: str) -> bool:
@@ -31,25 +44,96 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
             there before is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    temporary = path.with_name(_temporary_name(path.name))
+    _being_written.add(temporary.name)
     try:
-        with os.fdopen(fd, 'wb') as f:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, 'xb') as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as e:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(e, OSError):
+            raise
         raise OSError(
             e.errno, f'could not write {path}: {e.strerror}; earlier files are intact'
         ) from e
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename, too, has to outlive a power cut
     finally:
-        os.close(folder)
+        _being_written.discard(temporary.name)
+    _sync_folder(path.parent)
+
+
+def _temporary_name(name: str) -> str:
+    """A name beside a file's, which says who writes there."""
+    return f'.{name}.{uuid.uuid4().hex[:8]}-{os.getpid()}-{_host()}.writing'
+
+
+def _host() -> str:
+    """This machine's name, fit for a file's."""
+    return re.sub(r'[^0-9A-Za-z]', '_', platform.node())[:48]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlive a power cut, where the system can."""
+    if _WINDOWS:  # folders cannot be opened
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems refuse; the content is on the disk already.
+        with contextlib.suppress(OSError):
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def remove_stale_temporaries(folder: str | os.PathLike) -> list[str]:
+    """Remove what killed processes of ours left half written in a folder.
+
+    A file goes if the process in its name has ended. Where that cannot be asked, on
+    another machine, it goes when nothing was written for ten minutes; and after a
+    day in any case, as a number may belong to another process by then.
+
+    Args:
+        folder (str | os.PathLike): Where :func:`write_whole` was used.
+
+    Returns:
+        list[str]: The names of the files that were removed.
+    """
+    removed = []
+    for path in Path(folder).glob('.*'):
+        # A file may go while others look, and be somebody else's to remove.
+        with contextlib.suppress(OSError):
+            if _is_stale(path):
+                path.unlink()
+                removed.append(path.name)
+    return removed
+
+
+def _is_stale(path: Path) -> bool:
+    age = time.time() - path.stat().st_mtime
+    if found := _TEMPORARY.fullmatch(path.name):
+        number, host = int(found['pid']), found['host']
+        if host != _host() or _WINDOWS:
+            return age > _IDLE
+        if number == os.getpid():
+            return path.name not in _being_written
+        return not _is_running(number) or age > _DAY
+    return age > _IDLE and _OLD_TEMPORARY.fullmatch(path.name) is not None
+
+
+def _is_running(number: int) -> bool:
+    """Whether there is a process of this number, ours or another user's."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -71,3 +155,42 @@ def check_writable(path: str | os.PathLike) -> None:
         raise OSError(e.errno, f'cannot write {path}: {e.strerror}') from e
     if new:
         path.unlink(missing_ok=True)
+
+
+def lock_folder(folder: str | os.PathLike) -> TextIO | None:
+    """Take a folder for this process, until the file returned is closed.
+
+    The lock goes with the process, however that ends. The file ``run.lock`` says who
+    holds it.
+
+    Args:
+        folder (str | os.PathLike): The folder.
+
+    Returns:
+        TextIO | None: The lock; None where the system or the disk has none.
+
+    Raises:
+        BlockingIOError: If another process has it; names that process.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    file = open(Path(folder) / 'run.lock', 'a+')  # noqa: SIM115
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        file.seek(0)
+        holder = file.read().strip() or 'another process'
+        file.close()
+        if e.errno not in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise BlockingIOError(
+            e.errno,
+            f'another run, {holder}, is training in {folder}: give this one '
+            'another --work-dir',
+        ) from e
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {platform.node()}')
+    file.flush()
+    return file

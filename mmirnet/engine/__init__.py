@@ -14,6 +14,7 @@ from .hooks import (
     WholeCheckpointHook,
 )
 from .loops import ExactEpochLoop, ExactIterLoop
+from .weights import FittingPretrainedInit
 
 __all__ = [
     'Bf16OptimWrapper',
@@ -23,6 +24,7 @@ __all__ = [
     'ExactEpochLoop',
     'ExactIterLoop',
     'FiniteLossHook',
+    'FittingPretrainedInit',
     'PreemptionHook',
     'UnfoldBatchNormHook',
     'WholeCheckpointHook',

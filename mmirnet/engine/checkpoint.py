@@ -6,16 +6,24 @@ is found before anything is read; torch and every zip tool read it as before. Fi
 of others are checked by the checksums of the zip format.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
+import re
 import zipfile
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import torch
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import apply_to
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import CheckpointError
 from ..files import write_whole
@@ -23,6 +31,8 @@ from ..files import write_whole
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
 _CHUNK = 1 << 20
+#: The best checkpoint, and MMEngine's published ones: no state of a run.
+_NO_STATE = re.compile(r'^best_|-[0-9a-f]{8}\.pth$')
 
 
 def sealed(archive: bytes) -> bytes:
@@ -48,6 +58,11 @@ class WholeFileBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes; a torch.save archive gets its digest."""
         is_archive = obj[:2] == b'PK' and obj[-22:-18] == b'PK\x05\x06'
+        if is_archive and (unknown := get_unsafe_globals_in_checkpoint(BytesIO(obj))):
+            raise CheckpointError(
+                f'{filepath} is not written, as it could not be loaded: it would hold '
+                f'{", ".join(sorted(unknown))}, and not data alone'
+            )
         write_whole(filepath, sealed(obj) if is_archive else obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
@@ -132,24 +147,128 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
 
         return load_packed_checkpoint(path, map_location)
     check_whole(path)
+    return read_checkpoint(path, map_location)
+
+
+def read_checkpoint(path: str, map_location=None) -> dict:
+    """Load a checkpoint file whose bytes are known to be whole.
+
+    Args:
+        path (str): Path of the file.
+        map_location: As for torch.load.
+
+    Returns:
+        dict: The checkpoint, made of nothing but data.
+
+    Raises:
+        ValueError: If the file cannot be read, or holds objects that could run code.
+    """
+    if kind := _another_format(path):
+        raise CheckpointError(
+            f'checkpoint {path} is {kind}, which holds a network and not the weights '
+            'of one here: give a .pth file, or a packed .safetensors'
+        )
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as e:
         raise CheckpointError(
-            f'checkpoint {filename} is refused: it is damaged or holds more than '
+            f'checkpoint {path} is refused: it is damaged or holds more than '
             f'weights and logs ({str(e).strip().splitlines()[0]})'
         ) from e
     except Exception as e:  # damaged files of the old format raise anything
-        raise CheckpointError(f'checkpoint {filename} cannot be read: {e}') from e
+        raise CheckpointError(f'checkpoint {path} cannot be read: {e}') from e
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)  # MMEngine would run this text as Python
+    return checkpoint
 
 
-def find_whole_checkpoint(work_dir: str | os.PathLike) -> str | None:
+def _another_format(path: str) -> str | None:
+    """What a file is that people take for a checkpoint."""
+    if path.lower().endswith('.onnx'):
+        return 'an ONNX model'
+    if zipfile.is_zipfile(path):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if any(n.endswith('/constants.pkl') for n in archive.namelist()):
+                return 'a TorchScript model'
+    return None
+
+
+def on_main_process(function: Callable, *args):
+    """What a function gives on the main process, there and everywhere.
+
+    An error, too, reaches all processes: none waits for one that has stopped.
+    """
+    outcome = [None]
+    if is_main_process():
+        try:
+            outcome = [(function(*args), None)]
+        except Exception as e:
+            outcome = [(None, e)]
+    broadcast_object_list(outcome)
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+@contextlib.contextmanager
+def handed_over(path: str, checkpoint: dict | None):
+    """Give a checkpoint that is in memory to whoever loads its file next.
+
+    A run looks at its checkpoint before it starts; MMEngine then loads by path.
+
+    Args:
+        path (str): File or URL, as the runner knows it.
+        checkpoint (dict | None): Its content, on the CPU, which is let go of at the
+            first load; None where nothing is loaded.
+
+    Example:
+        >>> with handed_over('a.pth', {'state_dict': {}, 'meta': {'epoch': 3}}):
+        ...     CheckpointLoader.load_checkpoint('a.pth', logger='silent')['meta']
+        {'epoch': 3}
+    """
+    if checkpoint is None:
+        yield
+        return
+    held = [checkpoint]
+
+    def load_from_memory(filename: str, map_location=None) -> dict:
+        if not held or filename != path:
+            return former(filename, map_location)
+        content = held.pop()
+        # Weights go to the model's device as they are loaded, and a function that
+        # places storages has nothing to say here.
+        if isinstance(map_location, str | torch.device):
+            for key in content.keys() - {'state_dict'}:
+                content[key] = apply_to(
+                    content[key],
+                    lambda x: isinstance(x, Tensor),
+                    lambda x: x.to(map_location),
+                )
+        return content
+
+    former = CheckpointLoader._get_checkpoint_loader(path)
+    scheme = re.escape(path)
+    CheckpointLoader.register_scheme(scheme, load_from_memory, force=True)
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes.pop(scheme, None)
+
+
+def find_whole_checkpoint(
+    work_dir: str | os.PathLike, out_dir: str | None = None, template: str = ''
+) -> str | None:
     """The checkpoint to resume from: the newest one that is whole.
 
     Args:
         work_dir (str | os.PathLike): Folder of a run. The file ``last_checkpoint``
-            comes first, then all checkpoints by age; the best ones hold no
-            optimizer and are left out.
+            comes first, wherever it points, then all checkpoints by age. Those of
+            the best epoch and published ones hold no optimizer and are left out.
+        out_dir (str | None): ``out_dir`` of the run's checkpoint hook, which writes
+            to a subfolder of the run's name there.
+        template (str): ``filename_tmpl`` of the hook.
 
     Returns:
         str | None: A path, or None if the folder has no checkpoint.
@@ -158,24 +277,61 @@ def find_whole_checkpoint(work_dir: str | os.PathLike) -> str | None:
         ValueError: If there are checkpoints and none is whole.
     """
     work_dir = Path(work_dir)
-    files = sorted(
-        (p for p in work_dir.glob('*.pth') if not p.name.startswith('best_')),
-        key=lambda p: p.stat().st_mtime_ns,
-        reverse=True,
-    )
-    pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file():
-        last = work_dir / Path(pointer.read_text().strip()).name
-        files = [p for p in files if p == last] + [p for p in files if p != last]
+    folders = [work_dir]
+    if out_dir:
+        folders.append(Path(out_dir) / work_dir.resolve().name)
+    patterns = {'*.pth', template.replace('{}', '*') or '*.pth'}
+    files = {p for f in folders for pattern in patterns for p in f.glob(pattern)}
+    files = [p for p in files if p.is_file() and not _NO_STATE.search(p.name)]
+    files = sorted(files, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    last = _last_checkpoint(work_dir, folders)
+    if last is not None:
+        files = [last, *(p for p in files if p != last)]
     for path in files:
         try:
             check_whole(path)
         except ValueError as e:
             print_log(f'{e}; resuming from an earlier one', 'current', level=30)
         else:
+            if path != last:
+                _warn_of_younger_progress(path, files)
             return str(path)
     if files:
         raise CheckpointError(
             f'none of the {len(files)} checkpoints in {work_dir} is whole'
         )
     return None
+
+
+def _last_checkpoint(work_dir: Path, folders: list[Path]) -> Path | None:
+    """What ``last_checkpoint`` names: in the run's own folders, if they were moved."""
+    try:
+        named = Path((work_dir / 'last_checkpoint').read_text().strip())
+    except (OSError, UnicodeDecodeError):
+        return None
+    places = [*(folder / named.name for folder in folders), named]
+    return next((p for p in places if p.is_file()), None)
+
+
+def _warn_of_younger_progress(path: Path, files: list[Path]) -> None:
+    """Name a checkpoint that is older by the clock, and further in training."""
+    mine = _iteration(path)
+    for other in files[files.index(path) + 1 :]:
+        if _iteration(other) > mine:
+            print_log(
+                f'{path} is the newest checkpoint by its time, but {other} is further '
+                f'(iteration {_iteration(other)}, not {mine}): --resume {other} '
+                'takes that one',
+                'current',
+                level=30,
+            )
+            return
+
+
+def _iteration(path: Path) -> int:
+    """The iteration of a checkpoint, without reading its weights."""
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        return int(content['meta']['iter'])
+    except Exception:  # damaged files raise anything
+        return -1

@@ -25,7 +25,6 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import EMAHook
 from mmengine.registry import DATASETS, HOOKS, init_default_scope
-from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.datasets import CIFAR10, MNIST, PackInputs
 from mmpretrain.models import BaseSelfSupervisor, ImageClassifier
@@ -36,7 +35,7 @@ from torch.utils.data import Dataset
 from ..datasets import Digits, FashionMNIST32, InMemory
 from ..errors import ConfigError, DataError, MissingPackageError
 from .config_checks import check_config
-from .run import check_checkpoint
+from .weights import load_weights
 
 _log = logging.getLogger('mmirnet')
 
@@ -153,8 +152,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
         spec.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     model = MODELS.build(spec)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, model)
-        loaded = load_checkpoint(model, checkpoint, 'cpu', logger='silent')
+        loaded = load_weights(model, checkpoint)
         if 'ema_state_dict' in loaded and not _tests_averages(cfg):
             load_state_dict(model, _before_averaging(loaded['ema_state_dict']))
         model._dataset_meta = {'classes': checkpoint_classes(loaded)}

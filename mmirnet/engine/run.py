@@ -7,7 +7,6 @@ options that fit their workers, and what cannot work is refused before it starts
 """
 
 import contextlib
-import copy
 import datetime
 import importlib.util
 import logging
@@ -28,17 +27,22 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.datasets import PackInputs
-from torch import distributed, nn
+from torch import distributed
 from torch.utils.data import Dataset
 
 from ..datasets import keep_in_memory
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..files import check_writable
-from .checkpoint import find_whole_checkpoint
+from .checkpoint import (
+    check_whole,
+    find_whole_checkpoint,
+    handed_over,
+    on_main_process,
+)
 from .config_checks import check_config
 from .speed import allow_tf32, compile_model
+from .weights import check_checkpoint
 from .wrappers import unwrap
 
 _log = logging.getLogger('mmirnet')
@@ -135,10 +139,9 @@ def train(
         pin_memory=not no_pin_memory,
         persistent_workers=not no_persistent_workers,
     )
-    if checkpoint := runner.cfg.get('load_from'):
-        check_checkpoint(checkpoint, runner.model, partial=not runner.cfg.get('resume'))
-    runner.register_hook(dict(type='UnfoldBatchNormHook'))
-    runner.train()
+    with _started_from(runner):
+        runner.register_hook(dict(type='UnfoldBatchNormHook'))
+        runner.train()
     return runner
 
 
@@ -236,13 +239,13 @@ def evaluate(
         replace_network(runner.model, checkpoint, engine)
         # The file has the weights that were averaged when it was packed.
         runner._hooks = [h for h in runner._hooks if not isinstance(h, EMAHook)]
-    else:
-        check_checkpoint(checkpoint, runner.model)
+    loaded = None if packed else check_checkpoint(checkpoint, runner.model)
     if tta:
         _average_over_flips(runner)
     if out and out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
-    metrics = runner.test()
+    with handed_over(checkpoint, loaded):
+        metrics = runner.test()
     if out and out_item == 'metrics' and is_main_process():
         binary = out.endswith(('.pkl', '.pickle'))
         mmengine.dump(metrics if binary else plain(metrics), out)
@@ -318,6 +321,8 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
     cfg = Config.fromfile(path)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
+    if Path(cfg.work_dir).is_file():
+        raise ConfigError(f'--work-dir {cfg.work_dir} is a file, not a folder')
     return cfg
 
 
@@ -346,9 +351,6 @@ def build_runner(
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
-    if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = find_whole_checkpoint(cfg.work_dir)
-        cfg.resume = cfg.load_from is not None
     allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -365,53 +367,42 @@ def build_runner(
     return runner
 
 
-def check_checkpoint(path: str, model: nn.Module, *, partial: bool = False) -> None:
-    """Refuses a checkpoint that is damaged or does not fit the model.
+@contextlib.contextmanager
+def _started_from(runner: Runner):
+    """Finds and checks what a run starts from, which is then loaded once.
 
-    MMEngine itself only warns of weights that are missing or have another shape,
-    and goes on with random ones.
-
-    Args:
-        path (str): File or URL of the checkpoint.
-        model (nn.Module): The model, wrapped or not.
-        partial (bool): Whether weights in common are enough, as in fine-tuning.
-            Defaults to False.
-
-    Raises:
-        ValueError: If the file cannot be read or its weights do not fit.
-        FileNotFoundError: If there is no such file.
+    One process reads every byte of the file to see that it is whole: the ranks of a
+    cluster share a disk.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
-    weights = (
-        checkpoint.get('state_dict', checkpoint)
-        if isinstance(checkpoint, dict)
-        else None
-    )
-    if not isinstance(weights, dict):
-        raise CheckpointError(f'checkpoint {path} holds no weights')
-
-    model = unwrap(model)
-    weights = {name.removeprefix('module.'): w for name, w in weights.items()}
-    given = {name: _shape(w) for name, w in weights.items()}
-    wanted = {name: _shape(w) for name, w in model.state_dict().items()}
-    common = {name for name in wanted if given.get(name) == wanted[name]}
-    if len(common) == len(wanted) == len(given) or (partial and common):
+    cfg = runner.cfg
+    path, resume = cfg.get('load_from'), bool(cfg.get('resume'))
+    whole = False
+    if resume and not path:
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+        path = on_main_process(
+            find_whole_checkpoint,
+            runner.work_dir,
+            hook.get('out_dir'),
+            hook.get('filename_tmpl', ''),
+        )
+        whole = True
+        if path is None:
+            runner.logger.info(
+                f'--resume: no checkpoint to resume from in {runner.work_dir}; '
+                'training starts at its beginning'
+            )
+    cfg.load_from = runner._load_from = path
+    cfg.resume = runner._resume = resume = resume and path is not None
+    if not path:
+        yield
         return
-    with contextlib.suppress(RuntimeError):  # a model may rename old weights
-        copy.deepcopy(model).load_state_dict(weights)
-        return
-
-    name = next(n for n in [*wanted, *given] if given.get(n) != wanted.get(n))
-    raise CheckpointError(
-        f'checkpoint {path} is of another architecture than the config: '
-        f'{len(common)} of {len(wanted)} weights fit; {name} is '
-        f'{given.get(name, "missing")} in the file and '
-        f'{wanted.get(name, "missing")} in the model'
-    )
-
-
-def _shape(weight: object) -> tuple[int, ...] | str:
-    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else 'no tensor'
+    local = os.path.isfile(os.path.expanduser(path))
+    if local and not whole and not path.endswith('.safetensors'):
+        on_main_process(check_whole, os.path.expanduser(path))
+        whole = True
+    checkpoint = check_checkpoint(path, runner.model, partial=not resume, whole=whole)
+    with handed_over(path, checkpoint):
+        yield
 
 
 def _average_over_flips(runner: Runner) -> None:

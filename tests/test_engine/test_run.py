@@ -10,9 +10,8 @@ from mmengine.fileio import load
 from mmpretrain.registry import DATASETS
 from PIL import Image
 from small_run import TEST_IMAGES, small_config
-from torch import nn
 
-from mmirnet.engine import Bf16OptimWrapper, run
+from mmirnet.engine import Bf16OptimWrapper, checkpoint, run, weights
 from mmirnet.engine.errors import one_line_errors
 from mmirnet.engine.facts import build_model
 
@@ -208,11 +207,70 @@ def test_resume_continues(trained, tmp_path, resume):
     assert runner.epoch == 3
 
 
-def test_auto_resume_without_a_checkpoint_starts(tmp_path):
+def test_auto_resume_without_a_checkpoint_starts_and_says_so(tmp_path):
     config = small_config(tmp_path)
     options = {'train_cfg.max_epochs': 1}
     run.train(str(config), work_dir=str(tmp_path), resume='auto', cfg_options=options)
     assert (tmp_path / 'epoch_1.pth').is_file()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'--resume: no checkpoint to resume from in {tmp_path}; training' in log
+
+
+@pytest.mark.parametrize('resume', ['auto', 'path'])
+def test_a_checkpoint_is_read_once(trained, tmp_path, monkeypatch, resume):
+    config, folder = trained
+    path = str(folder / 'epoch_2.pth')
+    calls = []
+    for name in ('check_whole', 'read_checkpoint'):
+        original = getattr(checkpoint, name)
+
+        def spy(*args, name=name, original=original):
+            calls.append(name)
+            return original(*args)
+
+        for module in (checkpoint, run, weights):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, spy)
+    run.train(
+        str(config),
+        work_dir=str(folder if resume == 'auto' else tmp_path),
+        resume='auto' if resume == 'auto' else path,
+    )
+    assert calls == ['check_whole', 'read_checkpoint']
+    calls.clear()
+    run.evaluate(str(config), path, work_dir=str(tmp_path))
+    assert calls == ['check_whole', 'read_checkpoint']
+
+
+def test_weights_of_another_program_are_tested_and_fine_tuned(trained, tmp_path):
+    _, folder = trained
+    config = small_config(tmp_path)
+    path = folder / 'epoch_2.pth'
+    weights = torch.load(path)['state_dict']
+    bare = {f'module.{n.removeprefix("backbone.")}': w for n, w in weights.items()}
+    torch.save(dict(model=bare), tmp_path / 'other.pth')
+    scores = [
+        run.evaluate(str(config), str(p), work_dir=str(tmp_path))
+        for p in (path, tmp_path / 'other.pth')
+    ]
+    assert scores[0] == scores[1]
+    runner = run.train(
+        str(config),
+        work_dir=str(tmp_path),
+        cfg_options={
+            'load_from': str(tmp_path / 'other.pth'),
+            'train_cfg.max_epochs': 0,
+            'param_scheduler': [],
+        },
+    )
+    for name, weight in runner.model.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def test_work_dir_is_no_file(tmp_path):
+    (tmp_path / 'file').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'--work-dir .*/file is a file'):
+        run.train(str(small_config(tmp_path)), work_dir=str(tmp_path / 'file'))
 
 
 def test_auto_resume_passes_over_a_checkpoint_cut_short(trained, tmp_path):
@@ -320,65 +378,6 @@ def test_auto_scale_lr_needs_a_base_batch_size(tmp_path):
     config.write_text(text)
     with pytest.raises(ValueError, match='--auto-scale-lr needs auto_scale_lr'):
         run.train(str(config), work_dir=str(tmp_path), auto_scale_lr=True)
-
-
-class TestCheckCheckpoint:
-    """check_checkpoint, on a network of two layers."""
-
-    @pytest.fixture
-    def model(self):
-        return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-
-    @pytest.mark.parametrize('wrap', [dict, lambda w: dict(state_dict=w, meta={})])
-    @pytest.mark.parametrize('prefix', ['', 'module.'])
-    def test_accepts_its_own(self, tmp_path, model, wrap, prefix):
-        weights = {prefix + name: w for name, w in model.state_dict().items()}
-        torch.save(wrap(weights), tmp_path / 'own.pth')
-        run.check_checkpoint(str(tmp_path / 'own.pth'), model)
-
-    @pytest.mark.parametrize(
-        ('other', 'message'),
-        [
-            (nn.Linear(3, 4), '0 of 4 weights fit; 0.weight is missing in the file'),
-            (
-                nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)),
-                r'2 of 4 .*1.weight is \(5, 4\) in the file and \(2, 4\) in the model',
-            ),
-            (
-                nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(2, 2)),
-                '4 of 4 .*2.weight is .* and missing in the model',
-            ),
-        ],
-    )
-    def test_refuses_another_architecture(self, tmp_path, model, other, message):
-        path = str(tmp_path / 'other.pth')
-        torch.save(other.state_dict(), path)
-        with pytest.raises(ValueError, match=message):
-            run.check_checkpoint(path, model)
-
-    def test_partial_needs_something_in_common(self, tmp_path, model):
-        path = str(tmp_path / 'other.pth')
-        torch.save(nn.Sequential(nn.Linear(3, 4)).state_dict(), path)
-        run.check_checkpoint(path, model, partial=True)
-        torch.save(nn.Linear(3, 4).state_dict(), path)
-        with pytest.raises(ValueError, match='0 of 4 weights fit'):
-            run.check_checkpoint(path, model, partial=True)
-
-    @pytest.mark.parametrize('share', [0.0, 0.1, 0.5, 0.9, 0.999])
-    def test_refuses_a_truncated_file(self, tmp_path, model, share):
-        path = tmp_path / 'cut.pth'
-        torch.save(model.state_dict(), path)
-        data = path.read_bytes()
-        path.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(ValueError, match=r'cut\.pth (is damaged|cannot be read)'):
-            run.check_checkpoint(str(path), model)
-
-    @pytest.mark.parametrize('content', [[1, 2], 'text', torch.zeros(3)])
-    def test_refuses_what_holds_no_weights(self, tmp_path, model, content):
-        path = str(tmp_path / 'list.pth')
-        torch.save(content, path)
-        with pytest.raises(ValueError, match=r'list\.pth holds no weights'):
-            run.check_checkpoint(path, model)
 
 
 @pytest.mark.parametrize(('damage', 'workers'), [(b'no image', 0), (b'', 1)])

@@ -61,7 +61,8 @@ class EDEHook(Hook):
         else:
             done, total = runner.iter, runner.max_iters
         done -= done % self.interval
-        return ede(done / total, self.t_min, self.t_max)
+        # A resumed run may have more behind it than it is to have in all.
+        return ede(min(done / max(total, 1), 1.0), self.t_min, self.t_max)
 
     def _set(self, runner: Runner) -> None:
         t, k = self.values(runner)

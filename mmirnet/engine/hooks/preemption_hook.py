@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 
 import torch
 from mmengine.dist import get_world_size
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from ...errors import ConfigError
+from ..loops import ExactEpochLoop, ExactIterLoop
 from .checkpoint_hook import WholeCheckpointHook
 
 
@@ -18,8 +20,10 @@ from .checkpoint_hook import WholeCheckpointHook
 class PreemptionHook(Hook):
     """On SIGTERM or SIGUSR1: finish the iteration, save, and exit with code 0.
 
-    Slurm sends these before it takes a machine away (``--signal=USR1@60``).
-    ``--resume`` continues with the next iteration of the same epoch.
+    Slurm sends these before it takes a machine away (``--signal=USR1@60``); Windows
+    has SIGTERM alone. ``--resume`` continues with the next iteration of the same
+    epoch, if the training loop is an exact one, and repeats the epoch otherwise.
+    Python hears signals in its main thread only: a run in another one says so.
 
     Args:
         interval (int): Distributed runs ask each other every so many iterations
@@ -35,7 +39,11 @@ class PreemptionHook(Hook):
 
     #: After everything else that happens in an iteration.
     priority = 'LOWEST'
-    signals = (signal.SIGTERM, signal.SIGUSR1)
+    signals = tuple(
+        getattr(signal, name)
+        for name in ('SIGTERM', 'SIGUSR1')
+        if hasattr(signal, name)
+    )
 
     def __init__(self, interval: int = 10) -> None:
         if interval < 1:
@@ -44,6 +52,7 @@ class PreemptionHook(Hook):
             )
         self.interval = interval
         self.received: int | None = None
+        self.previous = {}
 
     def before_train(self, runner: Runner) -> None:
         """Listen for the signals."""
@@ -54,7 +63,13 @@ class PreemptionHook(Hook):
                 "default_hooks.checkpoint.type='WholeCheckpointHook'"
             )
         self.saver = savers[0]
-        self.previous = {s: signal.signal(s, self._receive) for s in self.signals}
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {s: signal.signal(s, self._receive) for s in self.signals}
+        else:
+            runner.logger.warning(
+                'PreemptionHook cannot hear signals: training does not run in the '
+                'main thread'
+            )
         # On the CPU, so that asking does not wait for the GPU.
         several = get_world_size() > 1
         self.group = distributed.new_group(backend='gloo') if several else None
@@ -79,13 +94,16 @@ class PreemptionHook(Hook):
             return
         name = signal.Signals(self.received or signal.SIGTERM).name
         path = self.saver.save_within_epoch(runner)
+        exact = isinstance(runner.train_loop, ExactEpochLoop | ExactIterLoop)
         runner.logger.info(
             f'{name}: saved {path} after iteration {runner.iter + 1}; --resume '
-            'continues there'
+            + ('continues there' if exact else 'repeats this epoch')
         )
         sys.exit(0)
 
     def after_train(self, runner: Runner) -> None:
         """Hand the signals back."""
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.previous = {}
