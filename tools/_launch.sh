@@ -48,7 +48,7 @@ launch() {
       --master_port "${PORT:-29500}"
     )
   fi
-  exec "$python" -m torch.distributed.run "${rendezvous[@]}" \
+  exec "$python" "$tools/_torchrun.py" "${rendezvous[@]}" \
     --nproc_per_node "$n" "$tools/$script" "$@" --launcher pytorch
 }
 

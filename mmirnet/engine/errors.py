@@ -1,9 +1,13 @@
 """Mistakes of the user, as one line that names them."""
 
 import contextlib
+import hashlib
 import os
 import sys
+import time
+import traceback
 from collections.abc import Iterator
+from datetime import timedelta
 
 from torch import distributed
 
@@ -18,6 +22,9 @@ _OPTIONAL = {
     'sklearn': 'scikit-learn',
 }
 
+#: Seconds in which the launcher ends the other processes once the first has failed.
+_PATIENCE = 10
+
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -26,7 +33,7 @@ def one_line_errors() -> Iterator[None]:
     That is a :class:`~mmirnet.errors.MmirnetError`, an optional package that is not
     installed, or an error of the operating system (a missing file, no permission, a
     full disk). All others are bugs and keep their traceback. Several mistakes found at
-    once are a line each. What several processes find alike, one of them says.
+    once are a line each. What several processes of a run find alike, one of them says.
     """
     try:
         yield
@@ -35,10 +42,13 @@ def one_line_errors() -> Iterator[None]:
         if message is None:
             # MMEngine hides where in a hook a TypeError comes from.
             error.__suppress_context__ = False
+            if said_by_another(_place(error)):
+                sys.exit(1)
             raise
-        rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
-        for line in message.splitlines():
-            print(f'{rank}error: {line}', file=sys.stderr)
+        if not said_by_another(message):
+            rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
+            for line in message.splitlines():
+                print(f'{rank}error: {line}', file=sys.stderr)
         sys.exit(2)
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -61,3 +71,47 @@ def user_message(error: Exception) -> str | None:
         # From a data worker, with its traceback: the error comes last.
         _, _, message = message.splitlines()[-1].partition('Error: ')
     return message
+
+
+def said_by_another(message: str) -> bool:
+    """Whether another process of this run says the same.
+
+    Processes of torchrun ask the store that it keeps for them. Slurm's and MPI's have
+    none before they have met: all but the first wait until the launcher ends them.
+
+    Args:
+        message (str): What this process has to say.
+
+    Returns:
+        bool: False if nobody is known to say it.
+    """
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+        digest = hashlib.sha256(message.encode()).hexdigest()
+        attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+        # torch's errors of many kinds: then it is said once too often.
+        with contextlib.suppress(Exception):
+            store = distributed.TCPStore(
+                os.environ['MASTER_ADDR'],
+                int(os.environ['MASTER_PORT']),
+                is_master=False,
+                timeout=timedelta(seconds=_PATIENCE),
+            )
+            another = store.add(f'mmirnet/{attempt}/{digest}', 1) > 1
+            # The launcher ends all when one has ended, and the other has to speak.
+            time.sleep(another)
+            return another
+    elif rank := _rank_of_cluster():
+        time.sleep(min(rank, _PATIENCE))
+    return False
+
+
+def _rank_of_cluster() -> int:
+    rank = os.environ.get('SLURM_PROCID') or os.environ.get('OMPI_COMM_WORLD_RANK')
+    return int(rank or 0)
+
+
+def _place(error: Exception) -> str:
+    """What is raised, and where: the same for a bug that all processes meet."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f'{frames[-1].filename}:{frames[-1].lineno}' if frames else ''
+    return f'{place} {type(error).__name__}: {error}'

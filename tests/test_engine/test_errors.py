@@ -6,10 +6,11 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tiny import tiny_runner
+from torch import distributed
 
 import mmirnet  # noqa: F401
-from mmirnet.engine import run
-from mmirnet.engine.errors import one_line_errors, user_message
+from mmirnet.engine import errors, run
+from mmirnet.engine.errors import one_line_errors, said_by_another, user_message
 from mmirnet.errors import ConfigError, DataError
 
 
@@ -36,6 +37,68 @@ def test_a_data_workers_error_is_its_last_line():
     )
     assert user_message(DataError(text)) == 'cannot read a.png'
     assert user_message(DataError('one\ntwo')) == 'one\ntwo'
+
+
+class TestSaidByAnother:
+    """said_by_another, on the store that torchrun keeps for its processes."""
+
+    @pytest.fixture
+    def store(self, monkeypatch):
+        store = distributed.TCPStore('127.0.0.1', 0, is_master=True)
+        variables = dict(
+            TORCHELASTIC_USE_AGENT_STORE='True',
+            TORCHELASTIC_RESTART_COUNT='0',
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(store.port),
+        )
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return store
+
+    @pytest.fixture(autouse=True)
+    def naps(self, monkeypatch):
+        """The seconds that are waited, without waiting."""
+        naps = []
+        monkeypatch.setattr('time.sleep', naps.append)
+        return naps
+
+    def test_the_first_speaks(self, store):
+        assert not said_by_another('a')
+        assert said_by_another('a')
+        assert not said_by_another('b')
+
+    def test_a_new_attempt_speaks_again(self, store, monkeypatch):
+        assert not said_by_another('a')
+        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+        assert not said_by_another('a')
+
+    def test_a_store_that_is_gone_silences_nobody(self, store, monkeypatch):
+        monkeypatch.setattr(errors, '_PATIENCE', 1)
+        monkeypatch.setenv('MASTER_PORT', '1')
+        assert not said_by_another('a')
+        assert not said_by_another('a')
+
+    @pytest.mark.parametrize(('rank', 'waits'), [('0', []), ('3', [3]), ('99', [10])])
+    def test_later_tasks_of_slurm_wait_for_their_end(
+        self, monkeypatch, naps, rank, waits
+    ):
+        monkeypatch.delenv('TORCHELASTIC_USE_AGENT_STORE', raising=False)
+        monkeypatch.setenv('SLURM_PROCID', rank)
+        assert not said_by_another('a')
+        assert naps == waits
+
+    def test_of_a_bug_too(self, store, capsys):
+        codes = []
+        for _ in range(2):
+            try:
+                with one_line_errors():
+                    raise KeyError('bug')
+            except KeyError:
+                codes.append('traceback')
+            except SystemExit as end:
+                codes.append(end.code)
+        assert codes == ['traceback', 1]
+        assert capsys.readouterr().err == ''
 
 
 class TestOneLineErrors:

@@ -244,6 +244,40 @@ def test_three_slurm_tasks_count_every_image_once(
         torch.testing.assert_close(prediction['pred_score'], alone['pred_score'])
 
 
+def test_what_all_ranks_find_is_one_line(tmp_path):
+    """A folder of two classes under the config of a thousand."""
+    for split in ('train', 'val'):
+        for name in 'ab':
+            file = tmp_path / 'images' / split / name / '0.png'
+            file.parent.mkdir(parents=True)
+            file.touch()
+    config = Path(TOOLS).parent / 'configs/irnet/resnet18_bireal_in1k.py'
+    options = [
+        f'{loader}.dataset.data_root={tmp_path}/images'
+        for loader in ('train_dataloader', 'val_dataloader')
+    ]
+    arguments = [config, 2, '--work-dir', tmp_path, '--cfg-options', *options]
+    job = start(tmp_path, 'dist_train.sh', *arguments)
+    output = job.communicate(timeout=240)[0]
+    assert job.returncode == 2
+    lines = [line for line in output.splitlines() if 'OMP_NUM_THREADS' not in line]
+    assert len(lines) == 2
+    for line, split in zip(lines, ('train', 'val'), strict=True):
+        assert re.match(
+            rf'\[rank \d\] error: {split}_dataloader.dataset: .*/{split} has 2 '
+            'folders, but the data set has 1000 classes; ',
+            line,
+        )
+
+
+def test_a_mistake_in_the_command_line_is_told_once(tmp_path):
+    job = start(tmp_path, 'dist_train.sh', 'config.py', 3, '--resumee-from', 'x')
+    output = job.communicate(timeout=240)[0]
+    assert job.returncode == 2
+    assert output.count('usage: train.py') == 1
+    assert output.endswith('unrecognized arguments: --resumee-from x\n')
+
+
 def is_rank(pid, rank):
     return f'RANK={rank}'.encode() in Path(f'/proc/{pid}/environ').read_bytes().split(
         b'\0'
