@@ -1,12 +1,22 @@
 """Classify images with a published model, a packed file or a checkpoint."""
 
 import argparse
+import sys
 
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='An image that cannot be read is named on stderr, the others are '
+        'classified, and the exit code is 1.',
+    )
+    parser.add_argument(
+        'images',
+        nargs='+',
+        metavar='IMAGE',
+        help="image files, folders of them, or patterns such as 'photos/*.jpg'",
+    )
     parser.add_argument(
         '--model',
         required=True,
@@ -42,11 +52,15 @@ def main() -> None:
     from mmirnet.engine.errors import one_line_errors
 
     with one_line_errors():
-        from mmirnet.deploy.predictions import report
+        from mmirnet.deploy.predictions import Failures, report
         from mmirnet.zoo.infer import infer
 
-        for result in infer(**vars(args)):
+        failures = Failures()
+        results = infer(**vars(args), failed=failures)
+        for result in results:
             print(report(**result))
+    if failures:
+        sys.exit(failures.summary(len(failures) + len(results)))
 
 
 if __name__ == '__main__':

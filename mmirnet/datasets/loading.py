@@ -1,15 +1,21 @@
 """Reading images from files."""
 
+import numpy as np
+from mmcv import image as mmcv_image
+from mmengine import fileio
 from mmpretrain.datasets import transforms
 from mmpretrain.registry import TRANSFORMS
+
+from ..images import decode
 
 
 @TRANSFORMS.register_module(force=True)
 class LoadImageFromFile(transforms.LoadImageFromFile):
-    """mmcv's transform, naming the file that cannot be read.
+    """mmcv's transform with the reader that prediction and the runtime have, too.
 
-    OpenCV's own error for an empty or damaged image does not say which of a million
-    it was. Takes mmcv's arguments, and its place in MMPretrain's configs.
+    Takes mmcv's arguments, and its place in MMPretrain's configs. The pixels are
+    mmcv's. A file that cannot be read is named, and one that is cut off is refused,
+    which OpenCV before version 5 fills up with grey.
 
     Raises:
         OSError: If a file is no image.
@@ -17,12 +23,37 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
 
     def transform(self, results: dict) -> dict | None:
         """Read the image at ``results['img_path']`` into ``results['img']``."""
+        path = results['img_path']
         try:
-            return super().transform(results)
-        except FileNotFoundError:
-            raise
+            image = self._decoded(self._bytes(path), path)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise OSError(
-                f'cannot read image {results["img_path"]}: {reason}'
-            ) from error
+            if self.ignore_empty:
+                return None
+            if isinstance(error, OSError):  # which names the file
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise OSError(f'cannot read image {path}: {reason}') from error
+        image = image.astype(np.float32) if self.to_float32 else image
+        results['img'] = image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _bytes(self, path: str) -> bytes:
+        if self.file_client_args is not None:
+            client = fileio.FileClient.infer_client(self.file_client_args, path)
+            return client.get(path)
+        return fileio.get(path, backend_args=self.backend_args)
+
+    def _decoded(self, data: bytes, path: str) -> np.ndarray:
+        flag, _, ignored = self.color_type.partition('_')
+        library = self.imdecode_backend or mmcv_image.io.imread_backend
+        if flag == 'unchanged' or library not in ('cv2', 'pillow'):
+            image = mmcv_image.imfrombytes(data, self.color_type, backend=library)
+            if image is None:
+                raise OSError(f'cannot read image {path}: {library} finds none in it')
+            return image
+        grey = flag == 'grayscale'
+        image = decode(
+            data, path, grey=grey, library=library, upright=not ignored, bgr=True
+        )
+        return image[..., 0] if grey else image

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import PackedFileError
 from .engine import Engine, default_threads, instruction_sets, load
 from .format import Packed, read
-from .images import read_image
+from .preparation import load_image, read_image
 
 __all__ = [
     'Engine',
@@ -20,6 +20,7 @@ __all__ = [
     'default_threads',
     'instruction_sets',
     'load',
+    'load_image',
     'pack',
     'read',
     'read_image',

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
-from mmpretrain.models.heads import ClsHead
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
 from ..engine.facts import Facts, gather
@@ -22,8 +22,9 @@ from ..errors import ConfigError
 from ..files import check_writable
 from . import onnx
 from .engine import Engine, load
-from .format import Packed
+from .format import SOFTMAX, Packed
 from .packing import pack, unpack, write
+from .pipelines import preparation
 
 
 def pack_checkpoint(
@@ -63,7 +64,9 @@ def pack_checkpoint(
     cfg.merge_from_dict(cfg_options or {})
     facts = gather(cfg, checkpoint, size=size, classes=classes)
     model = facts.model
-    packed = pack(model, facts.size, facts.classes, float_dtype)
+    image = _preparation(facts, size)
+    how = dict(image=image, head=head_of(model, facts.kind))
+    packed = pack(model, facts.size, facts.classes, float_dtype, **how)
     write(packed, out)
     weights = sum(4 * p.numel() for p in model.parameters())
     packed_bytes = Path(out).stat().st_size
@@ -77,6 +80,37 @@ def pack_checkpoint(
         full = pack(model, facts.size, facts.classes)
         lines.append(_float_effect(facts, full, packed))
     return '\n'.join(lines)
+
+
+def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
+    """How image files are prepared, as the test set does it, and to a size if given."""
+    if facts.dataset is None:
+        return None
+    to_rgb = getattr(facts.model.data_preprocessor, 'to_rgb', False)
+    image = preparation(facts.dataset, bool(to_rgb))
+    if size is not None:
+        height, width = size
+        fit = dict(op='fit', width=width, height=height, pad=0, cover=1.0)
+        image['steps'].append(fit)
+    return image
+
+
+def head_of(model: nn.Module, kind: str) -> dict[str, Any]:
+    """How a classifier makes scores and predictions of logits, as a packed file has it.
+
+    Args:
+        model: A classifier of MMPretrain.
+        kind: 'softmax' or 'sigmoid'.
+    """
+    if kind == 'softmax':
+        return SOFTMAX.copy()
+    threshold, topk = (getattr(model.head, name, None) for name in ('thr', 'topk'))
+    if not isinstance(topk, int):
+        topk = None
+    if threshold is None and topk is None:
+        threshold = 0.5
+    threshold = None if threshold is None else float(threshold)
+    return dict(scores=kind, threshold=threshold, topk=topk)
 
 
 def export_checkpoint(
@@ -220,10 +254,16 @@ def replace_network(
     model.head = _head_of_logits(model)
 
 
+def _scores_of(head: dict[str, Any]) -> ClsHead:
+    if head['scores'] == 'softmax':
+        return ClsHead()
+    return MultiLabelClsHead(thr=head['threshold'], topk=head['topk'])
+
+
 def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
     """A packed file, simulated in torch, as a classifier of MMPretrain.
 
-    Takes images as :func:`mmirnet.deploy.read_image` gives them, and carries what
+    Takes images as :func:`mmirnet.deploy.load_image` gives them, and carries what
     ``mmpretrain.ImageClassificationInferencer`` looks for.
 
     Args:
@@ -234,10 +274,11 @@ def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
     """
     network = unpack(path)
     spec = network.packed.input
-    preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=False)
+    turns = spec['order'] == 'bgr'  # what it does to three channels
+    preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=turns)
     model = ImageClassifier(
         backbone=_PackedBackbone(network),
-        head=ClsHead(),
+        head=_scores_of(network.packed.head),
         data_preprocessor=preprocessor,
     )
     dataset = dict(pipeline=[dict(type='PackInputs')])

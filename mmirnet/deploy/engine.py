@@ -210,11 +210,11 @@ class Engine:
         """Logits of a batch.
 
         Args:
-            images: uint8 of shape (N, H, W, C), channels in the order of the
-                training configuration's mean and std (RGB in this project's),
-                or float32 of shape (N, C, H, W), already normalised. A numpy
-                array or anything it can be made from, such as a torch tensor
-                on the CPU.
+            images: uint8 of shape (N, H, W, C), RGB or grey, also for a network
+                that was trained on BGR, which the engine turns them to; or
+                float32 of shape (N, C, H, W), already normalised, in the
+                network's own order. A numpy array or anything it can be made
+                from, such as a torch tensor on the CPU.
 
         Returns:
             float32 of shape (N, classes).
@@ -250,6 +250,8 @@ class Engine:
                 f'{images.dtype} images must have shape (N, '
                 f'{", ".join(map(str, wanted))}), not {images.shape}'
             )
+        if images.dtype == np.uint8 and spec['order'] == 'bgr':
+            images = images[..., ::-1]
         dtype = np.uint8 if images.dtype == np.uint8 else np.float32
         return self._network.predict(np.ascontiguousarray(images, dtype))
 

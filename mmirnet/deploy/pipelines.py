@@ -1,23 +1,19 @@
 """What a test pipeline does to an image file, as data for a packed file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import mmcv
-import numpy as np
 from mmcv import transforms as cv
-from mmpretrain.datasets import CIFAR10, MNIST
 from mmpretrain.datasets import transforms as pretrain
 
-from ..datasets import Digits, FashionMNIST32, LoadImageFromFile
+from ..datasets import FashionMNIST32, LoadImageFromFile
+from ..engine import facts
 from ..errors import UnsupportedModelError
 from .preparation import LIBRARIES
 
-# Data sets known to hold their images as grey or RGB. Others are taken by what the
-# data preprocessor says: with to_rgb=True they hold BGR.
-_HOLD_RGB = (CIFAR10, MNIST, Digits, FashionMNIST32)
-# How far a file may lack the size of a held image to be padded, not resized.
-_PADS = {FashionMNIST32: 4}
+# What FashionMNIST32 pads, in height and width: files are the smaller originals.
+_FASHION_PAD = 4
 _COLOUR = ('color', 'color_ignore_orientation')
 _GREY = ('grayscale', 'grayscale_ignore_orientation')
 _REVERSED = {'rgb': 'bgr', 'bgr': 'rgb', 'grey': 'grey'}
@@ -31,7 +27,7 @@ def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
     the size of its images by the step ``fit``.
 
     Args:
-        dataset: A data set, with its built pipeline as ``pipeline``.
+        dataset: A data set, as built; its files need not be there.
         to_rgb: Whether the data preprocessor reverses the channels.
 
     Returns:
@@ -42,15 +38,16 @@ def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
 
     Example:
         >>> from mmirnet.datasets import Digits
-        >>> preparation(Digits(split='test'), to_rgb=False)['steps']
-        [{'op': 'fit', 'width': 32, 'height': 32, 'pad': 0}]
+        >>> digits = Digits(split='test', pipeline=[dict(type='PackInputs')])
+        >>> preparation(digits, to_rgb=False)['steps']
+        [{'op': 'fit', 'width': 32, 'height': 32, 'pad': 0, 'cover': 1.0}]
     """
-    transforms = list(_flat(dataset.pipeline))
-    if any(isinstance(t, cv.LoadImageFromFile) for t in transforms):
+    transforms = list(_flat(facts.transforms(dataset)))
+    if (held := held_images(dataset, to_rgb)) is None:
         order, reading = _reading(transforms.pop(0))
         steps = []
     else:
-        order, steps = _held(dataset, to_rgb)
+        order, steps = held
         reading = dict(library='cv2', upright=True, float=False)
     for transform in transforms:
         if _reverses(transform):
@@ -80,34 +77,34 @@ def _name(transform: Any) -> str:
     return getattr(transform, '__name__', type(transform).__name__)
 
 
-def _flat(pipeline: Any) -> Iterator[Any]:
+def _flat(transforms: Iterable[Any]) -> Iterator[Any]:
     """The transforms of a pipeline, nested ones in their places."""
-    for transform in getattr(pipeline, 'transforms', pipeline):
+    for transform in transforms:
         if type(transform) is cv.Compose:
-            yield from _flat(transform)
+            yield from _flat(transform.transforms)
         else:
             yield transform
 
 
-def _held(dataset: Any, to_rgb: bool) -> tuple[str, list[dict]]:
-    """Channel order of the images that a data set holds, and the step to their size."""
-    items = [dataset.get_data_info(i).get('img') for i in (0, len(dataset) - 1)]
-    if any(item is None for item in items):
-        raise UnsupportedModelError(
-            f'test pipeline: no LoadImageFromFile in it, and {type(dataset).__name__} '
-            'holds no images'
-        )
-    shape = np.shape(items[0])
-    sizes = {np.shape(item)[:2] for item in items}
-    if len(shape) == 2 or shape[2] == 1:
-        order = 'grey'
-    else:
-        order = 'rgb' if isinstance(dataset, _HOLD_RGB) or not to_rgb else 'bgr'
-    if len(sizes) > 1:
-        return order, []
-    height, width = sizes.pop()
-    pad = _PADS.get(type(dataset), 0)
-    return order, [dict(op='fit', width=width, height=height, pad=pad)]
+def held_images(dataset: Any, to_rgb: bool) -> tuple[str, list[dict]] | None:
+    """How a file becomes one of the images that a data set holds.
+
+    Args:
+        dataset: A data set, as built.
+        to_rgb: Whether the data preprocessor reverses the channels.
+
+    Returns:
+        Order of the channels in these images, and the steps to their size; None if
+        the data set reads files.
+    """
+    loads = any(isinstance(t, cv.LoadImageFromFile) for t in facts.transforms(dataset))
+    shape = facts.held_shape(dataset)
+    if loads or shape is None:
+        return None
+    order = facts.held_order(dataset, to_rgb)
+    pad = _FASHION_PAD if isinstance(facts.parts(dataset)[0], FashionMNIST32) else 0
+    size = dict(width=shape[1], height=shape[0])
+    return order, [dict(op='fit', **size, pad=pad, cover=1.0)]
 
 
 def _reading(loader: Any) -> tuple[str, dict]:
@@ -174,6 +171,8 @@ def _efficientnet_crop(transform: Any, order: str) -> list[dict]:
 
 def _pad(transform: Any, order: str) -> list[dict]:
     value = transform.pad_val.get('img', 0)
+    if isinstance(value, float) and order != 'grey':
+        value = (value, 0, 0)  # as OpenCV takes it
     value = list(value) if isinstance(value, (tuple, list)) else [value]
     width, height = transform.size or (None, None)
     return [

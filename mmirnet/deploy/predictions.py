@@ -1,13 +1,24 @@
 """What a network says of images, ready to be read. Needs numpy alone."""
 
+import glob
 import os
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import DataError, MissingPackageError
+from ..images import SUFFIXES
 from .engine import Engine
-from .images import read_image
+from .preparation import load_image, normalise
+
+#: Told of a file that cannot be classified, and why.
+Failed = Callable[[str, Exception], None]
+# How long a list of images is worked at before it says how far it is.
+_SECONDS = 10.0
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -29,24 +40,139 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return scores / scores.sum(1, keepdims=True)
 
 
-def classify(engine: Engine, paths: Sequence[str | os.PathLike]) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of classes that do not exclude each other.
+
+    Args:
+        logits: (N, classes).
+
+    Returns:
+        float64 of the same shape.
+
+    Example:
+        >>> sigmoid(np.array([[0.0, 1000.0, -1000.0]]))
+        array([[0.5, 1. , 0. ]])
+    """
+    decay = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.where(logits >= 0, 1.0, decay) / (1 + decay)
+
+
+_SCORES = {'softmax': softmax, 'sigmoid': sigmoid}
+
+
+def predicted(scores: np.ndarray, head: dict[str, Any]) -> list[int]:
+    """The classes that a network predicts.
+
+    Args:
+        scores: Probabilities, (classes,).
+        head: Of the packed network.
+
+    Returns:
+        One class after a softmax. After a sigmoid those of at least ``threshold``, or
+        without one the ``topk`` best.
+
+    Example:
+        >>> head = {'scores': 'sigmoid', 'threshold': 0.5, 'topk': None}
+        >>> predicted(np.array([0.7, 0.1, 0.5]), head)
+        [0, 2]
+    """
+    if head['scores'] == 'sigmoid' and head['threshold'] is not None:
+        return np.flatnonzero(scores >= head['threshold']).tolist()
+    best = np.argsort(-scores, kind='stable')
+    return best[: head['topk'] or 1].tolist()
+
+
+def image_files(arguments: Iterable[str | os.PathLike]) -> list[str]:
+    """The files that a command line means.
+
+    Args:
+        arguments: Files; folders, for all images in them and below; patterns such as
+            ``photos/*.jpg``, with ``**`` for any folders.
+
+    Returns:
+        Files in the order of the arguments, and by name within one. What means no
+        file stays as it is, for an error that names it.
+    """
+    found = []
+    for argument in map(str, arguments):
+        path = Path(argument)
+        if path.is_dir():
+            inside = sorted(filter(_is_image, path.rglob('*')))
+            found += [str(file) for file in inside] or [argument]
+        elif not os.path.lexists(path) and glob.has_magic(argument):
+            found += sorted(filter(os.path.isfile, glob.glob(argument, recursive=True)))
+            found += [] if glob.glob(argument, recursive=True) else [argument]
+        else:
+            found.append(argument)
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    hidden = path.name.startswith('.')
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+
+
+def each(
+    paths: Sequence[str | os.PathLike],
+    work: Callable[[str | os.PathLike], Any],
+    failed: Failed | None = None,
+) -> Iterator[tuple[str | os.PathLike, Any]]:
+    """Goes through image files, one at a time, and says on stderr how far it is.
+
+    Args:
+        paths: The files.
+        work: What to do with one.
+        failed: Told of a file that cannot be read or prepared; without it the error
+            is raised.
+
+    Yields:
+        Each file that could be read, and what came of it.
+    """
+    last = time.monotonic()
+    for number, path in enumerate(paths):
+        if time.monotonic() - last > _SECONDS:
+            last = time.monotonic()
+            print(f'{number:,} of {len(paths):,} images', file=sys.stderr)
+        try:
+            result = work(path)
+        except MissingPackageError:  # which no file is to blame for
+            raise
+        except (OSError, DataError) as error:
+            if failed is None:
+                raise
+            failed(str(path), error)
+        else:
+            yield path, result
+
+
+def classify(
+    engine: Engine,
+    paths: Sequence[str | os.PathLike],
+    failed: Failed | None = None,
+) -> Iterator[tuple[str | os.PathLike, np.ndarray]]:
     """Probabilities of image files on the 1-bit engine.
 
     Args:
         engine: A packed network.
-        paths: Image files, prepared as :func:`mmirnet.deploy.read_image` says.
+        paths: Image files, prepared as :func:`mmirnet.deploy.load_image` says.
+        failed: See :func:`each`.
 
-    Returns:
-        float64 of shape (N, classes).
+    Yields:
+        Each file that could be read, and its probabilities, float64 (classes,).
 
     Raises:
         OSError: If a file is no image.
+        DataError: If it does not fit the network.
     """
-    spec = engine.input
-    size = spec['height'], spec['width']
-    # One at a time: files of any number fit into memory.
-    images = (read_image(path, size, spec['channels']) for path in paths)
-    return softmax(np.concatenate([engine.predict(image[None]) for image in images]))
+    scores = _SCORES[engine.packed.head['scores']]
+
+    def work(path: str | os.PathLike) -> np.ndarray:
+        pixels = load_image(path, engine.input)
+        if pixels.dtype != np.uint8:
+            pixels = normalise(pixels, engine.input)
+        return scores(engine.predict(pixels[None]))[0]
+
+    return each(paths, work, failed)
 
 
 def top_k(
@@ -76,14 +202,65 @@ def top_k(
     ]
 
 
-def report(image: str | os.PathLike, top: list[dict[str, Any]]) -> str:
-    """An image's likeliest classes as lines of text.
+def result(
+    image: str | os.PathLike,
+    scores: np.ndarray,
+    classes: Sequence[str] | None,
+    k: int,
+    head: dict[str, Any],
+) -> dict[str, Any]:
+    """What is written of an image.
+
+    Args:
+        image: The file.
+        scores: Probabilities, (classes,).
+        classes: Their names, if known.
+        k: How many are wanted.
+        head: Of the network, see :mod:`mmirnet.deploy.format`.
+
+    Returns:
+        ``image`` and ``top``, see :func:`top_k`; for a network that may predict
+        any number of classes also ``predicted``, their labels.
+    """
+    entry = {'image': str(image), 'top': top_k(scores, classes, k)}
+    if head['scores'] == 'sigmoid':
+        entry['predicted'] = predicted(scores, head)
+    return entry
+
+
+def report(
+    image: str | os.PathLike,
+    top: list[dict[str, Any]],
+    predicted: Sequence[int] | None = None,
+) -> str:
+    """An image's likeliest classes as lines of text, those predicted with a star.
 
     Example:
         >>> print(report('a.png', top_k(np.array([0.25, 0.75]), None, 2)))
         a.png
            75.00 %  class 1
            25.00 %  class 0
+        >>> print(report('a.png', top_k(np.array([0.25, 0.75]), None, 2), [1]))
+        a.png
+           75.00 %  class 1 *
+           25.00 %  class 0
     """
-    lines = (f'  {100 * entry["score"]:6.2f} %  {entry["class"]}' for entry in top)
+    lines = (
+        f'  {100 * entry["score"]:6.2f} %  {entry["class"]}'
+        + (' *' if entry['label'] in (predicted or ()) else '')
+        for entry in top
+    )
     return '\n'.join([str(image), *lines])
+
+
+class Failures(list):
+    """Files that could not be classified; names each on stderr as it comes."""
+
+    def __call__(self, path: str, error: Exception) -> None:
+        """Takes note of a file."""
+        self.append(path)
+        print(f'error: {error}', file=sys.stderr)
+
+    def summary(self, total: int) -> str:
+        """One line for the end."""
+        return f'error: {len(self):,} of {total:,} images could not be classified'

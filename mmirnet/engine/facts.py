@@ -470,6 +470,26 @@ def held_shape(dataset: Dataset) -> tuple[int, ...] | None:
     return next((s for kind, s in _HELD.items() if isinstance(part, kind)), None)
 
 
+def held_order(dataset: Dataset, turned: bool = False) -> str:
+    """The order of the channels in the images that a data set holds.
+
+    CIFAR-10, the digits and Fashion-MNIST hold RGB. Another data set holds what the
+    data preprocessor takes it for: BGR, if that reverses the channels.
+
+    Args:
+        dataset (Dataset): As built; it holds its images.
+        turned (bool): Whether the data preprocessor reverses the order. Defaults to
+            False.
+
+    Returns:
+        str: ``'rgb'`` or ``'bgr'``; ``'grey'`` for any number but three.
+    """
+    if held_shape(dataset)[2:] != (3,):
+        return 'grey'
+    known = isinstance(parts(dataset)[0], tuple(_HELD))
+    return 'bgr' if turned and not known else 'rgb'
+
+
 def _made_up(dataset: Dataset) -> Iterator[dict]:
     """What a data set would hand to its pipeline."""
     rng = np.random.default_rng(0)
@@ -500,8 +520,8 @@ def normalised_twice(dataset: Dataset, model: nn.Module) -> bool:
 def channel_order(dataset: Dataset, turned: bool = False) -> str:
     """In which order a data set's pipeline leaves the channels of an image.
 
-    A red and a blue file go through it. A data set that holds its images has them
-    as RGB, unless the data preprocessor turns them.
+    A red and a blue file go through it, unless the data set holds its images, see
+    :func:`held_order`.
 
     Args:
         dataset (Dataset): As built.
@@ -518,10 +538,8 @@ def channel_order(dataset: Dataset, turned: bool = False) -> str:
         >>> channel_order(Digits(split='test', pipeline=[dict(type='PackInputs')]))
         'rgb'
     """
-    if (shape := held_shape(dataset)) is not None:
-        if shape[2:] != (3,):
-            return 'grey'
-        return 'bgr' if turned else 'rgb'
+    if held_shape(dataset) is not None:
+        return held_order(dataset, turned)
     chain = mmcv.transforms.Compose(transforms(dataset))
     sums = []
     with tempfile.TemporaryDirectory() as folder:

@@ -2,39 +2,43 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
-from mmcv.transforms import Compose, LoadImageFromFile
+from mmcv.transforms import Compose
 from mmengine.dataset import default_collate
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmpretrain.datasets import PackInputs
+from mmpretrain.models import MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 from torch.utils.data import Dataset
 
-from ..deploy import load, read_image
-from ..deploy.checkpoint import packed_classifier
-from ..deploy.predictions import classify, top_k
+from ..deploy import load, load_image
+from ..deploy.checkpoint import head_of, packed_classifier
+from ..deploy.pipelines import held_images
+from ..deploy.predictions import Failed, classify, each, image_files, result
+from ..deploy.preparation import prepare
 from ..engine.facts import (
     build_model,
     class_names,
-    held_shape,
+    image_shape,
     named,
     test_set,
     transforms,
 )
 from ..engine.run import load_config
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError, MissingPackageError
 from ..files import check_writable, write_whole
+from ..images import read
 
-# Below this, text would hide the picture.
+# Short edges of the pictures drawn: below, text would hide them.
 _SHORT_EDGE = 224
+_LONGEST_SHORT_EDGE = 1024
 
 
 def infer(
@@ -47,13 +51,16 @@ def infer(
     topk: int = 5,
     out: str | os.PathLike | None = None,
     show_dir: str | os.PathLike | None = None,
+    failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """Classifies image files.
 
     Args:
-        images (Sequence[str]): The files. They are prepared as the packed file says,
-            see :func:`mmirnet.deploy.read_image`; for a checkpoint, by the test
-            pipeline of its config.
+        images (Sequence[str]): Files, folders for all images in them, and patterns
+            such as ``photos/*.jpg``. They are prepared by the test pipeline of the
+            config, which a packed file holds; where the data set holds its images
+            itself, they are brought to its size, see
+            :func:`mmirnet.deploy.read_image`.
         model (str): A name in the zoo, a packed file (``.safetensors``), or the
             config of ``checkpoint``.
         checkpoint (str, optional): A checkpoint, packed or not.
@@ -65,15 +72,20 @@ def infer(
         out (str | os.PathLike, optional): JSON file for the results.
         show_dir (str | os.PathLike, optional): Folder for the images with the
             likeliest classes written on them.
+        failed (Callable, optional): Told of each file that cannot be read or does
+            not fit, with the reason; the others are classified. Without it the
+            first such file ends it all.
 
     Returns:
         list[dict]: For each image its path, ``image``, and the likeliest classes,
-        ``top``, with ``label``, ``class`` and ``score``.
+        ``top``, with ``label``, ``class`` and ``score``. For a network that may
+        predict any number of classes also ``predicted``, their labels.
 
     Raises:
         ValueError: If ``engine`` is asked for without a packed file, a config comes
             without a checkpoint, or a file is damaged.
         OSError: If a file is missing or no image.
+        DataError: If an image does not fit the network.
 
     Example:
         >>> infer(['boot.png'], 'resnet20_bireal_fashionmnist')  # doctest: +SKIP
@@ -83,18 +95,16 @@ def infer(
     packed = _packed_file(model, checkpoint)
     if engine and packed is None:
         raise ConfigError(f'--engine needs a packed file, not {checkpoint}')
+    paths = image_files(images)
     if engine:
         network = load(packed)
-        names, scores = network.classes, classify(network, images)
+        known, head = network.classes, network.packed.head
+        rows = classify(network, paths, failed)
     elif packed is not None:
         classifier = packed_classifier(packed)
-        spec = classifier.backbone.network.packed.input
-        size = spec['height'], spec['width']
-        samples = (
-            _pack(read_image(path, size, spec['channels']), path) for path in images
-        )
-        names = classifier._dataset_meta['classes']
-        scores = _predict(classifier, samples)
+        content = classifier.backbone.network.packed
+        known, head = content.classes, content.head
+        rows = each(paths, _simulation(classifier, content.input), failed)
     else:
         cfg = load_config(model, None, 'none')
         classifier, dataset = build_model(cfg, checkpoint), test_set(cfg)
@@ -103,18 +113,19 @@ def infer(
                 f'--model {model}: without a test set the config does not say how '
                 'images are prepared; pack the checkpoint, with --size H W'
             )
-        scores = _predict(classifier, _samples(classifier, dataset, images))
-        names = class_names(classifier, dataset, scores.shape[1], classes)
-    if classes and packed is not None:
-        names = named(classes, scores.shape[1])
-    results = [
-        {'image': str(path), 'top': top_k(row, names, topk)}
-        for path, row in zip(images, scores, strict=True)
-    ]
+        several = isinstance(getattr(classifier, 'head', None), MultiLabelClsHead)
+        head = head_of(classifier, 'sigmoid' if several else 'softmax')
+        rows = each(paths, _pipeline(classifier, dataset), failed)
+    results = []
+    for path, scores in rows:
+        if not results and packed is None:
+            known = class_names(classifier, dataset, len(scores), classes)
+        names = named(classes, len(scores)) if classes else known
+        results.append(result(path, scores, names, topk, head))
+        if show_dir is not None:
+            _draw(path, scores, results, names, Path(show_dir))
     if out is not None:
         write_whole(out, (json.dumps(results, indent=1) + '\n').encode())
-    if show_dir is not None:
-        _draw(results, scores, names, Path(show_dir))
     return results
 
 
@@ -132,60 +143,94 @@ def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
     return fetch(model)
 
 
-def _predict(classifier: BaseModel, samples: Iterable[dict]) -> np.ndarray:
-    """Scores (N, classes) of samples, one at a time."""
-    classifier.to(get_device())
+# What becomes of one file: its scores.
+_Work = Callable[[str], np.ndarray]
+
+
+def _scores(classifier: BaseModel, sample: dict) -> np.ndarray:
     with torch.no_grad():
-        results = [classifier.test_step(default_collate([s]))[0] for s in samples]
-    return np.stack([result.pred_score.cpu().numpy() for result in results])
+        (found,) = classifier.test_step(default_collate([sample]))
+    return found.pred_score.cpu().numpy()
 
 
-def _samples(
-    classifier: BaseModel, dataset: Dataset, images: Sequence[str]
-) -> Iterator[dict]:
-    """Image files as the pipeline of a data set gives them."""
-    chain = transforms(dataset)
-    pipeline = Compose(chain)
-    if any(isinstance(transform, LoadImageFromFile) for transform in chain):
-        yield from (pipeline(dict(img_path=str(path), sample_idx=0)) for path in images)
-        return
-    height, width, *channels = held_shape(dataset)
-    for path in images:
-        image = read_image(path, (height, width), channels[0] if channels else 1)
-        # Mean and deviation are those of RGB: a preprocessor that turns wants BGR.
-        turned = getattr(classifier.data_preprocessor, 'to_rgb', False)
-        image = image[..., ::-1] if turned else image
-        image = image if channels else image[..., 0]
-        yield pipeline(dict(img=np.ascontiguousarray(image), sample_idx=0))
+def _simulation(classifier: BaseModel, spec: dict[str, Any]) -> _Work:
+    """On a packed network in torch."""
+    classifier.to(get_device())
+    pack = PackInputs()
+    return lambda path: _scores(classifier, pack(dict(img=load_image(path, spec))))
 
 
-def _pack(image: np.ndarray, path: str) -> dict:
-    return PackInputs()(dict(img=image, img_path=str(path)))
+def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
+    """On a checkpoint, with the images as its config's test set gives them."""
+    classifier.to(get_device())
+    pipeline = Compose(transforms(dataset))
+    held = held_images(dataset, _turns(classifier))
+
+    def work(path: str) -> np.ndarray:
+        try:
+            given = {'img_path': path} if held is None else {'img': _held(path, held)}
+            sample = pipeline(dict(given, sample_idx=0))
+        except (OSError, MissingPackageError):
+            raise
+        except Exception as error:  # whatever a transform does with an odd image
+            raise DataError(f'cannot prepare image {path}: {_line(error)}') from error
+        try:
+            return _scores(classifier, sample)
+        except RuntimeError as error:
+            shape = tuple(sample['inputs'].shape)
+            if shape == _usual_shape(classifier, dataset):
+                raise
+            raise DataError(
+                f'image {path} is {"x".join(map(str, shape))} when it is prepared, '
+                f'which the network does not take: {_line(error)}'
+            ) from error
+
+    return work
 
 
-def _read(path: str) -> np.ndarray:
-    """An image file as uint8 RGB of its own size."""
-    image = mmcv.imread(path, channel_order='rgb')
-    if image is None:
-        raise OSError(f'cannot read image {path}')
-    return image
+def _turns(classifier: BaseModel) -> bool:
+    return bool(getattr(classifier.data_preprocessor, 'to_rgb', False))
+
+
+def _usual_shape(classifier: BaseModel, dataset: Dataset) -> tuple | None:
+    try:
+        channels, size = image_shape(classifier, dataset)
+    except ConfigError:
+        return None
+    return (channels, *size)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _held(path: str, held: tuple[str, list[dict]]) -> np.ndarray:
+    """A file as one of the images that a data set holds."""
+    order, steps = held
+    image = prepare(read(path, grey=order == 'grey'), steps)
+    if order == 'grey':
+        return image[..., 0]
+    return np.ascontiguousarray(image[..., ::-1]) if order == 'bgr' else image
 
 
 def _draw(
-    results: list[dict], scores: np.ndarray, classes: list[str] | None, folder: Path
+    path: str,
+    scores: np.ndarray,
+    results: list[dict],
+    classes: list[str] | None,
+    folder: Path,
 ) -> None:
+    """The last of the results. Its number keeps files of one name apart."""
     folder.mkdir(parents=True, exist_ok=True)
-    visualizer = UniversalVisualizer()
-    for number, (result, row) in enumerate(zip(results, scores, strict=True)):
-        path = Path(result['image'])
-        image = _read(str(path))
-        sample = DataSample()
-        sample.set_pred_score(torch.from_numpy(row))
-        sample.set_pred_label([entry['label'] for entry in result['top']])
-        visualizer.visualize_cls(
-            image,
-            sample,
-            classes=classes,
-            resize=max(_SHORT_EDGE, min(image.shape[:2])),
-            out_file=str(folder / f'{number:04d}_{path.stem}.png'),
-        )
+    image = read(path)
+    sample = DataSample()
+    sample.set_pred_score(torch.from_numpy(scores))
+    sample.set_pred_label([entry['label'] for entry in results[-1]['top']])
+    short = min(max(_SHORT_EDGE, min(image.shape[:2])), _LONGEST_SHORT_EDGE)
+    UniversalVisualizer().visualize_cls(
+        image,
+        sample,
+        classes=classes,
+        resize=short,
+        out_file=str(folder / f'{len(results) - 1:04d}_{Path(path).stem}.png'),
+    )

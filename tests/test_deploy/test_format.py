@@ -101,7 +101,7 @@ BAD_SPECS = {
         'input', 'steps', 0, 'op', value='exec'
     ),
     r'input: steps\[0\]: unknown step \[': put('input', 'steps', 0, 'op', value=[]),
-    r"input: steps\[0\]: fields must be \['height', 'op'": put(
+    r"input: steps\[0\]: fields must be \['cover', 'height'": put(
         'input', 'steps', 0, 'edge', value=1
     ),
     r'input: steps\[0\]: pad must be an integer': put(
@@ -169,7 +169,9 @@ def test_files_of_version_1_are_read(data, tmp_path):
     packed = deploy.read(path)
     assert packed.head == dict(scores='softmax', threshold=None, topk=None)
     assert packed.input['order'] == 'rgb'
-    assert packed.input['steps'] == [dict(op='fit', width=9, height=9, pad=4)]
+    assert packed.input['steps'] == [
+        dict(op='fit', width=9, height=9, pad=4, cover=1.0)
+    ]
     deploy.write(packed, tmp_path / 'new.safetensors')
     header, _ = header_and_rest((tmp_path / 'new.safetensors').read_bytes())
     assert json.loads(header['__metadata__']['mmirnet'])['version'] == 2

@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.runner import Runner
 from PIL import Image
 from small_run import TOOLS, environment
 
@@ -12,7 +14,6 @@ import mmirnet.zoo
 from mmirnet.analysis.report import write_report
 from mmirnet.analysis.summary import summarize_config
 from mmirnet.datasets import Digits
-from mmirnet.deploy import read_image
 from mmirnet.deploy.checkpoint import export_checkpoint, pack_checkpoint
 from mmirnet.engine.facts import build_model
 from mmirnet.engine.run import load_config
@@ -126,18 +127,193 @@ def test_a_pipeline_that_resizes_gets_the_whole_image(model, tmp_path):
     assert cut['top'] != wide['top']
 
 
-def test_small_images_are_padded_as_in_fashion_mnist(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / 'boot.png')
-    got = read_image(tmp_path / 'boot.png', (32, 32))
-    np.testing.assert_array_equal(got, np.dstack([np.pad(pixels, 2)] * 3))
-    assert read_image(tmp_path / 'boot.png', (32, 32), 1).shape == (32, 32, 1)
-    # Others are resized: nothing black is added.
-    Image.fromarray(np.full((20, 20), 255, np.uint8)).save(tmp_path / 'white.png')
-    for size in ((32, 32), (16, 16), (224, 224)):
-        image = read_image(tmp_path / 'white.png', size)
-        assert image.shape == (*size, 3)
-        assert image.min() == 255
+PIPELINES = {
+    'ImageNet': [
+        dict(type='ResizeEdge', scale=40, edge='short', backend='pillow'),
+        dict(type='CenterCrop', crop_size=32),
+    ],
+    'wide': [dict(type='Resize', scale=(64, 32), interpolation='bicubic')],
+    'short edge': [
+        dict(type='ResizeEdge', scale=64),
+        dict(type='CenterCrop', crop_size=64),
+    ],
+    'padded': [dict(type='Pad', size=(70, 70), pad_val=dict(img=(9, 99, 200)))],
+}
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    """Colourful files of several sizes, most of them turned by EXIF, in two classes."""
+    folder = tmp_path_factory.mktemp('photographs')
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        ramp = np.add.outer(np.arange(50 + number), 2 * np.arange(60 - 2 * number))
+        pixels = ramp[..., None] + rng.integers(0, 90, 3) + rng.integers(0, 40, (1, 3))
+        exif = Image.Exif()
+        exif[0x112] = number + 1
+        path = folder / f'class {number % 2}' / f'{number}.jpg'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path, exif=exif)
+    return folder
+
+
+def own_data(folder, pipeline, to_rgb, more=''):
+    pipeline = [dict(type='LoadImageFromFile'), *pipeline, dict(type='PackInputs')]
+    return (
+        f"_base_ = '{CONFIG}'\n"
+        'data_preprocessor = dict(\n'
+        f'    to_rgb={to_rgb}, mean=[99, 50, 9], std=[99, 40, 60], num_classes=10)\n'
+        'test_dataloader = dict(\n'
+        '    num_workers=0, persistent_workers=False, dataset=dict(\n'
+        "    _delete_=True, type='CustomDataset', "
+        f'data_root={str(folder)!r}, pipeline={pipeline}))\n{more}'
+    )
+
+
+def evaluated(config, checkpoint):
+    """Scores by file, as the test loop gets them."""
+    cfg = load_config(str(config), None, 'none')
+    classifier = build_model(cfg, checkpoint)
+    scores = {}
+    for batch in Runner.build_dataloader(dict(cfg.test_dataloader, batch_size=1)):
+        with torch.no_grad():
+            for sample in classifier.test_step(batch):
+                scores[sample.img_path] = sample.pred_score.numpy()
+    return scores
+
+
+@pytest.mark.parametrize('to_rgb', [True, False])
+@pytest.mark.parametrize('pipeline', PIPELINES)
+def test_every_way_sees_the_pixels_of_the_test_set(
+    model, photographs, pipeline, to_rgb, tmp_path
+):
+    config, packed = tmp_path / 'config.py', tmp_path / 'model.safetensors'
+    config.write_text(own_data(photographs, PIPELINES[pipeline], to_rgb))
+    pack_checkpoint(str(config), model['checkpoint'], packed)
+    wanted = evaluated(config, model['checkpoint'])
+    assert len({tuple(row) for row in wanted.values()}) == 6
+    for way in (
+        dict(model=str(config), checkpoint=model['checkpoint']),
+        dict(model=str(packed)),
+        dict(model=str(packed), engine=True),
+    ):
+        results = infer([photographs], topk=10, **way)
+        assert [result['image'] for result in results] == sorted(wanted)
+        for result in results:
+            row = wanted[result['image']]
+            scores = [row[entry['label']] for entry in result['top']]
+            got = [entry['score'] for entry in result['top']]
+            np.testing.assert_allclose(got, scores, atol=1e-4)
+
+
+SEVERAL = (
+    "model = dict(head=dict(_delete_=True, type='MultiLabelLinearClsHead', "
+    'num_classes=10, in_channels=64, thr=0.4))\n'
+    "test_evaluator = dict(_delete_=True, type='AveragePrecision')\n"
+)
+
+
+def test_several_classes_an_image(model, photographs, tmp_path):
+    config, packed = tmp_path / 'config.py', tmp_path / 'model.safetensors'
+    config.write_text(own_data(photographs, PIPELINES['wide'], True, SEVERAL))
+    classifier = build_model(load_config(str(config), None, 'none'), None)
+    checkpoint = str(tmp_path / 'several.pth')
+    torch.save({'state_dict': classifier.state_dict()}, checkpoint)
+    pack_checkpoint(str(config), checkpoint, packed)
+    wanted = evaluated(config, checkpoint)
+    for way in (
+        dict(model=str(config), checkpoint=checkpoint),
+        dict(model=str(packed)),
+        dict(model=str(packed), engine=True),
+    ):
+        results = infer([photographs], topk=10, **way)
+        for result in results:
+            row = wanted[result['image']]
+            assert row.sum() != pytest.approx(1)
+            for entry in result['top']:
+                assert entry['score'] == pytest.approx(row[entry['label']], abs=1e-4)
+            assert result['predicted'] == np.flatnonzero(row >= 0.4).tolist()
+
+
+def test_a_size_of_ones_own(model, photographs, tmp_path):
+    config, packed = tmp_path / 'config.py', tmp_path / 'model.safetensors'
+    config.write_text(own_data(photographs, PIPELINES['wide'], True))
+    pack_checkpoint(str(config), model['checkpoint'], packed, size=(48, 48))
+    assert len(infer([photographs], str(packed), engine=True)) == 6
+
+
+def test_a_transform_that_a_packed_file_does_not_know(model, photographs, tmp_path):
+    config = tmp_path / 'config.py'
+    jitter = dict(type='ColorJitter', brightness=0.5)
+    config.write_text(own_data(photographs, [*PIPELINES['wide'], jitter], True))
+    with pytest.raises(ValueError, match='as ColorJitter does'):
+        pack_checkpoint(str(config), model['checkpoint'], tmp_path / 'a.safetensors')
+
+
+@pytest.mark.parametrize('way', ['checkpoint', 'torch', 'engine'])
+def test_bad_files_are_left_out(model, way, tmp_path):
+    for name, data in {'b.png': b'', 'd.png': b'no image'}.items():
+        (tmp_path / name).write_bytes(data)
+    files = [*model['images'], str(tmp_path / 'absent.png')]
+    files[1:1] = [str(tmp_path / 'b.png'), str(tmp_path / 'd.png')]
+    bad = []
+    results = infer(
+        files,
+        **ways(model)[way],
+        out=tmp_path / 'out.json',
+        show_dir=tmp_path / 'pictures',
+        failed=lambda path, error: bad.append((path, str(error))),
+    )
+    assert [result['image'] for result in results] == model['images']
+    assert results == infer(model['images'], **ways(model)[way])
+    assert json.loads((tmp_path / 'out.json').read_text()) == results
+    assert len(list((tmp_path / 'pictures').iterdir())) == 3
+    assert [path for path, _ in bad] == [files[1], files[2], files[-1]]
+    assert all(path in reason for path, reason in bad)
+
+
+def test_an_image_that_the_network_does_not_take_is_left_out(
+    model, photographs, tmp_path
+):
+    """Most fit VGG's linear layer when they are cropped; the small one does not."""
+    config = tmp_path / 'config.py'
+    crop = [dict(type='CenterCrop', crop_size=32)]
+    text = own_data(photographs, crop, True)
+    config.write_text(text.replace('resnet20_bireal_digits', 'vgg-small_digits'))
+    classifier = build_model(load_config(str(config), None, 'none'), None)
+    torch.save({'state_dict': classifier.state_dict()}, tmp_path / 'vgg.pth')
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / 'small.png')
+    bad = []
+    results = infer(
+        [tmp_path / 'small.png', photographs / 'class 0'],
+        str(config),
+        checkpoint=str(tmp_path / 'vgg.pth'),
+        failed=lambda path, error: bad.append(str(error)),
+    )
+    assert len(results) == 3
+    (reason,) = bad
+    assert f'image {tmp_path / "small.png"} is 3x20x20 when it is prepared' in reason
+
+
+def test_the_tool_goes_on_behind_a_bad_file(model, tmp_path):
+    for i, path in enumerate(model['images'][:2]):
+        (tmp_path / f'folder {i}').mkdir()
+        (tmp_path / f'folder {i}' / 'same.png').write_bytes(Path(path).read_bytes())
+    (tmp_path / 'bad.png').write_bytes(b'no image')
+    out, pictures = tmp_path / 'results.json', tmp_path / 'pictures'
+    command = [sys.executable, TOOLS / 'infer.py', tmp_path, '--engine']
+    command += ['--model', model['packed'], '--out', out, '--show-dir', pictures]
+    result = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert f'error: cannot read image {tmp_path / "bad.png"}: ' in result.stderr
+    assert '1 of 3 images could not be classified' in result.stderr.splitlines()[-1]
+    files = [str(tmp_path / f'folder {i}' / 'same.png') for i in range(2)]
+    assert [entry['image'] for entry in json.loads(out.read_text())] == files
+    assert [line for line in result.stdout.splitlines() if line[0] != ' '] == files
+    assert len(list(pictures.iterdir())) == 2
 
 
 def test_tool_prints_writes_and_draws(model, tmp_path):

@@ -1,26 +1,46 @@
-"""Classify images with a packed model: needs mmirnet, numpy, safetensors, Pillow."""
+"""Classify images with a packed model: needs mmirnet, numpy, safetensors, OpenCV.
+
+The images are read and prepared as in the test set of the model's config. Pillow is
+needed, too, if that resizes with Pillow. An image that cannot be read is named on
+stderr, the others are classified, and the exit code is 1.
+"""
 
 import argparse
 
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('model', help='a file written by tools/deploy/pack.py')
-    parser.add_argument('images', nargs='+')
+    parser.add_argument(
+        'images', nargs='+', help="files, folders, or patterns such as 'photos/*.jpg'"
+    )
     parser.add_argument('--topk', type=int, default=5)
     parser.add_argument('--threads', type=int)
     args = parser.parse_args()
     try:
         from mmirnet.deploy import load
-        from mmirnet.deploy.predictions import classify, report, top_k
+        from mmirnet.deploy.predictions import (
+            Failures,
+            classify,
+            image_files,
+            report,
+            result,
+        )
 
+        failures = Failures()
         engine = load(args.model, threads=args.threads)
-        scores = classify(engine, args.images)
+        images = image_files(args.images)
+        for path, scores in classify(engine, images, failures):
+            head = engine.packed.head
+            entry = result(path, scores, engine.classes, args.topk, head)
+            print(report(**entry))
     except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f'error: {error}\n')
-    for path, row in zip(args.images, scores, strict=True):
-        print(report(path, top_k(row, engine.classes, args.topk)))
+    if failures:
+        parser.exit(1, f'{failures.summary(len(images))}\n')
 
 
 if __name__ == '__main__':
