@@ -10,19 +10,19 @@ die() {
   exit 1
 }
 
-is_recent() { # Python 3.10 or newer
-  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+is_fit() { # Python 3.10 to 3.13, as pyproject.toml asks for
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null
 }
 
 find_python() {
   local candidate
-  for candidate in python3 python python3.{14,13,12,11,10}; do
-    if is_recent "$candidate"; then
+  for candidate in python3 python python3.{13,12,11,10}; do
+    if is_fit "$candidate"; then
       echo "$candidate"
       return
     fi
   done
-  die "Python 3.10 or newer is needed; found: $(python3 --version 2>&1 || true)" \
+  die "Python 3.10 to 3.13 is needed; found: $(python3 --version 2>&1 || true)" \
     'Install one (Debian, Ubuntu: apt install python3 python3-venv) and run this again.'
 }
 
@@ -62,15 +62,23 @@ show_downloads() {
   done
 }
 
+# has DISTRIBUTION: whether .venv has it.
+has() {
+  "$python" -c "import importlib.metadata as m; m.version('$1')" 2>/dev/null
+}
+
 # install EXTRAS: pip install -e .[EXTRAS].
 install() {
   local extras=$1 log=$root/.venv/install.log
-  # mmcv and mmcv-lite own the same folder: keep the mmcv that is there.
-  if "$python" -c 'import importlib.metadata as m; m.version("mmcv")' 2>/dev/null; then
-    extras=${extras#lite,}
+  # The forks own the same folders as OpenMMLab's, and mmcv the same as mmcv-lite:
+  # keep what is there.
+  if has onedl-mmengine; then
+    extras=onedl${extras#lite}
+  elif has mmcv; then
+    extras=openmmlab${extras#lite}
   fi
   echo "Installing into $root/.venv (about 5 GB, some minutes the first time)"
-  "$python" -m pip install --no-input --progress-bar off --retries 2 \
+  MMCV_WITH_OPS=${MMCV_WITH_OPS:-0} "$python" -m pip install --no-input --progress-bar off --retries 2 \
     -e "${root}[$extras]" 2>&1 | tee "$log" | show_downloads || explain_pip "$log"
 }
 
@@ -79,8 +87,8 @@ install() {
 setup_env() {
   local extras=$1 state stamp
   [[ -x $python ]] || make_venv
-  is_recent "$python" ||
-    die "$root/.venv is damaged or older than Python 3.10." "Remove it (rm -r $root/.venv) and run this again."
+  is_fit "$python" ||
+    die "$root/.venv is damaged, or not of Python 3.10 to 3.13." "Remove it (rm -r $root/.venv) and run this again."
   state=$(cat "$root/pyproject.toml" "$root"/mmirnet/deploy/csrc/* | cksum)
   for stamp in "$root/.venv/.installed-$extras"*; do
     if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then

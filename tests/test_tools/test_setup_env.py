@@ -1,7 +1,9 @@
 """quickstart.sh and run_tests.sh make .venv: with a stand-in for Python and pip."""
 
+import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from small_run import ROOT
@@ -9,9 +11,9 @@ from small_run import ROOT
 #: Records what it is to run; the variables decide what it cannot do.
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
-  '-c import sys'*) exit "${TOO_OLD:-0}" ;;
+  '-c import sys'*) exit "${UNFIT:-0}" ;;
   '-c import venv'*) exit "${NO_VENV:-0}" ;;
-  '-c import importlib'*) exit "${NO_MMCV:-1}" ;;
+  '-c import importlib'*) [[ "$*" == *"'${INSTALLED:-nothing}'"* ]]; exit ;;
   --version) echo 'Python 3.8.1' ;;
   '-m venv '*) mkdir -p "$3/bin" && cp "$(command -v "$0")" "$3/bin/python" ;;
   '-m pip '*) echo "$*" >>"$CALLS"; echo "$PIP_SAYS"; exit "${PIP_STATUS:-0}" ;;
@@ -91,9 +93,13 @@ def test_installs_again_after_a_change_or_a_failure(checkout):
         assert setup_env(checkout, 'lite,demo')[1] == []
 
 
-def test_keeps_an_installed_mmcv(checkout):
-    _, calls = setup_env(checkout, 'lite,demo', NO_MMCV='0')
-    assert calls[0].endswith('[demo]')
+@pytest.mark.parametrize(
+    ('installed', 'extra'),
+    [('mmcv', 'openmmlab'), ('onedl-mmengine', 'onedl'), ('mmcv-lite', 'lite')],
+)
+def test_keeps_the_mmcv_and_the_family_that_are_there(checkout, installed, extra):
+    _, calls = setup_env(checkout, 'lite,demo', INSTALLED=installed)
+    assert calls[0].endswith(f'[{extra},demo]')
 
 
 def test_shows_large_downloads_only(checkout):
@@ -117,7 +123,7 @@ def pip_fails(message):
 @pytest.mark.parametrize(
     ('variables', 'message'),
     [
-        (dict(TOO_OLD='1'), 'Python 3.10 or newer is needed; found: Python 3.8.1'),
+        (dict(UNFIT='1'), 'Python 3.10 to 3.13 is needed; found: Python 3.8.1'),
         (dict(NO_VENV='1'), 'no venv module (Debian, Ubuntu: apt install python3-venv'),
         (pip_fails('NewConnectionError: no route'), 'package index cannot be reached'),
         (pip_fails('Temporary failure in name resolution'), 'cannot be reached'),
@@ -131,6 +137,28 @@ def test_says_what_is_missing(checkout, variables, message):
     assert result.returncode == 1
     assert message in result.stderr
     assert not any(line.startswith('-m pytest') for line in calls)
+
+
+def test_takes_a_python_that_fits(checkout):
+    """The first on the path may be too new."""
+    newer = checkout / 'bin' / 'python3'
+    newer.rename(checkout / 'bin' / 'python3.12')
+    newer.write_text('#!/usr/bin/env bash\nexit 1')
+    newer.chmod(0o755)
+    result, _ = setup_env(checkout, 'lite,demo')
+    assert result.returncode == 0, result.stderr
+    assert (checkout / '.venv' / 'bin' / 'python').exists()
+
+
+@pytest.mark.parametrize('version', [(3, 9), (3, 10), (3, 13), (3, 14)])
+def test_fit_versions_are_those_of_the_package(checkout, version):
+    """What the scripts ask Python is what pyproject.toml asks pip for."""
+    script = (checkout / 'tools/_setup_env.sh').read_text()
+    condition = re.search(r'sys\.exit\(not (.*)\)', script)[1]
+    fits = eval(condition, dict(sys=SimpleNamespace(version_info=version)))
+    asked = (checkout / 'pyproject.toml').read_text()
+    low, high = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', asked).groups()
+    assert fits == (int(low) <= version[1] < int(high))
 
 
 def test_says_how_much_space_is_missing(checkout):
@@ -152,4 +180,4 @@ def test_says_that_venv_is_damaged(checkout):
     python.chmod(0o755)
     result, _ = run_tests(checkout)
     assert result.returncode == 1
-    assert '.venv is damaged or older than Python 3.10' in result.stderr
+    assert '.venv is damaged, or not of Python 3.10 to 3.13' in result.stderr

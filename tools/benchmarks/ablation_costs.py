@@ -47,7 +47,7 @@ def main() -> None:
     x = torch.randn(BATCH, 3, 32, 32)
     labels = torch.randint(10, (BATCH,))
     # One for each network and not, as by default, eight for the class.
-    torch._dynamo.config.recompile_limit = 100
+    torch._dynamo.config.cache_size_limit = 100
     steps, costs = {}, {}
     for path in sorted(args.folder.glob('*.py')):
         model = MODELS.build(Config.fromfile(path).model)

@@ -231,8 +231,9 @@ def measure(
     labels = torch.randint(ARCHS[arch]['classes'], (batch,), device=device)
     names = [*BASES, *(name for name in only or VARIANTS if name not in BASES)]
     compiled = any(VARIANTS[name].compile for name in names)
-    # A layer has a graph of its own for each geometry and layout.
-    with torch._dynamo.config.patch(recompile_limit=100):
+    # A layer has a graph of its own for each geometry and layout. From torch 2.7 the
+    # limit is called recompile_limit and goes by its old name as well.
+    with torch._dynamo.config.patch(cache_size_limit=100):
         errors = check_gradients(arch, x[:8], compiled)
     for variant, error in errors.items():
         print(f'gradients, {variant}: at most {error:.1e} off the transcription')
