@@ -7,6 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools'
 
+#: Seconds until a process is taken to hang, however busy the machine is.
+PATIENCE = 600
+
 #: Ranks times batch size do not divide it.
 TEST_IMAGES = 27
 

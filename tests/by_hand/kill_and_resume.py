@@ -93,6 +93,7 @@ def command(case: str, folder: Path, resume: bool) -> list[str]:
         '-m',
         'torch.distributed.run',
         '--standalone',
+        '--local_addr=127.0.0.1',
         f'--nproc_per_node={ranks}',
     ]
     script = [str(ROOT / 'tools/train.py'), *args, '--launcher', 'pytorch']

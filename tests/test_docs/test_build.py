@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from small_run import ROOT, environment
+from small_run import PATIENCE, ROOT, environment
 
 import mmirnet
 
@@ -22,7 +22,7 @@ def site(tmp_path_factory):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert result.returncode == 0, result.stderr
     return out

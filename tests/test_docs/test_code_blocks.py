@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from small_run import ROOT, environment
+from small_run import PATIENCE, ROOT, environment
 from sybil import Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
@@ -63,7 +63,7 @@ def run_bash(example):
         env=environment(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert result.returncode == 0, f'line {example.line}: {result.stderr[-2000:]}'
 

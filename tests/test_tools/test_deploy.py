@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from networks import warm_up
 from PIL import Image
-from small_run import ROOT, TEST_IMAGES, TOOLS, environment, small_config
+from small_run import PATIENCE, ROOT, TEST_IMAGES, TOOLS, environment, small_config
 
 
 def call(tool, *arguments, **variables):
@@ -22,7 +22,7 @@ def call(tool, *arguments, **variables):
         env=environment(OMP_NUM_THREADS='1', **variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pickle
+import random
 import re
 import signal
 import socket
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from kill_and_resume import processes
-from small_run import TEST_IMAGES, TOOLS, environment, small_config
+from small_run import PATIENCE, TEST_IMAGES, TOOLS, environment, small_config
 
 from mmirnet.engine import run
 
@@ -50,16 +51,19 @@ def start(folder, script, *args, prefix=(), **variables):
 
 def finish(*processes):
     """Their outputs, after all have ended well."""
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     codes = [process.returncode for process in processes]
     assert not any(codes), '\n'.join([str(codes), *outputs])
     return outputs
 
 
 def free_port():
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return str(server.getsockname()[1])
+    """A port that stays free while processes start: no client is given one so low."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 30000)
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(('', port))
+            return str(port)
 
 
 def reports(folder):
@@ -93,20 +97,23 @@ def nodes():
     The nodes are network namespaces with an address each where that is allowed, else
     both are this machine.
     """
+    # Of this process: links have their names for a moment where others see them.
     names = [f'mmirnet{i}-{os.getpid()}' for i in range(2)]
+    links = [f'node{i}-{os.getpid()}' for i in range(2)]
     try:
         for name in names:
             ip('netns', 'add', name)
-        ip('link', 'add', 'node0', 'netns', names[0], 'type', 'veth', 'peer', 'node1')
-        ip('link', 'set', 'node1', 'netns', names[1])
+        pair = ['netns', names[0], 'type', 'veth', 'peer', links[1]]
+        ip('link', 'add', links[0], *pair)
+        ip('link', 'set', links[1], 'netns', names[1])
         for i, name in enumerate(names):
-            ip('-n', name, 'address', 'add', f'10.77.0.{i + 1}/24', 'dev', f'node{i}')
-            ip('-n', name, 'link', 'set', f'node{i}', 'up')
+            ip('-n', name, 'address', 'add', f'10.77.0.{i + 1}/24', 'dev', links[i])
+            ip('-n', name, 'link', 'set', links[i], 'up')
             ip('-n', name, 'link', 'set', 'lo', 'up')
         yield [
             (
                 ['ip', 'netns', 'exec', name],
-                dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME=f'node{i}'),
+                dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME=links[i]),
             )
             for i, name in enumerate(names)
         ]
@@ -289,7 +296,7 @@ def test_a_killed_rank_ends_the_job(tmp_path):
     options = ['train_cfg.max_epochs=10000', 'train_dataloader.num_workers=1']
     arguments = [config, 2, '--work-dir', tmp_path, '--cfg-options', *options]
     job = start(tmp_path, 'dist_train.sh', *arguments)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / 'epoch_1.pth').exists():
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.2)
@@ -299,11 +306,12 @@ def test_a_killed_rank_ends_the_job(tmp_path):
         if parent == job.pid and is_rank(pid, 1)
     )
     os.kill(victim, signal.SIGKILL)
-    output = job.communicate(timeout=60)[0]
+    output = job.communicate(timeout=PATIENCE)[0]
     assert job.returncode != 0
     assert re.search(r'rank\s*: 1 ', output)
     assert f'Signal 9 (SIGKILL) received by PID {victim}' in output
-    deadline = time.monotonic() + 20  # a data worker looks for its parent every 5 s
+    # A data worker looks for its parent every 5 s.
+    deadline = time.monotonic() + PATIENCE
     while left := processes(str(tmp_path)):
         assert time.monotonic() < deadline, left
         time.sleep(0.5)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from small_run import ROOT, TOOLS, environment
+from small_run import PATIENCE, ROOT, TOOLS, environment
 
 from mmirnet.zoo import fetch
 
@@ -38,7 +38,7 @@ def call(*command, **variables):
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -228,7 +228,7 @@ def test_a_missing_package_is_named_with_its_command(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]

@@ -6,7 +6,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from small_run import ROOT
+from small_run import PATIENCE, ROOT
 
 #: Records what it is to run; the variables decide what it cannot do.
 FAKE_PYTHON = """#!/usr/bin/env bash
@@ -52,7 +52,7 @@ def call(checkout, *command, **variables):
     calls.write_text('')
     env = dict(PATH=str(checkout / 'bin'), CALLS=str(calls), **variables)
     result = subprocess.run(
-        command, cwd=checkout, env=env, capture_output=True, text=True, timeout=60
+        command, cwd=checkout, env=env, capture_output=True, text=True, timeout=PATIENCE
     )
     return result, calls.read_text().splitlines()
 

@@ -13,7 +13,7 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.setenv('NO_PROXY', '*')
     monkeypatch.setattr(download, 'RETRIES', Retry(total=3, backoff_factor=0))
-    monkeypatch.setattr(download, 'TIMEOUT', (1, 0.2))
+    monkeypatch.setattr(download, 'TIMEOUT', (10, 1))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 from PIL import Image
-from small_run import TOOLS, environment
+from small_run import PATIENCE, TOOLS, environment
 
 import mmirnet.zoo
 from mmirnet.analysis.report import write_report
@@ -325,7 +325,7 @@ def test_tool_prints_writes_and_draws(model, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert result.returncode == 0, result.stderr
     results = json.loads(out.read_text())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_run import PATIENCE
 from web import CONTENT, NAME, cut, entry, files, status
 
 from mmirnet.zoo import ZooError, fetch, list_models, read_index, store
@@ -181,7 +182,7 @@ def test_eight_processes_download_once(web):
         )
         for _ in range(8)
     ]
-    answers = {command.communicate(timeout=60)[0].strip() for command in commands}
+    answers = {command.communicate(timeout=PATIENCE)[0].strip() for command in commands}
     assert answers == {str(store.cache_dir() / FILE)}
     assert asked(web) == ['index.json', FILE, FILE]
 

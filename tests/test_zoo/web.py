@@ -13,7 +13,7 @@ CONTENT = bytes(range(256)) * 1200 + b'end'
 #: Where transfers break: what is read comes in blocks of 64 KiB.
 MIDDLE = 1 << 17
 #: Seconds that a stalled transfer takes, if nobody hangs up.
-STALL = 5
+STALL = 60
 
 
 def entry(content=CONTENT, name=NAME, **fields):
