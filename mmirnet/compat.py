@@ -69,17 +69,26 @@ def _prefix() -> str:
     return ''
 
 
-def quiet_imports() -> None:
-    """Silence two warnings that every import would print and nobody can act on.
+def quiet_warnings() -> None:
+    """Silence warnings of every run that nobody can act on.
 
-    mmcv-lite misses an operator that classification never uses (2.2.0 asks for it
-    at import); MMEngine imports pkg_resources (0.10.7), which is why mmirnet asks
-    for a setuptools that still has it.
+    - mmcv-lite misses an operator that classification never uses (2.2.0 asks for it
+      at import).
+    - MMEngine imports pkg_resources (0.10.7), which is why mmirnet asks for a
+      setuptools that still has it.
+    - Python 3.12 and later find fault with two patterns of MMPretrain (1.2.0).
+    - MMEngine's wrapper for distributed training takes ``broadcast_buffers``, for
+      which torch 2.15 has a new name with another meaning.
     """
+    for message in (
+        'Fail to import ``MultiScaleDeformableAttention``',
+        'pkg_resources is deprecated',
+        '`broadcast_buffers` is deprecated',
+    ):
+        warnings.filterwarnings('ignore', message=message)
     warnings.filterwarnings(
-        'ignore', message='Fail to import ``MultiScaleDeformableAttention``'
+        'ignore', message='invalid escape sequence', module='.*mmpretrain.evaluation'
     )
-    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def _history_method(owner: type, name: str):
@@ -212,7 +221,7 @@ def copy_datasets_apart() -> None:
 
 def apply() -> None:
     """Check the versions, then make all repairs."""
-    quiet_imports()
+    quiet_warnings()
     check_versions()
     allow_mmengine_checkpoints()
     find_our_configs()

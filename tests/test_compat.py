@@ -4,6 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 
 import cv2
@@ -171,6 +172,32 @@ def test_without_openmmlab_its_parts_say_what_to_install(part):
     assert last.startswith('mmirnet.errors.MissingPackageError: mmirnet needs mmengine')
     for name in compat.REQUIRED:
         assert last.count(name) == 2  # the need and the command
+
+
+def escape(path):
+    """What Python says of a pattern in a file when it compiles it."""
+    compile(r"'\d'", path, 'exec')
+
+
+HARMLESS = {
+    'mmpretrain': lambda: escape('/x/mmpretrain/evaluation/metrics/vqa.py'),
+    'torch': lambda: warnings.warn(
+        '`broadcast_buffers` is deprecated. Use `forward_sync_buffers` instead.',
+        FutureWarning,
+        stacklevel=1,
+    ),
+}
+
+
+@pytest.mark.parametrize('name', HARMLESS)
+def test_harmless_warnings_are_silent_and_others_are_not(name):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        compat.quiet_warnings()
+        HARMLESS[name]()
+        assert caught == []
+        escape('/x/mine.py')
+        assert len(caught) == 1
 
 
 def photograph():

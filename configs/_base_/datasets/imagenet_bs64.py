@@ -10,7 +10,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=224, backend='pillow'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    # torchvision's, as in the released code; mmcv 2.2 fails on numpy 2 (negative hue).
+    # torchvision's, as in the released code.
     dict(type='NumpyToPIL', to_rgb=True),
     dict(
         type='torchvision/ColorJitter',
