@@ -98,6 +98,28 @@ def test_training_settings(name):
         assert cfg.train_dataloader.batch_size == 128
 
 
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+CIFAR = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+
+
+@pytest.mark.parametrize('name', [n for n in SETTINGS if 'fashion' not in n])
+def test_images_are_normalised_as_in_the_released_scripts(name):
+    cfg = load(f'irnet/{name}.py')
+    own = 'resnet18' in name and 'cifar10' in name
+    for numbers, key in zip(CIFAR if own else IMAGENET, ('mean', 'std'), strict=True):
+        expected = [255 * number for number in numbers]
+        assert cfg.data_preprocessor[key] == pytest.approx(expected)
+    crop = [t for t in cfg.train_pipeline if 'Crop' in t.type]
+    if 'in1k' in name:
+        assert [t.type for t in crop] == ['RandomResizedCrop']
+        jitter = next(t for t in cfg.train_pipeline if 'ColorJitter' in t.type)
+        amounts = jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
+        assert amounts == (0.2, 0.2, 0.2, 0.1)
+    else:
+        assert [(t.crop_size, t.padding) for t in crop] == [(32, 4)]
+    assert any(t.type == 'RandomFlip' and t.prob == 0.5 for t in cfg.train_pipeline)
+
+
 def test_every_run_is_in_the_results_table():
     table = (ROOT / 'configs/irnet/README.md').read_text()
     for name in CONFIGS:

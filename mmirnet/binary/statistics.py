@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from .functional import ESTIMATORS, sign
+from ..errors import NonFiniteError
+from .functional import ESTIMATORS, check_choice, sign
 from .layers import IRConv2d, IRLinear
 
 
@@ -49,6 +50,7 @@ def estimator_statistics(
         >>> estimator_statistics(torch.tensor([0.0, 2.0]), one, one, 'ste')
         {'factor': tensor(0.5000), 'square_error': tensor(0.5000)}
     """
+    check_choice('estimator', estimator, ESTIMATORS)
     rule = ESTIMATORS[estimator]
     factor = rule.vjp(torch.ones_like(x), x, t).mean() * rule.gain(t, k)
     square_error = (sign(x) - rule.curve(x, t, k)).square_().mean()
@@ -63,10 +65,10 @@ def input_statistics(layer: IRConv2d | IRLinear, x: Tensor) -> dict[str, Tensor]
         x (Tensor): Its input, (N, in, H, W) or (..., in).
 
     Returns:
-        dict[str, Tensor]: ``positive``, (in,), how often each channel's sign is +1;
-        and 0-dim ``saturated``, the share of values of magnitude 1 or more, where
-        Hardtanh and clipped estimators end; ``factor`` and ``square_error`` of
-        :func:`estimator_statistics`.
+        dict[str, Tensor]: ``positive``, (in,), how often each channel's sign is +1,
+        NaN for a channel with NaN; and 0-dim ``saturated``, the share of values of
+        magnitude 1 or more, where Hardtanh and clipped estimators end; ``factor`` and
+        ``square_error`` of :func:`estimator_statistics`.
 
     Example:
         >>> layer = IRLinear(2, 3)
@@ -78,7 +80,7 @@ def input_statistics(layer: IRConv2d | IRLinear, x: Tensor) -> dict[str, Tensor]
     channel = x.dim() - (3 if isinstance(layer, IRConv2d) else 1)
     others = [d for d in range(x.dim()) if d != channel]
     return dict(
-        positive=(x >= 0).float().mean(others),
+        positive=(sign(x).mean(others) + 1) / 2,
         saturated=(x.abs() >= 1).float().mean(),
         **estimator_statistics(x, *layer.ede.unbind(), layer.rule.estimator),
     )
@@ -121,6 +123,9 @@ def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
     Returns:
         dict[int, int]: Channels by log2(s), rounded; empty without a scale.
 
+    Raises:
+        ArithmeticError: If weights are NaN or infinite.
+
     Example:
         >>> log2_scales(IRConv2d(16, 32, 3))
         {0: 32}
@@ -128,5 +133,7 @@ def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
     _, scale = layer.libra_pb()
     if scale is None:
         return {}
+    if not scale.isfinite().all():
+        raise NonFiniteError('there are weights that are NaN or infinite')
     values, counts = scale.log2().round().int().unique(return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -1,10 +1,76 @@
 """Residual blocks of binary ResNets, and their shortcuts."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from ..errors import ConfigError
+
+
+def build_activation(act_cfg: dict, channels: int) -> nn.Module:
+    """The activation of one place in a network.
+
+    Each place has a module of its own, or places would share the weights of a PReLU.
+
+    Args:
+        act_cfg (dict): Config of an activation. ``num_parameters`` other than 1, for
+            PReLU, asks for one slope a channel, whatever the number.
+        channels (int): Channels at this place.
+
+    Returns:
+        nn.Module: The activation.
+
+    Example:
+        >>> build_activation(dict(type='PReLU', num_parameters=64), 128)
+        PReLU(num_parameters=128)
+    """
+    if (act_cfg or {}).get('num_parameters', 1) != 1:
+        act_cfg = {**act_cfg, 'num_parameters': channels}
+    return build_activation_layer(act_cfg)
+
+
+def recomputed(module: nn.Module, forward: Callable, x: Tensor) -> Tensor:
+    """Keep only x for the backward pass, and compute the module again there.
+
+    Args:
+        module (nn.Module): Whose batch norms count each batch once.
+        forward (Callable): What to compute.
+        x (Tensor): Its input.
+
+    Returns:
+        Tensor: ``forward(x)``.
+    """
+    options = {}
+    if not torch.compiler.is_compiling():  # which allows no contexts of one's own
+        options['context_fn'] = lambda: (
+            contextlib.nullcontext(),
+            _kept_statistics(module),
+        )
+    return checkpoint(forward, x, use_reentrant=False, **options)
+
+
+@contextlib.contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    norms = [
+        (norm, norm.momentum, norm.num_batches_tracked.clone())
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.training and norm.track_running_stats
+    ]
+    for norm, _, _ in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, batches in norms:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 class PadShortcut(nn.Module):
@@ -17,10 +83,18 @@ class PadShortcut(nn.Module):
         in_channels (int): Channels that come in.
         out_channels (int): Channels that go out, at least as many.
         stride (int): Step between the pixels taken.
+
+    Raises:
+        ValueError: If fewer channels go out than come in.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
+        if out_channels < in_channels:
+            raise ConfigError(
+                f'PadShortcut adds channels, and {in_channels} cannot become '
+                f'{out_channels}'
+            )
         self.stride = stride
         self.front = (out_channels - in_channels) // 2
         self.back = out_channels - in_channels - self.front
@@ -85,7 +159,8 @@ class _Block(BaseModule):
         )
         self.norm2_name, norm2 = build_norm_layer(norm_cfg, out_channels, postfix=2)
         self.add_module(self.norm2_name, norm2)
-        self.act = build_activation_layer(act_cfg)
+        self.act1 = build_activation(act_cfg, out_channels)
+        self.act2 = build_activation(act_cfg, out_channels)
         self.downsample = downsample
 
     @property
@@ -105,7 +180,7 @@ class _Block(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H/stride, W/stride)."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
+            return recomputed(self, self._forward, x)
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -116,9 +191,9 @@ class NormalBlock(_Block):
     """ResNet's basic block: one shortcut around two convolutions."""
 
     def _forward(self, x: Tensor) -> Tensor:
-        out = self.act(self.norm1(self.conv1(x)))
+        out = self.act1(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
-        return self.act(out + self.shortcut(x))
+        return self.act2(out + self.shortcut(x))
 
 
 class BiRealBlock(_Block):
@@ -128,8 +203,8 @@ class BiRealBlock(_Block):
     """
 
     def _forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(x)) + self.shortcut(x))
-        return self.act(self.norm2(self.conv2(x)) + x)
+        x = self.act1(self.norm1(self.conv1(x)) + self.shortcut(x))
+        return self.act2(self.norm2(self.conv2(x)) + x)
 
 
 #: What a backbone's ``structure`` may be.

@@ -1,10 +1,11 @@
 """What stands between a backbone's features and the loss."""
 
-from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+
+from .blocks import build_activation
 
 
 @MODELS.register_module()
@@ -53,7 +54,7 @@ class BNLinearClsHead(LinearClsHead):
     ) -> None:
         super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
         self.bn = nn.BatchNorm1d(in_channels)
-        self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
+        self.act = build_activation(act_cfg, in_channels) if act_cfg else nn.Identity()
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """The last stage's features, (N, in_channels), normalised and activated."""

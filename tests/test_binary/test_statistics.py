@@ -18,6 +18,7 @@ from mmirnet.binary import (
     sign,
     weight_statistics,
 )
+from mmirnet.errors import ConfigError, NonFiniteError
 
 T, K = torch.tensor(0.5, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
 
@@ -95,3 +96,17 @@ def test_scales(scale):
             assert count == int((s.log2().round() == exponent).sum())
         assert found[0] == 5
         assert sum(found.values()) == 6
+
+
+def test_nan_is_seen():
+    layer = IRLinear(2, 3, bias=False)
+    x = torch.tensor([[math.nan, -2.0], [0.5, 0.5]])
+    seen = input_statistics(layer, x)
+    assert seen['positive'].isnan().tolist() == [True, False]
+    assert seen['factor'].isnan() and seen['square_error'].isnan()
+    with torch.no_grad():
+        layer.weight[1, 0] = math.nan
+    with pytest.raises(NonFiniteError, match='NaN or infinite'):
+        log2_scales(layer)
+    with pytest.raises(ConfigError, match='estimator must be one of'):
+        estimator_statistics(x, T, K, 'sted')

@@ -251,6 +251,9 @@ class TestTrainingArguments:
             y.square().sum().backward()
         for p, q in zip(plain.parameters(), cp.parameters(), strict=True):
             assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-5)
+        # Statistics too have seen the batch once.
+        for p, q in zip(plain.buffers(), cp.buffers(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-5)
         assert saved['cp'] < saved['plain']
 
     @pytest.mark.parametrize(
@@ -258,6 +261,9 @@ class TestTrainingArguments:
         [
             (dict(out_indices=(7,)), r'out_indices must lie in -\d\.\.\d .*\(7,\)'),
             (dict(frozen_stages=9), r'frozen_stages must lie in -1\.\.\d, got 9'),
+            (dict(out_indices=(2, -2, 2)), r'names a stage twice: \(2, -2, 2\)'),
+            (dict(out_indices=2), 'must be a sequence of stages, got 2'),
+            (dict(out_indices=()), 'must name one stage at least'),
         ],
     )
     def test_refuses(self, name, kwargs, message):
@@ -372,3 +378,65 @@ def test_conv_module():
     )
     assert isinstance(module.conv, IRConv2d)
     assert module(torch.randn(2, 4, 8, 8)).abs().max() <= 1
+
+
+@pytest.mark.parametrize('structure', ['bireal', 'normal'])
+@pytest.mark.parametrize('per_channel', [False, True])
+@pytest.mark.parametrize('name', BACKBONES)
+def test_an_activation_with_weights_is_one_module_a_place(name, structure, per_channel):
+    act_cfg = dict(type='PReLU', init=0.3)
+    if per_channel:
+        act_cfg['num_parameters'] = 64  # whatever the number
+    options = dict(act_cfg=act_cfg, norm_cfg=dict(type='BN'), frozen_stages=1)
+    net = BACKBONES[name](
+        **options | ({} if 'vgg' in name else {'structure': structure})
+    )
+    calls, widths = [], {}
+
+    def see(module, args, out):
+        calls.append(module)
+        widths[module] = out.shape[1]
+
+    for module in net.modules():
+        if isinstance(module, nn.PReLU):
+            module.register_forward_hook(see)
+    net.eval()(torch.randn(1, 3, 32, 32))
+    assert len(set(calls)) == len(calls) > 5
+    assert set(calls) == {m for m in net.modules() if isinstance(m, nn.PReLU)}
+    for module, width in widths.items():
+        assert module.num_parameters == (width if per_channel else 1)
+    assert not calls[0].weight.requires_grad  # of the stem, which is frozen
+    assert calls[-1].weight.requires_grad
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_activations_without_weights_are_not_in_the_state_dict(name):
+    assert not [key for key in BACKBONES[name]().state_dict() if 'act' in key]
+
+
+def test_shortcuts_without_a_convolution_take_no_config():
+    with pytest.raises(ValueError, match='shortcuts of ResNet-20 have no convolution'):
+        IRResNet_CIFAR(depth=20, downsample_conv_cfg=dict(type='IRConv2d'))
+
+
+@pytest.mark.parametrize('momentum', [0.1, None])
+def test_recomputed_blocks_count_a_batch_once(momentum):
+    options = dict(
+        stride=1,
+        downsample=None,
+        conv_cfg=dict(type='IRConv2d'),
+        norm_cfg=dict(type='BN', momentum=momentum),
+        act_cfg=dict(type='Hardtanh'),
+    )
+    block = BiRealBlock(4, 4, with_cp=True, **options)
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    for batch in (1, 2):
+        y = block(x)
+        before = copy.deepcopy(dict(block.named_buffers()))
+        y.sum().backward()
+        for name, buffer in block.named_buffers():
+            assert torch.equal(buffer, before[name]), name
+        assert block.norm1.num_batches_tracked == batch
+        assert block.norm1.momentum == momentum
+    block.compile(backend='aot_eager')
+    block(x).sum().backward()

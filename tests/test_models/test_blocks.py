@@ -13,3 +13,8 @@ def test_pad_shortcut_takes_pixels_and_pads_both_sides(channels):
     front = (c_out - c_in) // 2
     assert torch.equal(y[:, front : front + c_in], x[..., ::2, ::2])
     assert y.count_nonzero() == x[..., ::2, ::2].count_nonzero()
+
+
+def test_pad_shortcut_takes_no_channels_away():
+    with pytest.raises(ValueError, match='8 cannot become 4'):
+        PadShortcut(8, 4, 2)

@@ -38,3 +38,10 @@ def test_flatten_neck():
     feats = (torch.randn(2, 3, 4, 5), torch.randn(2, 3))
     out = FlattenNeck()(feats)
     assert [f.shape for f in out] == [(2, 60), (2, 3)]
+
+
+def test_activation_with_one_slope_a_feature():
+    act_cfg = dict(type='PReLU', num_parameters=2)
+    head = BNLinearClsHead(num_classes=5, in_channels=8, act_cfg=act_cfg)
+    assert head.act.num_parameters == 8
+    assert head((torch.randn(4, 8),)).shape == (4, 5)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
+from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary.functional import check_choice
-from ..blocks import STRUCTURES, conv_shortcut, make_stage
+from ..blocks import STRUCTURES, build_activation, conv_shortcut, make_stage
 from .staged import StagedBackbone
 
 
@@ -40,7 +40,8 @@ class IRResNet(StagedBackbone):
         downsample_conv_cfg (dict | None): The 1x1 convolution of the shortcuts;
             None is full precision, as in the released code.
         norm_cfg (dict): Norm layers.
-        act_cfg (dict): Activations.
+        act_cfg (dict): Activations. For PReLU, ``num_parameters`` other than 1 asks
+            for one slope a channel.
         out_indices (Sequence[int]): Stages to return, 0 to 3.
         frozen_stages (int): Stem and stages up to this one are frozen.
         norm_eval (bool): Freeze the statistics of all batch norms.
@@ -86,7 +87,7 @@ class IRResNet(StagedBackbone):
         )
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, width, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.act = build_activation_layer(act_cfg)
+        self.act = build_activation(act_cfg, width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         stages = []
@@ -112,8 +113,8 @@ class IRResNet(StagedBackbone):
         self.add_stages(stages)
 
     def stem_modules(self) -> list[nn.Module]:
-        """First convolution and its norm."""
-        return [self.conv1, getattr(self, self.norm1_name)]
+        """First convolution, its norm and activation."""
+        return [self.conv1, getattr(self, self.norm1_name), self.act]
 
     def stem(self, x: Tensor) -> Tensor:
         """Map (N, 3, H, W) to (N, 64, H/4, W/4)."""

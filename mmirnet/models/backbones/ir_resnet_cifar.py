@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
+from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...binary.functional import check_choice
-from ..blocks import STRUCTURES, PadShortcut, conv_shortcut, make_stage
+from ...errors import ConfigError
+from ..blocks import (
+    STRUCTURES,
+    PadShortcut,
+    build_activation,
+    conv_shortcut,
+    make_stage,
+)
 from .staged import StagedBackbone
 
 
@@ -43,7 +50,8 @@ class IRResNet_CIFAR(StagedBackbone):
         downsample_conv_cfg (dict | None): ResNet-18's 1x1 shortcuts; None is
             full precision.
         norm_cfg (dict): Norm layers.
-        act_cfg (dict): Activations.
+        act_cfg (dict): Activations. For PReLU, ``num_parameters`` other than 1 asks
+            for one slope a channel.
         stem_act (bool): Activation behind the stem. The released ResNet-18 and
             ResNet-20 1/32 have none.
         out_indices (Sequence[int]): Stages to return.
@@ -56,7 +64,8 @@ class IRResNet_CIFAR(StagedBackbone):
 
     Raises:
         ValueError: If ``depth``, ``structure``, ``out_indices`` or
-            ``frozen_stages`` is out of range.
+            ``frozen_stages`` is out of range, or ``downsample_conv_cfg`` is given
+            for ResNet-20.
 
     Example:
         >>> import torch
@@ -91,6 +100,11 @@ class IRResNet_CIFAR(StagedBackbone):
         check_choice('depth', depth, self.archs)
         check_choice('structure', structure, STRUCTURES)
         arch = self.archs[depth]
+        if downsample_conv_cfg is not None and arch.shortcut == 'A':
+            raise ConfigError(
+                f'downsample_conv_cfg: the shortcuts of ResNet-{depth} have no '
+                'convolution; leave it out'
+            )
         init_cfg = arch.init_cfg if init_cfg is None else init_cfg
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         width = arch.channels[0]
@@ -99,7 +113,7 @@ class IRResNet_CIFAR(StagedBackbone):
         )
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, width, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.act = build_activation_layer(act_cfg) if stem_act else nn.Identity()
+        self.act = build_activation(act_cfg, width) if stem_act else nn.Identity()
 
         stages = []
         for i, out_channels in enumerate(arch.channels):
@@ -126,8 +140,8 @@ class IRResNet_CIFAR(StagedBackbone):
         self.add_stages(stages)
 
     def stem_modules(self) -> list[nn.Module]:
-        """First convolution and its norm."""
-        return [self.conv1, getattr(self, self.norm1_name)]
+        """First convolution, its norm and activation."""
+        return [self.conv1, getattr(self, self.norm1_name), self.act]
 
     def stem(self, x: Tensor) -> Tensor:
         """Map (N, 3, H, W) to (N, width, H, W)."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
+from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ..blocks import build_activation, recomputed
 from .staged import StagedBackbone
 
 
@@ -26,12 +26,12 @@ class _ConvBlock(BaseModule):
         self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
         self.norm_name, norm = build_norm_layer(norm_cfg, out_channels)
         self.add_module(self.norm_name, norm)
-        self.act = build_activation_layer(act_cfg)
+        self.act = build_activation(act_cfg, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H, W), or half of H and W if it pools."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(self._forward, x, use_reentrant=False)
+            return recomputed(self, self._forward, x)
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -59,7 +59,8 @@ class IRVGGSmall(StagedBackbone):
         conv_cfg (dict | None): Convolutions behind the stem; None is full
             precision.
         norm_cfg (dict): Norm layers.
-        act_cfg (dict): Activations.
+        act_cfg (dict): Activations. For PReLU, ``num_parameters`` other than 1 asks
+            for one slope a channel.
         out_indices (Sequence[int]): Stages to return, 0 to 2.
         frozen_stages (int): Stem and stages up to this one are frozen.
         norm_eval (bool): Freeze the statistics of all batch norms.

@@ -37,11 +37,21 @@ class StagedBackbone(BaseBackbone):
     def add_stages(self, stages: Sequence[nn.Module]) -> None:
         """Register the stages and check the arguments that number them."""
         n = len(stages)
+        if not isinstance(self.out_indices, Sequence):
+            raise ConfigError(
+                f'out_indices must be a sequence of stages, got {self.out_indices!r}'
+            )
         if not all(-n <= i < n for i in self.out_indices):
             raise ConfigError(
                 f'out_indices must lie in {-n}..{n - 1} for {n} stages, '
                 f'got {tuple(self.out_indices)}'
             )
+        if len({i % n for i in self.out_indices}) < len(self.out_indices):
+            raise ConfigError(
+                f'out_indices names a stage twice: {tuple(self.out_indices)}'
+            )
+        if not self.out_indices:
+            raise ConfigError('out_indices must name one stage at least')
         if not -1 <= self.frozen_stages <= n:
             raise ConfigError(
                 f'frozen_stages must lie in -1..{n}, got {self.frozen_stages}'
