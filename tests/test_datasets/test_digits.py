@@ -56,5 +56,5 @@ def test_without_scikit_learn(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-    with pytest.raises(ImportError, match=r'mmirnet\[demo\]'):
+    with pytest.raises(ImportError, match='pip install scikit-learn'):
         Digits()
