@@ -94,8 +94,8 @@ def pack(
         >>> packed.tensors['1.signs'].nbytes  # 72 bits for each of 8 channels
         128
     """
-    model = unwrap(model)
     recording = trace(model, input_size)
+    model = unwrap(model)
     graph, tensors = recording.graph, recording.tensors
     dtypes = {}
     for name, array in tensors.items():

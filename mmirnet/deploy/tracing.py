@@ -92,7 +92,7 @@ def trace(model: nn.Module, size: tuple[int, int]) -> Recording:
         UnsupportedModelError: For what the format does not have, with its place in
             the model.
     """
-    model = _prepared(unwrap(model))
+    model = _prepared(model)
     failures = []
     for channels in _channels(model, size):
         try:
@@ -103,13 +103,29 @@ def trace(model: nn.Module, size: tuple[int, int]) -> Recording:
             failures.append(error)
             continue
         if first.graph != second.graph:
-            _refuse('the model', 'what it computes depends on the number of images')
+            _refuse(
+                'the model',
+                f'it computes one thing for {_BATCHES[0]} images and another for '
+                f'{_BATCHES[1]}, or for the first call and the second',
+            )
+        for name, array in first.tensors.items():
+            if not np.array_equal(array, second.tensors[name]):
+                _refuse(name, 'it changes from one call to the next')
         return first
     raise UnsupportedModelError(f'cannot pack {failures[0]}') from failures[0].__cause__
 
 
 def _prepared(model: nn.Module) -> nn.Module:
     """A copy in float32 on the CPU, in evaluation mode, not compiled."""
+    if not isinstance(model, nn.Module):
+        _refuse(type(model).__name__, 'it is no torch.nn.Module')
+    model = unwrap(model)
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            _refuse(
+                path or 'the model',
+                'it is compiled by torch.jit; pack the module it was made of',
+            )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, UninitializedParameter):
             _refuse(name, 'it has no shape before the first images went through')
@@ -128,7 +144,8 @@ def _prepared(model: nn.Module) -> nn.Module:
         # What MMPretrain evaluates is its class's: it never calls a replaced forward,
         # which may also still belong to the network that was copied.
         vars(model).pop('forward', None)
-    return model.cpu().float().eval()
+    model.cpu().float().eval()
+    return model
 
 
 def _channels(model: nn.Module, size: tuple[int, int]) -> list[int]:
@@ -143,6 +160,11 @@ def _channels(model: nn.Module, size: tuple[int, int]) -> list[int]:
             found.append(module.in_features // max(1, prod(size)))
     found = [channels for channels in found if 1 <= channels <= 64]
     return list(dict.fromkeys([*found[:4], 3, *range(1, 9)]))
+
+
+def _path(name: str) -> str:
+    """A name in the network that was not compiled."""
+    return '.'.join(part for part in name.split('.') if part != '_orig_mod')
 
 
 def _line(error: BaseException) -> str:
@@ -188,11 +210,10 @@ class _Recorder(TorchFunctionMode):
         self.values = WeakIdKeyDictionary()  # tensor -> (name, version)
         self.stack: list[tuple[str, nn.Module]] = []
         self.recording_on = True
+        self.taken_over: list[nn.Module] = []
         names = [*model.named_parameters(remove_duplicate=False)]
         names += model.named_buffers(remove_duplicate=False)
-        self.parameters = {
-            id(tensor): name.replace('_orig_mod.', '') for name, tensor in names
-        }
+        self.parameters = {id(tensor): _path(name) for name, tensor in names}
 
     # ---- running
 
@@ -224,9 +245,8 @@ class _Recorder(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
-            for module in self.model.modules():
-                if isinstance(vars(module).get('forward'), partial):
-                    del module.forward
+            for module in self.taken_over:
+                del module.forward
         return self.recording
 
     def _watch(self) -> list:
@@ -240,7 +260,7 @@ class _Recorder(TorchFunctionMode):
             self.stack.pop()
 
         for path, module in self.model.named_modules():
-            path = path.replace('_orig_mod.', '')
+            path = _path(path)
             handles.append(
                 module.register_forward_pre_hook(partial(enter, path), prepend=True)
             )
@@ -248,6 +268,7 @@ class _Recorder(TorchFunctionMode):
             for kind, record in _LAYERS.items():
                 if isinstance(module, kind) and 'forward' not in vars(module):
                     module.forward = partial(_layer, self, module, kind, record)
+                    self.taken_over.append(module)
         return handles
 
     def run(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -365,10 +386,17 @@ class _Recorder(TorchFunctionMode):
             _refuse(self.parameters[id(tensor)], 'it holds NaN or infinity')
         return array
 
-    def layer(self, weight: Tensor) -> str | None:
-        """The path of the module whose `weight` a parameter is."""
-        path, _, role = self.parameters[id(weight)].rpartition('.')
-        return path if role in ('weight', 'running_mean') else None
+    def layer(self, **parameters: Tensor | None) -> str | None:
+        """The path of the module that has these parameters under these names."""
+        used = {role: p for role, p in parameters.items() if p is not None}
+        path, module = self.stack[-1] if self.stack else ('', self.model)
+        if all(getattr(module, role, None) is p for role, p in used.items()):
+            return path or None
+        paths = set()
+        for role, parameter in used.items():
+            path, _, name = self.parameters[id(parameter)].rpartition('.')
+            paths.add(path if name == role else None)
+        return paths.pop() if len(paths) == 1 else None
 
     def vector(self, name: str) -> str:
         """A value as one channel for each of its features."""
@@ -522,7 +550,7 @@ def _binary_conv2d(call: _Call, conv: IRConv2d, x: Tensor) -> str:
         [call.recorder.name(x, call)],
         attributes | dict(binarize_input=conv.binarize_input),
         arrays,
-        call.recorder.layer(conv.weight),
+        call.recorder.layer(weight=conv.weight),
     )
 
 
@@ -535,7 +563,7 @@ def _binary_linear(call: _Call, linear: IRLinear, x: Tensor) -> str:
         [call.recorder.name(x, call)],
         dict(binarize_input=linear.binarize_input),
         arrays,
-        call.recorder.layer(linear.weight),
+        call.recorder.layer(weight=linear.weight),
     )
 
 
@@ -610,7 +638,7 @@ def _conv2d(
         [recorder.name(input, call)],
         attributes,
         arrays,
-        recorder.layer(weight),
+        recorder.layer(weight=weight, bias=bias),
     )
 
 
@@ -625,7 +653,11 @@ def _linear(call, input, weight, bias=None) -> str:
     if bias is not None:
         arrays['bias'] = recorder.array(bias, 'bias', call)
     return recorder.emit(
-        'linear', [recorder.name(input, call)], {}, arrays, recorder.layer(weight)
+        'linear',
+        [recorder.name(input, call)],
+        {},
+        arrays,
+        recorder.layer(weight=weight, bias=bias),
     )
 
 
@@ -664,8 +696,9 @@ def _batch_norm(
     name = recorder.name(input, call)
     if input.dim() == 2:
         name = recorder.vector(name)
-    known = running_mean if weight is None else weight
-    layer = None if weight is None or bias is None else recorder.layer(known)
+    layer = None
+    if weight is not None and bias is not None:
+        layer = recorder.layer(weight=weight, bias=bias)
     return recorder.emit('affine', [name], {}, dict(affine=affine), layer)
 
 

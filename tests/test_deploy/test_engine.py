@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import mixed_network, warm_up
+from networks import EveryOperation, mixed_network, warm_up
 
 from mmirnet import deploy
 from mmirnet.deploy import Engine, _engine, instruction_sets, plan, preparation
@@ -211,6 +211,20 @@ def test_batches_and_threads(mixed, isa, threads, batch):
     got = Engine(packed, threads, isa).predict(x)
     assert got.shape == wanted.shape
     np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('threads', [1, 3])
+def test_the_other_operations(isa, threads):
+    torch.manual_seed(4)
+    model = warm_up(EveryOperation(), 3, 9, 9)
+    packed = deploy.pack(model, (9, 9))
+    x = torch.randn(3, 3, 9, 9)
+    with torch.no_grad():
+        wanted = model(x).numpy()
+    for images in (x, x[:1]):
+        got = Engine(packed, threads, isa).predict(images)
+        np.testing.assert_allclose(got, wanted[: len(images)], atol=1e-4)
 
 
 def test_uint8_images_are_normalised_as_in_training(mixed):

@@ -3,10 +3,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from networks import dyadic, dyadic_images, mixed_network, warm_up
+from networks import EveryOperation, dyadic, dyadic_images, mixed_network, warm_up
+from random_networks import images, random_network
 from test_packing import ARCHITECTURES, packed_model  # noqa: F401
 
 from mmirnet import deploy
+from mmirnet.errors import UnsupportedModelError
 
 onnxruntime = pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
@@ -48,6 +50,33 @@ def test_only_standard_operators():
     exported = to_onnx(deploy.pack(warm_up(mixed_network(), 3, 9, 9), (9, 9)))
     assert {node.domain for node in exported.graph.node} == {''}
     onnx.checker.check_model(exported, full_check=True)
+
+
+def test_the_other_operations(tmp_path):
+    packed = deploy.pack(warm_up(EveryOperation(), 3, 9, 9), (9, 9))
+    export(packed, tmp_path / 'model.onnx')
+    x = torch.randn(3, 3, 9, 9).numpy()
+    assert largest_difference(packed, tmp_path / 'model.onnx', x) <= 1e-6
+
+
+def test_random_networks_give_the_same_answers():
+    """Maps and features in every order; sums are exact, so that no sign differs."""
+    compared = 0
+    for seed in range(1000, 1100):
+        network, shape = random_network(seed)
+        try:
+            packed = deploy.pack(network, shape[1:])
+        except UnsupportedModelError:
+            continue
+        x = images(seed, 3, (packed.input['channels'], *shape[1:]))
+        with torch.no_grad():
+            wanted = deploy.Simulation(packed)(x).numpy()
+        got = run(to_onnx(packed), x)
+        assert got.shape == wanted.shape
+        scale = abs(wanted).max() + 1e-30
+        np.testing.assert_allclose(got / scale, wanted / scale, rtol=0, atol=1e-5)
+        compared += 1
+    assert compared > 30
 
 
 def test_a_wrong_layer_is_found(tmp_path):
