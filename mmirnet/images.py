@@ -184,7 +184,10 @@ def _with_opencv(
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
-        raise _Unreadable(str(error).strip().splitlines()[0]) from error
+        reason = str(error).strip().splitlines()[0]
+        if 'CV_IO_MAX_IMAGE' in reason:
+            reason = 'it has more pixels than OpenCV takes'
+        raise _Unreadable(reason) from error
     if image is None:
         raise _Unreadable(
             f'OpenCV {cv2.__version__} finds no whole image of whole numbers'

@@ -139,6 +139,11 @@ def test_the_reason_says_what_is_wrong(library):
             decode(BAD[kind], 'a.jpg', library=library)
 
 
+def test_too_many_pixels():
+    with pytest.raises(OSError, match='image a: it has more pixels than OpenCV takes'):
+        decode(BAD['PNG of 1.6 thousand million pixels'], 'a')
+
+
 def test_an_end_of_the_preview_does_not_count():
     """A JPEG cut off, with a whole one in its EXIF."""
     exif = b'Exif\0\0' + encoded(RGB, 'JPEG')

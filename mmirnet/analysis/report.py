@@ -20,7 +20,7 @@ from PIL import Image
 
 from .. import __version__, deploy
 from ..engine.checkpoint import find_whole_checkpoint
-from ..engine.facts import Facts, channel_order, gather
+from ..engine.facts import Facts, channel_order, gather, turns
 from ..engine.run import evaluate, load_config, plain
 from ..engine.speed import device_name
 from ..errors import ConfigError
@@ -237,7 +237,7 @@ def report_run(
             caption = f'Test images by class; {results["test images"]} in all.'
             figures['confusion'] = plots.confusion(matrix, predictions.classes), caption
             darks['confusion'] = plots.confusion(matrix, predictions.classes, dark=True)
-            turned = getattr(facts.model.data_preprocessor, 'to_rgb', False)
+            turned = facts.channels == 3 and turns(facts.model)
             order = channel_order(facts.dataset, turned)
             right, wrong = examples(predictions, order)
     results |= _costs(costs)

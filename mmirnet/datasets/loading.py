@@ -2,8 +2,8 @@
 
 import numpy as np
 from mmcv import image as mmcv_image
+from mmcv import transforms
 from mmengine import fileio
-from mmpretrain.datasets import transforms
 from mmpretrain.registry import TRANSFORMS
 
 from ..images import decode
@@ -13,9 +13,10 @@ from ..images import decode
 class LoadImageFromFile(transforms.LoadImageFromFile):
     """mmcv's transform with the reader that prediction and the runtime have, too.
 
-    Takes mmcv's arguments, and its place in MMPretrain's configs. The pixels are
-    mmcv's. A file that cannot be read is named, and one that is cut off is refused,
-    which OpenCV before version 5 fills up with grey.
+    Takes mmcv's arguments, and its place in MMPretrain's configs: of mmcv's own class,
+    which a config may name as a class, the method is replaced. The pixels are mmcv's.
+    A file that cannot be read is named, and one that is cut off is refused, which
+    OpenCV before version 5 fills up with grey.
 
     Raises:
         OSError: If a file is no image.
@@ -25,7 +26,7 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         """Read the image at ``results['img_path']`` into ``results['img']``."""
         path = results['img_path']
         try:
-            image = self._decoded(self._bytes(path), path)
+            image = _decoded(self, _bytes(self, path), path)
         except Exception as error:
             if self.ignore_empty:
                 return None
@@ -38,22 +39,29 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
-    def _bytes(self, path: str) -> bytes:
-        if self.file_client_args is not None:
-            client = fileio.FileClient.infer_client(self.file_client_args, path)
-            return client.get(path)
-        return fileio.get(path, backend_args=self.backend_args)
 
-    def _decoded(self, data: bytes, path: str) -> np.ndarray:
-        flag, _, ignored = self.color_type.partition('_')
-        library = self.imdecode_backend or mmcv_image.io.imread_backend
-        if flag == 'unchanged' or library not in ('cv2', 'pillow'):
-            image = mmcv_image.imfrombytes(data, self.color_type, backend=library)
-            if image is None:
-                raise OSError(f'cannot read image {path}: {library} finds none in it')
-            return image
-        grey = flag == 'grayscale'
-        image = decode(
-            data, path, grey=grey, library=library, upright=not ignored, bgr=True
-        )
-        return image[..., 0] if grey else image
+def _bytes(loader: transforms.LoadImageFromFile, path: str) -> bytes:
+    if loader.file_client_args is not None:
+        client = fileio.FileClient.infer_client(loader.file_client_args, path)
+        return client.get(path)
+    return fileio.get(path, backend_args=loader.backend_args)
+
+
+def _decoded(
+    loader: transforms.LoadImageFromFile, data: bytes, path: str
+) -> np.ndarray:
+    flag, _, ignored = loader.color_type.partition('_')
+    library = loader.imdecode_backend or mmcv_image.io.imread_backend
+    if flag == 'unchanged' or library not in ('cv2', 'pillow'):
+        image = mmcv_image.imfrombytes(data, loader.color_type, backend=library)
+        if image is None:
+            raise OSError(f'cannot read image {path}: {library} finds none in it')
+        return image
+    grey = flag == 'grayscale'
+    image = decode(
+        data, path, grey=grey, library=library, upright=not ignored, bgr=True
+    )
+    return image[..., 0] if grey else image
+
+
+transforms.LoadImageFromFile.transform = LoadImageFromFile.transform

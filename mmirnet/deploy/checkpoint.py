@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
+from mmpretrain.datasets import PackInputs
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
-from ..engine.facts import Facts, gather
+from ..engine.facts import Facts, gather, samples, turns
 from ..engine.run import load_config, unwrap
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedModelError
 from ..files import check_writable
 from . import onnx
 from .engine import Engine, load
 from .format import SOFTMAX, Packed
 from .packing import pack, unpack, write
 from .pipelines import preparation
+from .preparation import normalise
 
 
 def pack_checkpoint(
@@ -67,6 +70,7 @@ def pack_checkpoint(
     image = _preparation(facts, size)
     how = dict(image=image, head=head_of(model, facts.kind))
     packed = pack(model, facts.size, facts.classes, float_dtype, **how)
+    _check_preprocessor(facts, packed)
     write(packed, out)
     weights = sum(4 * p.numel() for p in model.parameters())
     packed_bytes = Path(out).stat().st_size
@@ -86,13 +90,41 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
     """How image files are prepared, as the test set does it, and to a size if given."""
     if facts.dataset is None:
         return None
-    to_rgb = getattr(facts.model.data_preprocessor, 'to_rgb', False)
-    image = preparation(facts.dataset, bool(to_rgb))
+    image = preparation(facts.dataset, facts.channels == 3 and turns(facts.model))
     if size is not None:
         height, width = size
         fit = dict(op='fit', width=width, height=height, pad=0, cover=1.0)
         image['steps'].append(fit)
+        return image
+    given = tuple(next(samples(facts.dataset))['inputs'].shape[1:])
+    if given != facts.size:
+        name = type(facts.model.data_preprocessor).__name__
+        raise UnsupportedModelError(
+            f'cannot pack {name}: it pads images of {given} to {facts.size} (height, '
+            'width); pad or resize them in the test pipeline'
+        )
     return image
+
+
+def _check_preprocessor(facts: Facts, packed: Packed) -> None:
+    """Refuses a preprocessor that does more than the packed file has words for."""
+    spec = packed.input
+    shape = spec['height'], spec['width'], spec['channels']
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    wanted = normalise(pixels, spec)
+    if spec['order'] == 'bgr':
+        pixels = pixels[..., ::-1]
+    if spec['channels'] == 3 and turns(facts.model):
+        pixels = pixels[..., ::-1]
+    sample = PackInputs()(dict(img=np.ascontiguousarray(pixels)))
+    batch = facts.model.data_preprocessor(default_collate([sample]), False)
+    got = batch['inputs'][0].numpy()
+    if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=1e-4, atol=1e-4):
+        name = type(facts.model.data_preprocessor).__name__
+        raise UnsupportedModelError(
+            f'cannot pack {name}: it does more to an image than to subtract its mean '
+            'and to divide by its std'
+        )
 
 
 def head_of(model: nn.Module, kind: str) -> dict[str, Any]:

@@ -419,7 +419,7 @@ def _shapes(model: nn.Module, dataset: Dataset | None) -> set[tuple[int, int, in
             'name it with --size H W'
         )
     shapes = set()
-    for sample in _samples(dataset):
+    for sample in samples(dataset):
         inputs = sample.get('inputs') if isinstance(sample, dict) else None
         if not isinstance(inputs, Tensor):
             raise ConfigError('the pipeline gives no single image as inputs')
@@ -428,8 +428,18 @@ def _shapes(model: nn.Module, dataset: Dataset | None) -> set[tuple[int, int, in
     return shapes
 
 
-def _samples(dataset: Dataset) -> Iterator[dict]:
-    """Images of the data set, evenly spaced, else made-up ones, as it gives them."""
+def samples(dataset: Dataset) -> Iterator[dict]:
+    """Some samples of a data set, evenly spaced, else made-up ones, as it gives them.
+
+    Args:
+        dataset (Dataset): As built.
+
+    Yields:
+        dict: What its pipeline packs.
+
+    Raises:
+        ConfigError: If its pipeline does not take an image as it usually is.
+    """
     found = 0
     if getattr(dataset, '_fully_initialized', True) and len(dataset):
         numbers = np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset)))
@@ -468,6 +478,22 @@ def held_shape(dataset: Dataset) -> tuple[int, ...] | None:
         image = part.get_data_info(0).get('img')
         return None if image is None else np.shape(image)
     return next((s for kind, s in _HELD.items() if isinstance(part, kind)), None)
+
+
+def turns(model: nn.Module) -> bool:
+    """Whether a model's data preprocessor reverses the three channels of an image.
+
+    Args:
+        model (nn.Module): As built.
+
+    Returns:
+        bool: The answer, asked with two images that differ in their first channel.
+    """
+    black, marked = np.zeros((2, 1, 1, 3), np.uint8)
+    marked[..., 0] = 255
+    batch = default_collate([PackInputs()(dict(img=img)) for img in (black, marked)])
+    one, other = model.data_preprocessor(batch, False)['inputs']
+    return (one != other).flatten(1).any(1).nonzero().flatten().tolist() == [2]
 
 
 def held_order(dataset: Dataset, turned: bool = False) -> str:

@@ -30,6 +30,7 @@ from ..engine.facts import (
     named,
     test_set,
     transforms,
+    turns,
 )
 from ..engine.run import load_config
 from ..errors import ConfigError, DataError, MissingPackageError
@@ -164,7 +165,7 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
     """On a checkpoint, with the images as its config's test set gives them."""
     classifier.to(get_device())
     pipeline = Compose(transforms(dataset))
-    held = held_images(dataset, _turns(classifier))
+    held = held_images(dataset, turns(classifier))
 
     def work(path: str) -> np.ndarray:
         try:
@@ -186,10 +187,6 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
             ) from error
 
     return work
-
-
-def _turns(classifier: BaseModel) -> bool:
-    return bool(getattr(classifier.data_preprocessor, 'to_rgb', False))
 
 
 def _usual_shape(classifier: BaseModel, dataset: Dataset) -> tuple | None:

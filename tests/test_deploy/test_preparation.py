@@ -6,7 +6,7 @@ import pytest
 import torch
 from image_kinds import encoded
 from mmengine.dataset import Compose
-from mmpretrain.datasets import CustomDataset, PackInputs
+from mmpretrain.datasets import BaseDataset, CustomDataset, PackInputs
 from mmpretrain.models import ClsDataPreprocessor
 
 from mmirnet import images
@@ -281,26 +281,31 @@ def test_what_follows_in_the_pipeline_of_held_images():
         np.testing.assert_array_equal(prepare(held, spec['steps']), wanted)
 
 
-class Held(Digits):
-    """A data set of one's own, with images of any number of channels."""
+class Own(BaseDataset):
+    """A data set of one's own that holds its images."""
 
-    channels = 3
+    def __init__(self, shape, **arguments):
+        self.shape = shape
+        super().__init__(ann_file='', pipeline=PACK, **arguments)
 
     def load_data_list(self):
-        images = super().load_data_list()[:3]
-        for item in images:
-            item['img'] = item['img'][..., 0] if self.channels == 1 else item['img']
-        return images
+        rng = np.random.default_rng(0)
+        return [dict(img=rng.integers(0, 256, self.shape, np.uint8), gt_label=0)] * 2
 
 
-class HeldGrey(Held):
-    channels = 1
-
-
-def test_grey_images_that_are_held():
-    spec = preparation(HeldGrey(pipeline=PACK), False)
+@pytest.mark.parametrize('shape', [(20, 30), (20, 30, 1)])
+def test_grey_images_that_are_held(shape):
+    spec = preparation(Own(shape), False)
     assert spec['order'] == 'grey'
-    assert spec['steps'][0]['op'] == 'fit'
+    assert spec['steps'] == [dict(op='fit', width=30, height=20, pad=0, cover=1.0)]
+
+
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_the_order_of_images_that_are_held(to_rgb):
+    """Digits and CIFAR-10 are RGB; of others the preprocessor knows."""
+    spec = preparation(Digits(split='test', pipeline=PACK), to_rgb)
+    assert spec['order'] == ('bgr' if to_rgb else 'rgb')
+    assert preparation(Own((20, 30, 3)), to_rgb)['order'] == 'rgb'
 
 
 class Boots(FashionMNIST32):

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import init_default_scope
+from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from PIL import Image
 from small_run import ROOT
+from torch import nn
 from torch.utils.data import Subset
 
 from mmirnet.datasets.seeding import SeededDataset
@@ -20,6 +23,7 @@ from mmirnet.engine.facts import (
     head_kind,
     image_shape,
     transforms,
+    turns,
 )
 from mmirnet.engine.run import load_config
 from mmirnet.errors import ConfigError, DataError
@@ -432,3 +436,15 @@ def test_models_that_predict_nothing():
         head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss')),
     )
     assert not facts.predicts(MODELS.build(contrastive))
+
+
+@pytest.mark.parametrize('to_rgb', [False, True])
+@pytest.mark.parametrize('normalised', [False, True])
+def test_whether_a_preprocessor_turns_is_asked_of_it(to_rgb, normalised):
+    numbers = dict(mean=[1, 2, 3], std=[4, 5, 6]) if normalised else {}
+    model = nn.Module()
+    model.data_preprocessor = ClsDataPreprocessor(to_rgb=to_rgb, **numbers)
+    assert turns(model) == to_rgb
+    if not normalised:
+        model.data_preprocessor = ImgDataPreprocessor(bgr_to_rgb=to_rgb)
+        assert turns(model) == to_rgb

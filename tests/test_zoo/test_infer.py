@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from mmpretrain.models import ClsDataPreprocessor
 from PIL import Image
 from small_run import PATIENCE, TOOLS, environment
 
@@ -240,6 +241,35 @@ def test_a_size_of_ones_own(model, photographs, tmp_path):
     config.write_text(own_data(photographs, PIPELINES['wide'], True))
     pack_checkpoint(str(config), model['checkpoint'], packed, size=(48, 48))
     assert len(infer([photographs], str(packed), engine=True)) == 6
+
+
+class Halves(ClsDataPreprocessor):
+    """Does more than its mean and std say."""
+
+    def forward(self, data, training=False):
+        data = super().forward(data, training)
+        return dict(data, inputs=data['inputs'] / 2)
+
+
+@pytest.mark.parametrize(
+    ('preprocessor', 'why'),
+    [
+        (dict(type=Halves), 'cannot pack Halves: it does more to an image'),
+        (dict(pad_size_divisor=48), r'it pads images of \(32, 64\) to \(48, 96\)'),
+    ],
+)
+def test_a_preprocessor_that_a_packed_file_does_not_know(
+    model, photographs, preprocessor, why, tmp_path
+):
+    config = tmp_path / 'config.py'
+    config.write_text(own_data(photographs, PIPELINES['wide'], True))
+    with pytest.raises(ValueError, match=why):
+        pack_checkpoint(
+            str(config),
+            model['checkpoint'],
+            tmp_path / 'a.safetensors',
+            cfg_options=dict(data_preprocessor=preprocessor),
+        )
 
 
 def test_a_transform_that_a_packed_file_does_not_know(model, photographs, tmp_path):
