@@ -43,13 +43,22 @@ def registered_names(registry: Registry, scope: str | None = None) -> list[str]:
     return names
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
     """The name that was probably meant, whatever its capitals.
+
+    Args:
+        name (str): What was written.
+        names (Iterable[str]): What could have been.
+        likeness (float): How like they have to be, 0 to 1; see
+            ``difflib.get_close_matches``.
+
+    Returns:
+        str | None: None if there is none like it.
 
     Example:
         >>> nearest('IRconv2D', ['Conv2d', 'IRConv2d'])
         'IRConv2d'
     """
     by_lower = {other.lower(): other for other in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    near = difflib.get_close_matches(name.lower(), by_lower, 1, likeness)
     return by_lower[near[0]] if near else None

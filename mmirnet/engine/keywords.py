@@ -140,8 +140,8 @@ def keyword_problems(
         yield from _check_names('randomness', 'randomness', randomness, allowed)
     settings = set(inspect.signature(Runner.__init__).parameters)
     for key in cfg:
-        near = nearest(key, settings) if key not in settings else None
-        if near and near not in cfg and abs(len(near) - len(key)) < 2:
+        near = nearest(key, settings, 0.9) if key not in settings else None
+        if near and near not in cfg:
             yield UserWarning(f'{key}: nothing reads it; did you mean {near}?')
 
 

@@ -32,7 +32,7 @@ from torch import distributed
 from torch.utils.data import Dataset
 
 from ..datasets import keep_in_memory
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..files import check_writable
 from .checkpoint import (
     check_whole,
@@ -354,8 +354,9 @@ def build_runner(
     allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if 'check' not in cfg.get('default_hooks', {}):
+    if 'check' not in (cfg.get('default_hooks') or {}):
         runner.register_hook(dict(type='CheckHook'))
+    _build_loops(runner, loaders)
     if cfg.get('channels_last'):
         # Convolutions hand the layout on: images need not be told.
         unwrap(runner.model).to(memory_format=torch.channels_last)
@@ -365,6 +366,20 @@ def build_runner(
         model = unwrap(runner.model)
         runner._maybe_compile = lambda _: compile_model(model, **options)
     return runner
+
+
+def _build_loops(runner: Runner, loaders: tuple[str, ...]) -> None:
+    """Builds data sets, loaders and evaluators, which say what they cannot do."""
+    for key in loaders:
+        try:
+            getattr(runner, key.replace('dataloader', 'loop'))
+        except AssertionError as error:  # how OpenMMLab checks arguments
+            reason = ' '.join(str(error).split())
+            raise ConfigError(f'{key} cannot be built: {reason}') from error
+        except ValueError as error:
+            if 'need at least one array' not in str(error):
+                raise
+            raise DataError(f'{key}.dataset is empty') from error
 
 
 @contextlib.contextmanager

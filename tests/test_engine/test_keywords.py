@@ -205,6 +205,11 @@ def test_a_scope_that_was_forgotten_is_named():
     )
 
 
+def test_variables_of_a_config_are_its_own():
+    mine = dict(RandomCrop=1, train_pipeline=[], work=2, test_model=3)
+    assert problems(digits(**mine)) == []
+
+
 def test_what_is_not_built_is_not_looked_at():
     cfg = digits(**{'train_dataloader.dataset.splitt': 1, 'test_evaluator.topkk': 1})
     assert len(problems(cfg, TRAIN)) == 1

@@ -11,6 +11,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from small_run import TEST_IMAGES, small_config
 
+from mmirnet.deploy.checkpoint import pack_checkpoint
 from mmirnet.engine import Bf16OptimWrapper, checkpoint, run, weights
 from mmirnet.engine.errors import one_line_errors
 from mmirnet.engine.facts import build_model
@@ -190,6 +191,30 @@ def test_the_config_of_a_resumed_run_is_tested(trained, tmp_path):
     assert metrics == run.evaluate(str(config), **arguments)
 
 
+@pytest.mark.parametrize('packed', [False, True])
+def test_evaluation_compares_the_classes_by_name(trained, tmp_path, packed):
+    config, folder = trained
+    checkpoint = str(folder / 'epoch_2.pth')
+    if packed:
+        out = tmp_path / 'packed.safetensors'
+        pack_checkpoint(str(config), checkpoint, out)
+        checkpoint = str(out)
+    # As many names: the number of classes is right.
+    shifted = dict(classes=tuple('1234567890'))
+    with pytest.raises(ValueError) as caught:
+        run.evaluate(
+            str(config),
+            checkpoint,
+            work_dir=str(tmp_path),
+            cfg_options={'test_dataloader.dataset.metainfo': shifted},
+        )
+    whose = 'packed file' if packed else 'checkpoint'
+    assert str(caught.value).startswith(
+        f'test_dataloader.dataset has the classes of the {whose} in another order: '
+        f"label 0 is '1' in test_dataloader.dataset and '0' in the {whose}"
+    )
+
+
 @pytest.mark.parametrize('resume', ['auto', 'path'])
 def test_resume_continues(trained, tmp_path, resume):
     _, folder = trained
@@ -342,6 +367,22 @@ def test_config_of_an_installed_package():
             dict(cfg_options={'model.head.num_classes': 7}),
             ValueError,
             r'train_dataloader\.dataset has 10 classes, .*num_classes is 7',
+        ),
+        (
+            dict(cfg_options={'train_dataloader.dataset.indices': 0}),
+            ValueError,
+            '^train_dataloader.dataset is empty$',
+        ),
+        (
+            dict(
+                cfg_options={
+                    'val_dataloader.dataset': dict(
+                        type='CIFAR10', split='valid', data_root='.', _delete_=True
+                    )
+                }
+            ),
+            ValueError,
+            '^val_dataloader cannot be built: .*split',
         ),
         (
             dict(cfg_options={'model.backbone.structure': 'birael'}),
