@@ -1,17 +1,22 @@
 """Runs a packed network on xor and popcount; needs numpy and safetensors."""
 
+import dataclasses
 import os
 import sys
+import warnings
 from importlib import import_module
-from math import inf, prod
+from math import ceil, inf, prod
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, MissingPackageError
+from ..errors import ConfigError, MissingPackageError, NonFiniteError
 from . import plan
 from .format import Packed, geometry, read
 
+MAX_THREADS = 1024
+
+_reason: ImportError | None = None  # why there is no engine
 try:
     _engine = import_module(f'{__package__}._engine')
 except ImportError as error:  # installed without a compiler
@@ -21,11 +26,29 @@ except ImportError as error:  # installed without a compiler
 def _native():
     if _engine is None:
         raise MissingPackageError(
-            'The 1-bit engine was not built when mmirnet was installed '
-            f'({_reason}). Install a C++17 compiler and CMake, then '
-            '`pip install --force-reinstall --no-deps .` in a checkout of mmirnet.'
+            f'{_why_missing()}. Then `pip install --force-reinstall --no-deps .` in a '
+            'checkout of mmirnet.'
         )
     return _engine
+
+
+def _why_missing() -> str:
+    if not isinstance(_reason, ModuleNotFoundError):
+        return (
+            f'The 1-bit engine is installed but cannot be loaded ({_reason}). '
+            'Install the library that is missing, or a compiler like the one of '
+            'this machine'
+        )
+    others = sorted(path.name for path in Path(__file__).parent.glob('_engine.*'))
+    if others:
+        return (
+            f'The 1-bit engine was built for another Python ({", ".join(others)}), not '
+            f'for {sys.implementation.cache_tag}. Install a C++17 compiler and CMake'
+        )
+    return (
+        f'The 1-bit engine was not built when mmirnet was installed ({_reason}). '
+        'Install a C++17 compiler and CMake'
+    )
 
 
 def instruction_sets() -> list[str]:
@@ -41,7 +64,11 @@ def _library() -> str:
 
 
 def default_threads() -> int:
-    """One in a worker process of a data loader or pool, else every core."""
+    """One in a worker process of a data loader or pool, else every core.
+
+    Every core that this process may use: by its affinity and by the CPU quota of
+    its control group, which is how containers limit a process.
+    """
     torch_data = sys.modules.get('torch.utils.data')
     if torch_data is not None and torch_data.get_worker_info() is not None:
         return 1
@@ -49,8 +76,38 @@ def default_threads() -> int:
     if multiprocessing is not None and multiprocessing.parent_process() is not None:
         return 1
     if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota(), MAX_THREADS))
+
+
+def _quota(root: Path = Path('/')) -> float:
+    """Cores that the control group of this process may use, rounded up."""
+    try:
+        groups = (root / 'proc/self/cgroup').read_text().splitlines()
+    except OSError:
+        return inf
+    least = inf
+    for group in groups:
+        _, controllers, path = group.split(':', 2)
+        if controllers and 'cpu' not in controllers.split(','):
+            continue
+        folder = root / 'sys/fs/cgroup' / ('cpu' if controllers else '')
+        # In a container the path may be the host's, and the group the mount itself.
+        places = [folder / path.lstrip('/'), *(folder / path.lstrip('/')).parents]
+        for place in places[: len(places) - len(folder.parents)]:
+            try:
+                if controllers:
+                    quota = (place / 'cpu.cfs_quota_us').read_text()
+                    period = (place / 'cpu.cfs_period_us').read_text()
+                else:
+                    quota, period = (place / 'cpu.max').read_text().split()
+                if quota != 'max' and int(quota) > 0:
+                    least = min(least, ceil(int(quota) / int(period)))
+            except (OSError, ValueError, ZeroDivisionError):
+                continue
+    return least
 
 
 def unpack_signs(signs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -100,45 +157,69 @@ def binary_weight(operation: dict, tensors: dict, shape: tuple) -> np.ndarray:
     return (bits.astype(np.float32) * 2 - 1) * scale[:, None, None, None]
 
 
+def _choose_isa(isa: str | None) -> str:
+    name = 'isa' if isa is not None else 'MMIRNET_ISA'
+    isa = isa if isa is not None else os.environ.get('MMIRNET_ISA') or ''
+    known = _native().instruction_sets()
+    if isa not in known and (isa or name == 'isa'):
+        raise ConfigError(
+            f'{name}: {isa!r} is not one of {", ".join(known)}, which this CPU has'
+        )
+    return isa
+
+
+def _choose_threads(threads: int | None) -> int:
+    if threads is None:
+        return default_threads()
+    whole = hasattr(threads, '__index__') and not isinstance(threads, bool)
+    if not (whole and 1 <= threads <= MAX_THREADS):
+        raise ConfigError(
+            f'threads must be a whole number from 1 to {MAX_THREADS}, or None for '
+            f'all cores, not {threads!r}'
+        )
+    return int(threads)
+
+
 class Engine:
     """A packed network, ready to predict.
 
+    Calls from several threads take turns. An engine can be copied and pickled,
+    and works in a child that was forked; what was left to the machine here, the
+    threads and the instruction set, the other machine or worker chooses anew.
+
     Args:
         packed: A checked network.
-        threads: Threads of one call; by default all cores, and one inside a
-            worker process, whose siblings already use the others.
+        threads: Threads of one call, 1 to 1024, fewer if the system gives no
+            more; by default all cores, and one inside a worker process, whose
+            siblings already use the others.
         isa: Instruction set; by default ``MMIRNET_ISA``, else the best.
 
     Raises:
-        ImportError: If the engine was not built.
-        ValueError: If the CPU does not have the instruction set.
+        ImportError: If the engine was not built, or cannot be loaded.
+        ValueError: If the CPU does not have the instruction set, or ``threads``
+            is no such number.
     """
 
     def __init__(
         self, packed: Packed, threads: int | None = None, isa: str | None = None
     ):
         native = _native()
-        isa = isa or os.environ.get('MMIRNET_ISA', '')
-        if isa and isa not in native.instruction_sets():
-            raise ConfigError(
-                f'instruction set {isa!r} is not one of {native.instruction_sets()}'
-            )
-        self.packed = Packed(
-            packed.input,
-            packed.graph,
-            {},
-            packed.classes,
-            packed.source,
-            packed.shapes,
-            head=packed.head,
-        )
+        self._options = threads, isa
+        self.packed = dataclasses.replace(packed)
         self.input = packed.input
         self.classes = packed.classes
         steps, logits = plan.fuse(packed)
         places, size = plan.buffers(packed, steps, logits)
         self._network = native.Network(
-            isa, _library(), threads or default_threads(), size
+            _choose_isa(isa), _library(), _choose_threads(threads), size
         )
+        if problem := native.float_library_problem():
+            warnings.warn(
+                'The float layers run in plain loops, which are slow, for want of '
+                f'oneDNN: {problem}. Install mmirnet again.',
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._tensors = {}
         kinds = {
             'image': native.Kind.IMAGE,
@@ -158,6 +239,9 @@ class Engine:
         for step in steps:
             self._add(step, packed)
         self._network.set_output(self._tensors[logits, 'floats'])
+
+    def __reduce__(self):
+        return Engine, (self.packed, *self._options)
 
     @property
     def isa(self) -> str:
@@ -212,16 +296,20 @@ class Engine:
         Args:
             images: uint8 of shape (N, H, W, C), RGB or grey, also for a network
                 that was trained on BGR, which the engine turns them to; or
-                float32 of shape (N, C, H, W), already normalised, in the
-                network's own order. A numpy array or anything it can be made
-                from, such as a torch tensor on the CPU.
+                floats of shape (N, C, H, W), already normalised, in the
+                network's own order. A numpy array, a torch tensor, or a list
+                of either or of PIL images.
 
         Returns:
-            float32 of shape (N, classes).
+            float32 of shape (N, classes). An image's logits do not depend on
+            the rest of the batch, nor on the number of threads.
 
         Raises:
             ValueError: If the images have another shape.
             TypeError: If they are neither uint8 nor float.
+            NonFiniteError: If an image holds NaN or infinity, or if one of its
+                values becomes NaN in the network: a sign has no NaN, so the
+                simulation in torch gives NaN where the engine raises.
 
         Example:
             >>> from mmirnet.deploy import pack
@@ -236,7 +324,7 @@ class Engine:
             >>> engine.predict(np.zeros((5, 8, 8, 3), np.uint8)).shape
             (5, 2)
         """
-        images = np.asarray(images)
+        images = _array(images)
         spec = self.input
         size = spec['channels'], spec['height'], spec['width']
         if images.dtype == np.uint8:
@@ -249,11 +337,52 @@ class Engine:
             raise ConfigError(
                 f'{images.dtype} images must have shape (N, '
                 f'{", ".join(map(str, wanted))}), not {images.shape}'
+                + ('; one image is images[None]' if images.shape == wanted else '')
             )
         if images.dtype == np.uint8 and spec['order'] == 'bgr':
             images = images[..., ::-1]
         dtype = np.uint8 if images.dtype == np.uint8 else np.float32
-        return self._network.predict(np.ascontiguousarray(images, dtype))
+        with np.errstate(over='ignore'):  # reported below
+            images = np.ascontiguousarray(images, dtype)
+        logits = self._network.predict(images)
+        if not np.isfinite(logits).all():
+            raise NonFiniteError(_not_finite(images, logits))
+        return logits
+
+
+def _array(images) -> np.ndarray:
+    torch = sys.modules.get('torch')
+    if torch is not None and isinstance(images, torch.Tensor):
+        images = images.detach().cpu()
+        # numpy has no bfloat16.
+        return (images.float() if images.is_floating_point() else images).numpy()
+    if not isinstance(images, list | tuple) or not images:
+        return np.asarray(images)
+    arrays = [_array(image) for image in images]
+    kinds = sorted({f'{array.dtype} {array.shape}' for array in arrays})
+    if len(kinds) > 1:  # uint8 made floats would pass for normalised
+        raise ConfigError(
+            f'images must have one type and shape, not {" and ".join(kinds)}'
+        )
+    return np.stack(arrays)
+
+
+def _not_finite(images: np.ndarray, logits: np.ndarray) -> str:
+    """Which image is not finite and where, or which overflowed inside."""
+    wrong = np.argwhere(~np.isfinite(images))
+    if len(wrong):
+        image, channel, row, column = wrong[0]
+        others = len(np.unique(wrong[:, 0])) - 1
+        return (
+            f'image {image} holds {images[tuple(wrong[0])]} at channel {channel}, row '
+            f'{row}, column {column}'
+            + (f'; so do {others} more images of {len(images)}' if others else '')
+        )
+    image = np.flatnonzero(~np.isfinite(logits).all(1))[0]
+    return (
+        f'image {image} is finite, up to {np.abs(images[image]).max():.3g}, but its '
+        'values in the network overflow; are the images normalised as for training?'
+    )
 
 
 def _float_weight(op: dict, tensors: dict, shape: tuple) -> np.ndarray:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
+#include <mutex>
 #include <stdexcept>
 
 #ifdef MMIRNET_ONEDNN
@@ -14,7 +15,7 @@ namespace mmirnet {
 namespace {
 
 #define MMIRNET_DNNL(apply)                              \
-  apply(dnnl_engine_create) apply(dnnl_stream_create)    \
+  apply(dnnl_version) apply(dnnl_engine_create) apply(dnnl_stream_create)    \
   apply(dnnl_stream_wait)                                \
   apply(dnnl_memory_desc_create_with_tag)                \
   apply(dnnl_memory_desc_destroy)                        \
@@ -41,25 +42,37 @@ struct Library {
   dnnl_engine_t engine = nullptr;
   dnnl_stream_t stream = nullptr;
   bool ready = false;
+  std::string problem;
 
   void open(const char* path) {
+    ready = false;
+    problem.clear();
     void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!handle) return;
-    bool found = true;
+    if (!handle) {
+      problem = dlerror();
+      return;
+    }
     const auto look_up = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::decay_t<decltype(function)>>(
           dlsym(handle, name));
-      found = found && function;
+      if (!function && problem.empty())
+        problem = std::string(path) + " has no " + name;
     };
 #define MMIRNET_LOOK_UP(name) look_up(name, #name);
     MMIRNET_DNNL(MMIRNET_LOOK_UP)
 #undef MMIRNET_LOOK_UP
     look_up(omp_get_max_threads, "omp_get_max_threads");
     look_up(omp_set_num_threads, "omp_set_num_threads");
-    ready = found &&
-            dnnl_engine_create(&engine, dnnl_cpu, 0) == dnnl_success &&
+    if (dnnl_version && dnnl_version()->major != DNNL_VERSION_MAJOR)
+      problem = std::string(path) + " is version " +
+                std::to_string(dnnl_version()->major) + "." +
+                std::to_string(dnnl_version()->minor) + ", not " +
+                std::to_string(DNNL_VERSION_MAJOR);
+    if (!problem.empty()) return;
+    ready = dnnl_engine_create(&engine, dnnl_cpu, 0) == dnnl_success &&
             dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) ==
                 dnnl_success;
+    if (!ready) problem = std::string(path) + " does not start";
   }
 };
 
@@ -206,9 +219,18 @@ class OneDnnConv : public FloatConv {
 
 }  // namespace
 
-bool load_float_library(const std::string& path) {
-  if (!library.ready && !path.empty()) library.open(path.c_str());
-  return library.ready;
+void load_float_library(const std::string& path) {
+  static std::mutex mutex;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (library.ready) return;
+  if (path.empty())
+    library.problem = "there is no libdnnl beside the engine";
+  else
+    library.open(path.c_str());
+}
+
+std::string float_library_problem() {
+  return library.ready ? "" : library.problem;
 }
 
 std::shared_ptr<FloatConv> FloatConv::make(const FloatConvShape& shape,
@@ -235,7 +257,8 @@ SingleThreaded::~SingleThreaded() {
 
 namespace mmirnet {
 
-bool load_float_library(const std::string&) { return false; }
+void load_float_library(const std::string&) {}
+std::string float_library_problem() { return ""; }
 
 std::shared_ptr<FloatConv> FloatConv::make(const FloatConvShape&, const float*,
                                            const FloatConv*) {

@@ -54,8 +54,10 @@ class FloatConv {
   virtual void run(const float* in, float* out, float* scratch) const = 0;
 };
 
-// Loads the library at `path`, once for the process; false if that fails.
-bool load_float_library(const std::string& path);
+// Loads the library at `path`, once for the process.
+void load_float_library(const std::string& path);
+// Why it is not there though this was built for it; empty if it is.
+std::string float_library_problem();
 
 // While it lives, the library uses the calling thread alone: the engine brings
 // its own threads.

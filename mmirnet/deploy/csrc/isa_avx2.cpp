@@ -48,6 +48,11 @@ struct Avx2 {
   static uint64_t signs(Float v) {
     return mask(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
   }
+  using Found = __m256;
+  static void find_nan(Float a, Float b, Found& found) {
+    found = _mm256_or_ps(found, _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
+  }
+  static bool any(Found found) { return mask(found) != 0; }
   static uint64_t at_most(const int32_t* p, const int32_t* limit) {
     return 0xff ^ mask(_mm256_castsi256_ps(
                       _mm256_cmpgt_epi32(load_int(p), load_int(limit))));

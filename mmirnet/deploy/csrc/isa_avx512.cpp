@@ -29,6 +29,11 @@ struct Avx512 {
   static uint64_t signs(Float v) {
     return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ);
   }
+  using Found = __mmask16;
+  static void find_nan(Float a, Float b, Found& found) {
+    found |= _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
+  }
+  static bool any(Found found) { return found != 0; }
   static uint64_t at_most(const int32_t* p, const int32_t* limit) {
     return _mm512_cmple_epi32_mask(_mm512_load_si512(p),
                                    _mm512_loadu_si512(limit));

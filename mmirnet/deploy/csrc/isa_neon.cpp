@@ -27,6 +27,12 @@ struct Neon {
     return vaddvq_u32(vandq_u32(v, bit));
   }
   static uint64_t signs(Float v) { return mask(vcgezq_f32(v)); }
+  using Found = uint32x4_t;
+  static void find_nan(Float a, Float b, Found& found) {
+    const Found both = vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b));
+    found = vornq_u32(found, both);
+  }
+  static bool any(Found found) { return vmaxvq_u32(found) != 0; }
   static uint64_t at_most(const int32_t* p, const int32_t* limit) {
     return mask(vcleq_s32(vld1q_s32(p), vld1q_s32(limit)));
   }

@@ -18,6 +18,11 @@ struct Portable {
   static Float min(Float a, Float b) { return a < b ? a : b; }
   static Float from_int(const int32_t* p) { return static_cast<float>(*p); }
   static uint64_t signs(Float v) { return v >= 0; }
+  using Found = bool;
+  static void find_nan(Float a, Float b, Found& found) {
+    found |= a != a || b != b;
+  }
+  static bool any(Found found) { return found; }
   static uint64_t at_most(const int32_t* p, const int32_t* limit) {
     return *p <= *limit;
   }

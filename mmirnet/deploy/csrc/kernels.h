@@ -1,12 +1,13 @@
 // What every instruction set implements, and the tasks it is given.
 //
 // Layouts. Activations are NHWC. A float pixel holds its channels padded to a
-// multiple of 16 with lanes nobody reads. A bit pixel holds 64 channels per
+// multiple of 16 with lanes of zero. A bit pixel holds 64 channels per
 // word, channel 0 in bit 0, a set bit for +1; the tail of the last word is
 // zero. Rows of bits carry zero columns on both sides for the padding of the
 // convolution that reads them; rows above and below do not exist.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,6 +25,7 @@ constexpr int round_up(int value, int unit) {
 // Everything after the sum of products, in one pass over a pixel:
 //   y = clamp(fma(x, alpha, beta) + residual, low, high)
 // `bits` receives sign(y) with sign(0) = +1. Null pointers leave a part out.
+// A bit cannot hold NaN: `nan` is set where y is NaN in any channel.
 struct Epilogue {
   const float* alpha = nullptr;
   const float* beta = nullptr;
@@ -31,6 +33,7 @@ struct Epilogue {
   const float* residual = nullptr;
   float* out = nullptr;
   uint64_t* bits = nullptr;
+  std::atomic<bool>* nan = nullptr;
 };
 
 // A tensor of bits: `row` words from row to row, `pixel` from pixel to pixel,
@@ -77,6 +80,8 @@ struct Kernels {
   // (u8 - mean) / std for `count` values; mean and std repeat every `channels`.
   void (*normalize)(const uint8_t* in, size_t count, int channels,
                     const float* mean, const float* std, float* out);
+  // Whether no value is NaN or infinite.
+  bool (*finite)(const float* in, size_t count);
   // A float convolution in plain loops, for where no library has it. Weights
   // are [out][row][column][in_group]; outputs a multiple of 16.
   void (*float_conv)(const FloatConvShape&, const float* in,

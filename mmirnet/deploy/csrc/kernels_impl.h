@@ -2,8 +2,11 @@
 // brings its vector type and `count`, the loop over xor and popcount:
 //
 //   I::Float, I::kWidth      a vector of floats, and how many it holds
-//   I::load, store, set, fma, add, max, min, from_int
+//   I::load, store, set, fma, add, from_int
+//   I::max(a, b), min(a, b)  b where b is NaN
 //   I::signs(v)              bit i set where v[i] >= 0
+//   I::Found, find_nan(a, b, found), any(found)
+//                            whether a NaN was in any a or b
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
 //   I::kPixels               most output pixels of one block
 //   I::count(task)           popcounts of a block into task.counts[pixel][64]
@@ -50,14 +53,37 @@ struct Implementation {
   // One vector of the epilogue. The parts in use are template arguments, so
   // that the innermost loops have no branches.
   template <bool kAffine, bool kResidual, bool kOut>
-  static inline uint64_t finish(const Epilogue& e, Float y, ptrdiff_t at,
-                                int channel) {
+  static inline Float one(const Epilogue& e, Float y, ptrdiff_t at,
+                          int channel) {
     if (kAffine)
       y = I::fma(y, I::load(e.alpha + channel), I::load(e.beta + channel));
     if (kResidual) y = I::add(y, I::load(e.residual + at));
-    y = I::min(I::max(y, I::set(e.low)), I::set(e.high));
+    y = I::min(I::set(e.high), I::max(I::set(e.low), y));
     if (kOut) I::store(e.out + at, y);
-    return I::signs(y);
+    return y;
+  }
+
+  // The epilogue of `lanes` channels from `channel` on: their signs. One
+  // comparison finds a NaN in two vectors.
+  template <bool kAffine, bool kResidual, bool kOut, class Load>
+  static inline uint64_t epilogue(const Epilogue& e, int lanes, ptrdiff_t at,
+                                  int channel, typename I::Found& nan,
+                                  Load load) {
+    constexpr bool kTwo = 2 * I::kWidth <= kFloatLanes;
+    uint64_t word = 0;
+    for (int i = 0; i < lanes; i += (kTwo ? 2 : 1) * I::kWidth) {
+      const Float a =
+          one<kAffine, kResidual, kOut>(e, load(i), at + i, channel + i);
+      word |= I::signs(a) << i;
+      Float b = a;
+      if (kTwo) {
+        const int j = i + I::kWidth;
+        b = one<kAffine, kResidual, kOut>(e, load(j), at + j, channel + j);
+        word |= I::signs(b) << j;
+      }
+      I::find_nan(a, b, nan);
+    }
+    return word;
   }
 
   template <class Run>
@@ -99,6 +125,7 @@ struct Implementation {
     const int table = round_up(c.out_channels, kGroup);
     const uint64_t mask = group_mask(c.out_channels, group);
     const uint64_t flip = c.limit ? c.flip[group] : 0;
+    typename I::Found nan{};
     const size_t group_bytes = I::weight_bytes(c);
     // Blocks of nearly equal width waste least at the end of a row.
     const int blocks = (c.out_width + I::kPixels - 1) / I::kPixels;
@@ -153,18 +180,17 @@ struct Implementation {
           } else {
             const ptrdiff_t at =
                 (ptrdiff_t{y} * c.out_width + x) * float_pixel + group * kGroup;
-            for (int i = 0; i < lanes; i += I::kWidth) {
-              Float dot = I::fma(I::from_int(count + i), I::set(-2.0f),
-                                 I::load(c.base + entry + i));
-              word |= finish<kAffine, kResidual, kOut>(e, dot, at + i,
-                                                       group * kGroup + i)
-                      << i;
-            }
+            word = epilogue<kAffine, kResidual, kOut>(
+                e, lanes, at, group * kGroup, nan, [&](int i) {
+                  return I::fma(I::from_int(count + i), I::set(-2.0f),
+                                I::load(c.base + entry + i));
+                });
           }
           if (bits) bits[x * bit_pixel] = word & mask;
         }
       }
     }
+    if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
   }
 
   static void map(const Epilogue& e, int channels, int pixels,
@@ -172,19 +198,18 @@ struct Implementation {
     with_parts(e, [&](auto affine, auto residual, auto out) {
       const int stride = round_up(channels, kFloatLanes);
       const int groups = (channels + 63) / 64;
+      typename I::Found nan{};
       for (int p = 0; p < pixels; ++p)
         for (int g = 0; g < groups; ++g) {
-          const int lanes = group_lanes(channels, g);
-          uint64_t word = 0;
-          for (int i = 0; i < lanes; i += I::kWidth) {
-            const int channel = g * kGroup + i;
-            const ptrdiff_t at = ptrdiff_t{p} * stride + channel;
-            word |= finish<affine.value, residual.value, out.value>(
-                        e, I::load(in + at), at, channel)
-                    << i;
-          }
+          const int channel = g * kGroup;
+          const ptrdiff_t at = ptrdiff_t{p} * stride + channel;
+          const uint64_t word =
+              epilogue<affine.value, residual.value, out.value>(
+                  e, group_lanes(channels, g), at, channel, nan,
+                  [&](int i) { return I::load(in + at + i); });
           if (e.bits) e.bits[p * groups + g] = word & group_mask(channels, g);
         }
+      if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
     });
   }
 
@@ -216,6 +241,22 @@ struct Implementation {
     for (size_t i = 0; i < count; i += channels)
       for (int c = 0; c < channels; ++c)
         out[i + c] = (static_cast<float>(in[i + c]) - mean[c]) / std[c];
+  }
+
+  static bool finite(const float* in, size_t count) {
+    // 0 * x is 0, or NaN, and stays so.
+    constexpr int kSums = 4, kStep = kSums * I::kWidth;
+    Float sums[kSums];
+    for (Float& sum : sums) sum = I::set(0);
+    size_t i = 0;
+    for (; i + kStep <= count; i += kStep)
+      for (int s = 0; s < kSums; ++s)
+        sums[s] = I::fma(I::load(in + i + s * I::kWidth), I::set(0), sums[s]);
+    typename I::Found nan{};
+    for (int s = 0; s < kSums; s += 2) I::find_nan(sums[s], sums[s + 1], nan);
+    bool finite = !I::any(nan);
+    for (; i < count; ++i) finite = finite && std::isfinite(in[i]);
+    return finite;
   }
 
   static void float_conv(const FloatConvShape& s, const float* in,
@@ -259,7 +300,7 @@ struct Implementation {
 
   static constexpr Kernels table(const char* name, bool (*supported)()) {
     return {name, supported, I::weight_bytes, I::pack_weights, binary_conv,
-            map,  max_pool,  normalize,       float_conv};
+            map,  max_pool,  normalize,       finite, float_conv};
   }
 };
 

@@ -6,6 +6,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 
 #include "network.h"
 
@@ -27,6 +34,50 @@ Span<T> span(const Array<T>& array) {
   return {array.data(), array.size()};
 }
 
+// A thread that waits for the interpreter while it ends is thrown off the stack,
+// which C++ cannot survive. So the end waits until nobody predicts.
+std::atomic<bool> ending{false};
+std::atomic<int> predicting{0};
+
+void end() {
+  ending = true;
+  const nb::gil_scoped_release release;
+  while (predicting) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+// While it lives, others may use the interpreter; not any more at its end.
+class Unlocked {
+ public:
+  Unlocked() {
+    ++predicting;
+    if (!ending) release_.emplace();
+  }
+
+  ~Unlocked() {
+    release_.reset();
+    --predicting;
+  }
+
+  // Whether to give up: for what Python has to say, or for its end.
+  bool interrupted() {
+    if (!release_) return PyErr_CheckSignals() != 0;
+    if (ending) return true;
+    const nb::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+  }
+
+  // Only daemon threads are left when Python ends: they stop here for ever, as
+  // those in Python code do.
+  void stop_at_the_end() {
+    if (!release_ || !ending) return;
+    --predicting;
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+
+ private:
+  std::optional<nb::gil_scoped_release> release_;
+};
+
 template <class T>
 nb::object predict(Network& network, const Array<T>& images) {
   const Tensor& in = network.input();
@@ -40,10 +91,18 @@ nb::object predict(Network& network, const Array<T>& images) {
   nb::capsule owner(logits, [](void* p) noexcept {
     delete[] static_cast<float*>(p);
   });
+  bool interrupted = false;
   {
-    nb::gil_scoped_release release;
-    network.run(images.data(), static_cast<int>(count), logits);
+    Unlocked unlocked;
+    try {
+      network.run(images.data(), static_cast<int>(count), logits,
+                  [&] { return unlocked.interrupted(); });
+    } catch (const mmirnet::Interrupted&) {
+      unlocked.stop_at_the_end();
+      interrupted = true;
+    }
   }
+  if (interrupted) throw nb::python_error();
   return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(
       logits, {count, classes}, owner));
 }
@@ -51,6 +110,13 @@ nb::object predict(Network& network, const Array<T>& images) {
 }  // namespace
 
 NB_MODULE(_engine, m) {
+  nb::set_leak_warnings(false);  // of what daemon threads hold at the end
+  m.def("end", end);
+  nb::module_::import_("atexit").attr("register")(m.attr("end"));
+#ifndef _WIN32
+  pthread_atfork(nullptr, nullptr, [] { predicting = 0; });
+#endif
+
   nb::enum_<Tensor::Kind>(m, "Kind")
       .value("IMAGE", Tensor::kImage)
       .value("FLOATS", Tensor::kFloats)
@@ -109,8 +175,10 @@ NB_MODULE(_engine, m) {
       .def("predict", predict<float>)
       .def("time_operations", &Network::time_operations, "repeats"_a)
       .def_prop_ro("isa", &Network::isa)
+      .def_prop_ro("library_layers", &Network::library_layers)
       .def_prop_ro("threads", &Network::threads);
 
+  m.def("float_library_problem", &mmirnet::float_library_problem);
   m.def("peak_rate", &mmirnet::peak_rate);
   m.def("instruction_sets", [] {
     std::vector<std::string> names;

@@ -6,8 +6,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
+#include <mutex>
 #include <stdexcept>
+#include <thread>
 
 namespace mmirnet {
 namespace {
@@ -23,7 +26,9 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
-std::unique_ptr<uint8_t[], void (*)(void*)> allocate(size_t bytes) {
+using Bytes = std::unique_ptr<uint8_t[], void (*)(void*)>;
+
+Bytes allocate(size_t bytes) {
   const size_t size = (bytes + kSlack + kAlign - 1) / kAlign * kAlign;
   void* memory = std::aligned_alloc(kAlign, size);
   if (!memory) throw std::bad_alloc();
@@ -106,6 +111,7 @@ struct Network::FinishPlan {
   // Pointers to the whole tensors.
   Epilogue at(const Context& context) const {
     Epilogue e = constant;
+    e.nan = context.nan;
     if (residual) e.residual = context.at<float>(*residual);
     if (out) e.out = context.at<float>(*out);
     if (bits) e.bits = context.at<uint64_t>(*bits);
@@ -130,18 +136,41 @@ struct Network::FinishPlan {
   }
 };
 
+// What calls of `run` share, which is one after another.
+struct Network::State {
+  const int process = process_id();
+  const std::shared_ptr<ThreadPool> pool = ThreadPool::shared();
+  std::timed_mutex mutex;
+  std::atomic<std::thread::id> caller{};  // who holds it
+  std::vector<Bytes> arenas;  // one a thread
+};
+
 Network::Network(const std::string& isa, const std::string& library,
                  int threads, size_t arena_bytes)
     : kernels_(find_kernels(isa.empty() ? nullptr : isa.c_str())),
-      team_(threads),
+      threads_(threads),
       arena_bytes_(arena_bytes) {
   require(kernels_, "this CPU does not have the instruction set asked for");
   require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
   load_float_library(library);
   tensors_.reserve(4096);  // plans keep pointers to them
+  state_ = new State;
 }
 
-Network::~Network() = default;
+// A child that was forked during a call leaves its parent's state alone, for
+// ever: nobody there will unlock it, nor end the call.
+Network::State& Network::state() {
+  State* found = state_.load();
+  if (found->process == process_id()) return *found;
+  auto fresh = std::make_unique<State>();
+  if (state_.compare_exchange_strong(found, fresh.get()))
+    return *fresh.release();
+  return *found;
+}
+
+Network::~Network() {
+  if (state_.load()->process == process_id()) delete state_.load();
+}
 
 int Network::add_tensor(Tensor::Kind kind, int height, int width, int channels,
                         int pad, size_t offset) {
@@ -376,7 +405,7 @@ void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
   };
   std::vector<Band> bands;
   const int most = std::max(1, std::min(kBandFloats / (width * lanes),
-                                        (height + team_.size() - 1) / team_.size()));
+                                        (height + threads_ - 1) / threads_));
   const int count = (height + most - 1) / most;
   bool fast = true;
   size_t scratch = 0;
@@ -408,6 +437,7 @@ void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
     bands.push_back(band);
   }
   if (fast) weights.reset();
+  library_layers_ += fast;
   // A residual may share its memory with the output: no sum goes there.
   const bool in_place = plan.out && !plan.residual;
   const size_t sums = in_place ? 0 : size_t{1} * most * width * lanes;
@@ -425,6 +455,11 @@ void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
         band.conv->run(from, to, context.scratch + sums);
       else
         kernels_->float_conv(band.shape, from, weights->data(), to);
+      // Zero times infinity is NaN: it must not spread from the lanes of zero.
+      if (channels < lanes)
+        for (int p = 0; p < (band.end - band.begin) * width; ++p)
+          std::fill(to + ptrdiff_t{p} * lanes + channels,
+                    to + ptrdiff_t{p + 1} * lanes, 0.0f);
       for (int y = band.begin; y < band.end; ++y)
         kernels_->map(plan.at(context, y), channels, width,
                       to + ptrdiff_t{y - band.begin} * width * lanes);
@@ -505,7 +540,12 @@ void Network::add_average_pool(int in_id, Window w, bool include_pad,
         const int pixels = include_pad ? w.kernel_height * w.kernel_width
                                        : (rows.second - rows.first) *
                                              (columns.second - columns.first);
-        for (int c = 0; c < lanes; ++c) sum[c] /= static_cast<float>(pixels);
+        bool nan = false;  // of infinities of both signs
+        for (int c = 0; c < lanes; ++c) {
+          sum[c] /= static_cast<float>(pixels);
+          nan = nan || sum[c] != sum[c];
+        }
+        if (nan) *context.nan = true;
       }
   };
   operations_.push_back({out.height, run});
@@ -540,6 +580,8 @@ void Network::add_vector(int in_id, int out_id) {
     for (int c = begin; c < end; ++c)
       for (int p = 0; p < pixels; ++p)
         to[ptrdiff_t{c} * pixels + p] = from[ptrdiff_t{p} * in.lanes() + c];
+    if (end == in.channels)
+      std::fill(to + out.channels, to + out.lanes(), 0.0f);
   };
   operations_.push_back({in.channels, run});
 }
@@ -581,12 +623,15 @@ template <>
 void Network::load_rows(const Context& context, const float* image, int begin,
                         int end) const {
   const Tensor& in = input();
-  const size_t plane = size_t{1} * in.height * in.width;
-  float* to = context.at<float>(in);
-  for (size_t p = size_t{1} * begin * in.width; p < size_t{1} * end * in.width;
-       ++p)
-    for (int c = 0; c < in.channels; ++c)
-      to[p * in.channels + c] = image[c * plane + p];
+  const size_t plane = size_t{1} * in.height * in.width, width = in.width;
+  for (int y = begin; y < end; ++y) {
+    float* to = context.at<float>(in) + y * width * in.channels;
+    for (int c = 0; c < in.channels; ++c) {
+      const float* row = image + c * plane + y * width;
+      if (!kernels_->finite(row, width)) *context.nan = true;
+      for (size_t x = 0; x < width; ++x) to[x * in.channels + c] = row[x];
+    }
+  }
 }
 
 namespace {
@@ -598,73 +643,124 @@ struct Progress {
   std::atomic<int> taken{0}, done{0};
 
   template <class Run>
-  void work(int items, int threads, Run run) {
+  void work(int items, int threads, const std::atomic<bool>& stop, Run run) {
     const int piece = std::max(1, items / (4 * threads));
-    for (int begin; (begin = taken.fetch_add(piece)) < items;) {
+    for (int begin; !stop && (begin = taken.fetch_add(piece)) < items;) {
       const int end = std::min(items, begin + piece);
       run(begin, end);
       done.fetch_add(end - begin, std::memory_order_release);
     }
-    for (int rounds = 0; done.load(std::memory_order_acquire) < items; ++rounds)
+    for (int rounds = 0;
+         !stop && done.load(std::memory_order_acquire) < items; ++rounds)
       wait_a_little(rounds);
   }
 };
 
+// How long a call may stay deaf to Ctrl-C.
+constexpr auto kPatience = std::chrono::milliseconds(50);
+
 }  // namespace
 
+// One call's turn to use the state.
+struct Network::Turn {
+  Turn(State& state, const Interrupt& interrupt)
+      : state(state), lock(state.mutex, std::defer_lock) {
+    if (state.caller == std::this_thread::get_id())
+      throw std::runtime_error(
+          "a signal's handler predicts with the engine that it has interrupted");
+    while (!lock.try_lock_for(kPatience))
+      if (interrupt && interrupt()) throw Interrupted();
+    state.caller = std::this_thread::get_id();
+  }
+  ~Turn() { state.caller = std::thread::id(); }
+
+  State& state;
+  std::unique_lock<std::timed_mutex> lock;
+};
+
 template <class Pixel>
-void Network::run_images(const Pixel* images, int count, float* logits) {
+void Network::run_images(const Pixel* images, int count, float* logits,
+                         const Interrupt& interrupt) {
   require(input_ >= 0 && output_ >= 0, "the network has no input or output");
-  std::lock_guard<std::mutex> lock(mutex_);
-  const int threads = team_.size(), classes = output().channels;
+  if (count == 0) return;
+  State& state = this->state();
+  const Turn turn(state, interrupt);
+  const int threads = threads_, classes = output().channels;
   const size_t pixels =
       size_t{1} * input().height * input().width * input().channels;
   // With an image for every thread, threads need not share one.
   const bool alone = threads == 1 || count >= threads;
   const size_t scratch = round_up(scratch_floats_ + kSlack, kFloatLanes);
   const size_t start = (arena_bytes_ + kSlack + kAlign - 1) / kAlign * kAlign;
-  while (arenas_.size() < static_cast<size_t>(alone ? threads : 1))
-    arenas_.push_back(
-        allocate(start + 4 * scratch * (arenas_.empty() ? threads : 1)));
+  std::vector<Bytes>& arenas = state.arenas;
+  while (arenas.size() < static_cast<size_t>(alone ? threads : 1))
+    arenas.push_back(
+        allocate(start + 4 * scratch * (arenas.empty() ? threads : 1)));
 
   // Around the operations: the image comes in, its logits go out.
   const int steps = static_cast<int>(operations_.size()) + 2;
   std::vector<Progress> progress(alone ? 0 : count * steps);
+  std::vector<std::atomic<bool>> nan(count);
   std::atomic<int> next{0};
-  team_.run([&](int thread) {
+  std::atomic<bool> stop{false};
+
+  const auto step = [&](const Context& context, int i, int s, int begin,
+                        int end) {
+    float* out = logits + ptrdiff_t{i} * classes;
+    if (s == 0)
+      load_rows(context, images + i * pixels, begin, end);
+    else if (s < steps - 1)
+      operations_[s - 1].run(context, begin, end);
+    else if (*context.nan)
+      std::fill_n(out, classes, std::numeric_limits<float>::quiet_NaN());
+    else
+      std::copy_n(context.at<float>(output()), classes, out);
+  };
+  const auto work = [&](int thread) {
     const SingleThreaded library;
     Context context;
-    context.arena = arenas_[alone ? thread : 0].get();
+    context.arena = arenas[alone ? thread : 0].get();
     context.scratch = reinterpret_cast<float*>(context.arena + start) +
                       (alone ? 0 : thread * scratch);
-    for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1)
+    auto asked = std::chrono::steady_clock::now();
+    for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1) {
+      context.nan = &nan[i];
       for (int s = 0; s < steps; ++s) {
-        const auto run = [&](int begin, int end) {
-          if (s == 0)
-            load_rows(context, images + i * pixels, begin, end);
-          else if (s <= static_cast<int>(operations_.size()))
-            operations_[s - 1].run(context, begin, end);
-          else
-            std::copy_n(context.at<float>(output()), classes,
-                        logits + ptrdiff_t{i} * classes);
-        };
+        if (stop) return;
+        if (thread == 0 && interrupt) {
+          const auto now = std::chrono::steady_clock::now();
+          if (now - asked > kPatience && interrupt()) throw Interrupted();
+          if (now - asked > kPatience) asked = now;
+        }
         const int items = s == 0           ? input().height
                           : s == steps - 1 ? 1
                                            : operations_[s - 1].items;
         if (alone)
-          run(0, items);
+          step(context, i, s, 0, items);
         else
-          progress[i * steps + s].work(items, threads, run);
+          progress[i * steps + s].work(
+              items, threads, stop,
+              [&](int begin, int end) { step(context, i, s, begin, end); });
       }
+    }
+  };
+  state.pool->run(threads - 1, [&](int thread) {
+    try {
+      work(thread);
+    } catch (...) {
+      stop = true;  // nobody waits for this one's part
+      throw;
+    }
   });
 }
 
 std::vector<std::vector<double>> Network::time_operations(int repeats) {
-  std::lock_guard<std::mutex> lock(mutex_);
   const SingleThreaded library;
   const auto memory = allocate(arena_bytes_ + kSlack + kAlign);
   const auto scratch = allocate(4 * (scratch_floats_ + kSlack));
-  const Context context{memory.get(), reinterpret_cast<float*>(scratch.get())};
+  std::atomic<bool> nan{false};
+  const Context context{memory.get(), reinterpret_cast<float*>(scratch.get()),
+                        &nan};
   std::vector<std::vector<double>> seconds(repeats);
   for (std::vector<double>& times : seconds)
     for (const Operation& operation : operations_) {
@@ -676,12 +772,14 @@ std::vector<std::vector<double>> Network::time_operations(int repeats) {
   return seconds;
 }
 
-void Network::run(const uint8_t* images, int count, float* logits) {
-  run_images(images, count, logits);
+void Network::run(const uint8_t* images, int count, float* logits,
+                  const Interrupt& interrupt) {
+  run_images(images, count, logits, interrupt);
 }
 
-void Network::run(const float* images, int count, float* logits) {
-  run_images(images, count, logits);
+void Network::run(const float* images, int count, float* logits,
+                  const Interrupt& interrupt) {
+  run_images(images, count, logits, interrupt);
 }
 
 }  // namespace mmirnet

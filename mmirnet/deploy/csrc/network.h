@@ -1,9 +1,9 @@
 // A network as a list of operations over tensors in one arena.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -40,6 +40,9 @@ struct Finish {
   int residual = -1, out = -1, bits = -1;
 };
 
+// Thrown by `run` when it was told to stop.
+struct Interrupted {};
+
 class Network {
  public:
   // Throws std::invalid_argument, as every method here, for what does not fit.
@@ -63,23 +66,33 @@ class Network {
   void add_vector(int in, int out);  // (C, H, W) as channels
   void add_shortcut(int in, int stride, int before, int out);
 
-  // `images` is uint8 NHWC, or float NCHW already normalised.
-  void run(const uint8_t* images, int count, float* logits);
-  void run(const float* images, int count, float* logits);
+  // Whether to stop; asked now and then by the thread that called `run`.
+  using Interrupt = std::function<bool()>;
+  // `images` is uint8 NHWC, or float NCHW already normalised. The logits of an
+  // image that holds NaN or infinity, or where one of its values becomes NaN on
+  // the way, are all NaN: as bits it would be lost.
+  void run(const uint8_t* images, int count, float* logits,
+           const Interrupt& interrupt = {});
+  void run(const float* images, int count, float* logits,
+           const Interrupt& interrupt = {});
 
   // Seconds of each operation, `repeats` times, on one thread, on whatever the
   // tensors hold.
   std::vector<std::vector<double>> time_operations(int repeats);
 
   const char* isa() const { return kernels_->name; }
-  int threads() const { return team_.size(); }
+  int threads() const { return threads_; }
+  // How many of the float layers the library computes.
+  int library_layers() const { return library_layers_; }
   const Tensor& input() const { return tensor(input_); }
   const Tensor& output() const { return tensor(output_); }
 
-  // Where one image is being computed, and this thread's own memory.
+  // Where one image is being computed, this thread's own memory, and whether
+  // one of the image's values is NaN.
   struct Context {
     uint8_t* arena;
     float* scratch;
+    std::atomic<bool>* nan;
     template <class T>
     T* at(const Tensor& tensor) const {
       return reinterpret_cast<T*>(arena + tensor.offset);
@@ -93,6 +106,9 @@ class Network {
 
  private:
   struct FinishPlan;
+  struct State;
+  struct Turn;
+  State& state();
   const Tensor& tensor(int id) const;
   const Tensor& tensor(int id, Tensor::Kind kind) const;
   FinishPlan plan(const Finish& finish, int height, int width, int channels,
@@ -100,19 +116,20 @@ class Network {
   template <class T>
   const T* keep(size_t count, const T* values, size_t padded);
   template <class Pixel>
-  void run_images(const Pixel* images, int count, float* logits);
+  void run_images(const Pixel* images, int count, float* logits,
+                  const Interrupt& interrupt);
   template <class Pixel>
   void load_rows(const Context& context, const Pixel* image, int begin,
                  int end) const;
 
   const Kernels* kernels_;
-  Team team_;
-  std::mutex mutex_;
+  const int threads_;
+  std::atomic<State*> state_;
   size_t arena_bytes_, scratch_floats_ = 0;
   std::vector<Tensor> tensors_;
   std::vector<Operation> operations_;
-  std::vector<std::unique_ptr<uint8_t[], void (*)(void*)>> constants_, arenas_;
-  int input_ = -1, output_ = -1;
+  std::vector<std::unique_ptr<uint8_t[], void (*)(void*)>> constants_;
+  int input_ = -1, output_ = -1, library_layers_ = 0;
   std::vector<float> mean_, std_;
 };
 

@@ -1,15 +1,31 @@
 #include "team.h"
 
+#include <algorithm>
+#include <condition_variable>
 #include <exception>
+#include <list>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #ifdef _WIN32
 #include <process.h>
-#define getpid _getpid
 #else
+#include <pthread.h>
 #include <unistd.h>
 #endif
 
 namespace mmirnet {
+
+int process_id() {
+#ifdef _WIN32
+  return _getpid();
+#else
+  return getpid();
+#endif
+}
 
 void wait_a_little(int rounds) {
   if (rounds > 4000) return std::this_thread::yield();
@@ -20,13 +36,19 @@ void wait_a_little(int rounds) {
 #endif
 }
 
-struct Team::Workers {
-  explicit Workers(int count) : process(getpid()) {
-    for (int i = 1; i <= count; ++i)
-      threads.emplace_back([this, i] { loop(i); });
-  }
+struct ThreadPool::Threads {
+  // One call of `run`, for as long as it lasts.
+  struct Call {
+    Call(const std::function<void(int)>& job, int helpers)
+        : job(job), helpers(helpers) {}
+    const std::function<void(int)>& job;
+    const int helpers;
+    int begun = 0, active = 0;
+    std::exception_ptr error;
+    std::condition_variable done;
+  };
 
-  ~Workers() {
+  ~Threads() {
     {
       std::lock_guard<std::mutex> lock(mutex);
       stop = true;
@@ -35,55 +57,87 @@ struct Team::Workers {
     for (std::thread& thread : threads) thread.join();
   }
 
-  void loop(int index) {
-    unsigned seen = 0;
+  void loop() {
+    std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
-      std::unique_lock<std::mutex> lock(mutex);
-      wake.wait(lock, [&] { return stop || round != seen; });
+      wake.wait(lock, [&] { return stop || !open.empty(); });
       if (stop) return;
-      seen = round;
+      Call& call = *open.front();
+      const int index = ++call.begun;
+      if (index == call.helpers) open.pop_front();
+      ++call.active;
       lock.unlock();
-      (*job)(index);
+      std::exception_ptr error;
+      try {
+        call.job(index);
+      } catch (...) {
+        error = std::current_exception();
+      }
       lock.lock();
-      if (--running == 0) done.notify_one();
+      if (error) call.error = std::move(error);
+      if (--call.active == 0) call.done.notify_one();
     }
   }
 
-  void run(const std::function<void(int)>& work) {
+  void run(int helpers, const std::function<void(int)>& job) {
+    Call call(job, helpers);
+    std::list<Call*> entry{&call};
     {
       std::lock_guard<std::mutex> lock(mutex);
-      job = &work;
-      running = static_cast<int>(threads.size());
-      ++round;
+      try {
+        while (static_cast<int>(threads.size()) < helpers)
+          threads.emplace_back([this] { loop(); });
+      } catch (const std::system_error&) {  // the system's limit
+      } catch (const std::bad_alloc&) {
+      }
+      open.splice(open.end(), entry);
     }
-    wake.notify_all();
-    work(0);
+    for (int i = 0; i < helpers; ++i) wake.notify_one();
+    try {
+      job(0);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex);
+      call.error = std::current_exception();
+    }
     std::unique_lock<std::mutex> lock(mutex);
-    done.wait(lock, [&] { return running == 0; });
+    open.remove(&call);
+    call.done.wait(lock, [&] { return call.active == 0; });
+    if (call.error) std::rethrow_exception(std::move(call.error));
   }
 
-  const int process;
-  std::vector<std::thread> threads;
   std::mutex mutex;
-  std::condition_variable wake, done;
-  const std::function<void(int)>* job = nullptr;
-  unsigned round = 0;
-  int running = 0;
+  std::condition_variable wake;
+  std::vector<std::thread> threads;
+  std::list<Call*> open;  // calls that more threads may join
   bool stop = false;
 };
 
-Team::Team(int size) : size_(size) {}
+ThreadPool::ThreadPool() : threads_(std::make_unique<Threads>()) {}
+ThreadPool::~ThreadPool() = default;
 
-Team::~Team() {
-  // A forked child owns no threads: there is nothing to join, only to forget.
-  if (workers_ && workers_->process != getpid()) workers_.release();
+void ThreadPool::run(int helpers, const std::function<void(int)>& job) {
+  if (helpers == 0) return job(0);
+  threads_->run(helpers, job);
 }
 
-void Team::run(const std::function<void(int)>& job) {
-  if (size_ == 1) return job(0);
-  if (workers_ && workers_->process != getpid()) workers_.release();
-  if (!workers_) workers_ = std::make_unique<Workers>(size_ - 1);
-  workers_->run(job);
+std::shared_ptr<ThreadPool> ThreadPool::shared() {
+  static std::mutex mutex;
+  static std::weak_ptr<ThreadPool> pool;
+  static int process = 0;
+#ifndef _WIN32
+  // No other thread holds the lock while the process is copied.
+  static const int registered = pthread_atfork(
+      [] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
+  (void)registered;
+#endif
+  std::lock_guard<std::mutex> lock(mutex);
+  std::shared_ptr<ThreadPool> found = pool.lock();
+  if (!found || process != process_id()) {
+    found = std::make_shared<ThreadPool>();
+    pool = found;
+    process = process_id();
+  }
+  return found;
 }
 
 }  // namespace mmirnet
