@@ -3,9 +3,11 @@
     python tests/by_hand/pack_random_networks.py 10000 30000
 
 Takes the first and last seed. Any error but UnsupportedModelError, and any difference
-between the network, its simulation and the engine, ends the run and names the seed.
+between the network, its simulation and the engine, ends the run and names the seed,
+unless the network itself amplifies rounding.
 """
 
+import copy
 import sys
 import warnings
 from collections import Counter
@@ -16,8 +18,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / 'test_deploy'))
 
-from random_networks import random_network
+from random_networks import images, random_network
 from test_tracing import agrees
+
+
+def rounds(network, shape, seed):
+    """Whether the network's own answers move by 1e-6 in double precision."""
+    x = images(seed, 3, shape)
+    with torch.no_grad():
+        single, double = network(x.clone()), copy.deepcopy(network).double()(x.double())
+    return float((single - double).abs().max() / single.abs().max()) > 1e-6
 
 
 def main() -> None:
@@ -30,7 +40,10 @@ def main() -> None:
         try:
             packs = agrees(network, shape, seed)
         except Exception as error:
-            raise SystemExit(f'seed {seed}, {network.names}: {error!r}') from error
+            if not (isinstance(error, AssertionError) and rounds(network, shape, seed)):
+                raise SystemExit(f'seed {seed}, {network.names}: {error!r}') from error
+            outcomes['of rounding'] += 1
+            continue
         outcomes['packed' if packs else 'refused'] += 1
     print(dict(outcomes))
 
