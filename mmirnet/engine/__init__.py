@@ -10,6 +10,7 @@ from .hooks import (
     EDEHook,
     FiniteLossHook,
     PreemptionHook,
+    ResumeHook,
     UnfoldBatchNormHook,
     WholeCheckpointHook,
 )
@@ -26,6 +27,7 @@ __all__ = [
     'FiniteLossHook',
     'FittingPretrainedInit',
     'PreemptionHook',
+    'ResumeHook',
     'UnfoldBatchNormHook',
     'WholeCheckpointHook',
     'checkpoint',

@@ -41,3 +41,46 @@ def _value(node: ast.expr) -> object:
         return ast.literal_eval(node)
     except ValueError:
         return ast.unparse(node)
+
+
+def config_changes(old: dict, new: dict, key: str = '') -> list[tuple]:
+    """What two configs differ in, by dotted key.
+
+    Args:
+        old (dict): Read by :func:`parse_config`.
+        new (dict): Likewise.
+        key (str): Where both stand.
+
+    Returns:
+        list[tuple[str, object, object]]: Keys with the old and the new value;
+        :data:`NOTHING` where there is none.
+
+    Example:
+        >>> config_changes({'a': {'b': 1, 'c': 2}}, {'a': {'b': 3, 'c': 2}})
+        [('a.b', 1, 3)]
+    """
+    found = []
+    for name in [*old, *(n for n in new if n not in old)]:
+        a, b = old.get(name, NOTHING), new.get(name, NOTHING)
+        place = f'{key}{name}'
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += config_changes(a, b, f'{place}.')
+        elif _dicts(a) and _dicts(b) and len(a) == len(b):
+            both = [dict(enumerate(items)) for items in (a, b)]
+            found += config_changes(*both, f'{place}.')
+        elif a != b:
+            found.append((place, a, b))
+    return found
+
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return 'nothing'
+
+
+#: Stands for a setting that is not there.
+NOTHING = _Nothing()
+
+
+def _dicts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(v, dict) for v in value)

@@ -105,11 +105,18 @@ def _seeded(loader: DataLoader) -> DataLoader:
     )
 
 
+def bring_resume_hook(runner: Runner) -> None:
+    """Register a :class:`~mmirnet.engine.hooks.ResumeHook` if a run has none."""
+    if not any(type(hook).__name__ == 'ResumeHook' for hook in runner.hooks):
+        runner.register_hook(dict(type='ResumeHook'))
+
+
 class _ExactLoop:
     """What both loops share."""
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, exact_dataloader(dataloader), **kwargs)
+        bring_resume_hook(runner)
         if not len(self.dataloader):
             raise ConfigError(
                 f'train_dataloader has no batch: {self._images} images, batch_size '

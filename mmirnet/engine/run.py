@@ -41,6 +41,7 @@ from .checkpoint import (
     on_main_process,
 )
 from .config_checks import check_config
+from .loops import bring_resume_hook
 from .speed import allow_tf32, compile_model
 from .weights import check_checkpoint
 from .wrappers import unwrap
@@ -141,6 +142,7 @@ def train(
     )
     with _started_from(runner):
         runner.register_hook(dict(type='UnfoldBatchNormHook'))
+        bring_resume_hook(runner)
         runner.train()
     return runner
 

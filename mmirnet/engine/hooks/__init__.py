@@ -4,6 +4,7 @@ from .checkpoint_hook import WholeCheckpointHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
 from .preemption_hook import PreemptionHook
+from .resume_hook import ResumeHook
 from .unfold_hook import UnfoldBatchNormHook
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'EDEHook',
     'FiniteLossHook',
     'PreemptionHook',
+    'ResumeHook',
     'UnfoldBatchNormHook',
     'WholeCheckpointHook',
 ]

@@ -1,0 +1,471 @@
+"""What a resumed run does with a config that is no longer that of its checkpoint."""
+
+import contextlib
+import copy
+import io
+import warnings
+
+import mmengine
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+
+from ... import __version__
+from ...errors import CheckpointError
+from ..changes import config_changes, parse_config
+from ..plain import plain
+from ..speed import device_name
+
+#: What a scheduler counts up, or takes from the optimizer.
+_RUNNING = (
+    'last_step',
+    '_global_step',
+    '_last_value',
+    'base_values',
+    'best',
+    'num_bad_epochs',
+    'cooldown_counter',
+)
+#: Settings of a start, and those that have lines of their own.
+_NOT_COMPARED = (
+    'load_from',
+    'resume',
+    'work_dir',
+    'launcher',
+    'log_level',
+    'experiment_name',
+    'model_wrapper_cfg',
+    'param_scheduler',
+    'optim_wrapper.type',
+    'optim_wrapper.optimizer',
+    'randomness.seed',
+    'randomness.deterministic',
+    'train_dataloader.batch_size',
+    'train_cfg.max_epochs',
+    'train_cfg.max_iters',
+)
+_LINES = 30
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Resumes by the present config, and says what has changed since the checkpoint.
+
+    Where nothing has changed, a resumed run is bit for bit the unbroken one. Where
+    something has, MMEngine mixes both configs: the learning rate's schedule is the
+    checkpoint's, the number of epochs the config's. Here all that the config sets
+    follows the config: optimizer settings and schedules stand where a run with this
+    config would have them after as many epochs and iterations. Weights, the
+    optimizer's averages, the seed and the place in the data are the checkpoint's.
+    What cannot be reconciled is refused.
+
+    The exact training loops and ``tools/train.py`` bring this hook along.
+
+    Raises:
+        ValueError: If the checkpoint holds no state of a run, or that of another
+            optimizer.
+
+    Example:
+        >>> custom_hooks = [dict(type='ResumeHook')]
+    """
+
+    #: In front of EDE, which looks at the runner's progress.
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self.checkpoint: dict | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Remember what the config makes, before a checkpoint is loaded over it."""
+        self.checkpoint = None
+        if not isinstance(getattr(runner, 'optim_wrapper', None), OptimWrapper):
+            return
+        self.made = made_with(runner)
+        self.seed = (runner._randomness_cfg or {}).get('seed')  # resuming changes it
+        self.groups = [_settings(g) for g in runner.optim_wrapper.param_groups]
+        self.states = [_state(s) for s in _schedulers(runner)]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse what is no state of this run; remember the rest for comparison."""
+        if not runner._resume or not hasattr(self, 'made'):
+            return
+        meta = checkpoint.get('meta')
+        state = isinstance(meta, dict) and {'epoch', 'iter'} <= meta.keys()
+        if not state or 'message_hub' not in checkpoint:
+            raise CheckpointError(
+                _refusal(runner, 'holds weights, but no state of a run')
+            )
+        if 'optimizer' in checkpoint:
+            self._check_optimizer(runner, checkpoint)
+        elif not _saves_without_optimizer(runner):
+            raise CheckpointError(_refusal(runner, 'holds no state of the optimizer'))
+        kept = ('meta', 'message_hub', 'param_schedulers')
+        self.checkpoint = {k: checkpoint[k] for k in kept if k in checkpoint}
+        self.checkpoint['keys'] = set(checkpoint)
+        self.old = _made_with_before(checkpoint)
+
+    def _check_optimizer(self, runner: Runner, checkpoint: dict) -> None:
+        old, new = _made_with_before(checkpoint), self.made
+        kinds = [m.get('optimizer') for m in (old, new)]
+        if kinds[0] and kinds[0] != kinds[1]:
+            text = f'has the state of {kinds[0]}, and the config asks for {kinds[1]}'
+            raise CheckpointError(_refusal(runner, text))
+        sizes = [
+            [len(group['params']) for group in groups]
+            for groups in (
+                checkpoint['optimizer']['param_groups'],
+                runner.optim_wrapper.optimizer.param_groups,
+            )
+        ]
+        if sizes[0] != sizes[1]:
+            text = (
+                f'has {len(sizes[0])} groups of {sum(sizes[0])} parameters in the '
+                f'optimizer, and the config makes {len(sizes[1])} of {sum(sizes[1])}'
+            )
+            raise CheckpointError(_refusal(runner, text))
+
+    def before_train(self, runner: Runner) -> None:
+        """Make schedules follow the config, and say what is different."""
+        if not hasattr(self, 'made'):
+            return
+        if self.checkpoint is not None:
+            self._tell(runner, self._differences(runner))
+        runner.message_hub.update_info('made_with', self.made)
+
+    def _tell(self, runner: Runner, lines: list[str]) -> None:
+        text = f'Resumed after epoch {runner.epoch}, iteration {runner.iter}. '
+        if _is_over(runner):
+            text += 'That is all of it: nothing is left to train. '
+        if not lines:
+            text += 'Nothing has changed since the checkpoint was saved.'
+            runner.logger.info(text)
+            return
+        more = len(lines) - _LINES
+        lines = lines[:_LINES] + [f'and {more} more'] * (more > 0)
+        text += 'Changed since the checkpoint was saved:'
+        runner.logger.warning('\n  - '.join([text, *lines]))
+
+    def _differences(self, runner: Runner) -> list[str]:
+        old, new = self.old, self.made
+        return [
+            *_of_the_data(old, new, self.checkpoint['meta'], runner),
+            *_of_the_length(old, new, runner),
+            *self._follow_the_config(runner),
+            *_of_the_state(self.checkpoint, runner, self.seed),
+            *_of_the_machine(old, new),
+            *_of_the_config(self.checkpoint, runner),
+        ]
+
+    def _follow_the_config(self, runner: Runner) -> list[str]:
+        """Settings and schedules where this config would have them; what differs."""
+        old, new = self.old, self.made
+        lines = _settings_changed(old['groups'], new['groups'])
+        lines += _schedules_changed(old['schedulers'], new['schedulers'])
+        steps = [_steps(s, runner) for s in _schedulers(runner)]
+        done = [s._global_step for s in _schedulers(runner)]
+        if not lines and steps == done:
+            return []
+        before = _current(runner)
+        self._replay(runner)
+        after = _current(runner)
+        moved = [f'{k} {before[k]:.4g} -> {after[k]:.4g}' for k in after]
+        moved = ', '.join(
+            m for k, m in zip(after, moved, strict=True) if before[k] != after[k]
+        )
+        return [
+            *lines,
+            "the optimizer's settings and schedules follow the config, as after "
+            f'{runner.epoch} epochs and {runner.iter} iterations of it: '
+            f'{moved or "no value is different now"}',
+        ]
+
+    def _replay(self, runner: Runner) -> None:
+        """Bring settings and schedulers where a run of this config has them now."""
+        schedulers = _schedulers(runner)
+        metric = [s for s in schedulers if getattr(s, 'need_val_args', False)]
+        kept = [
+            (s, _state(s), [g[s.param_name] for g in _groups(runner)]) for s in metric
+        ]
+        bases = [
+            [g.get(f'initial_{s.param_name}') for g in _groups(runner)] for s in metric
+        ]
+        for group, settings in zip(_groups(runner), self.groups, strict=True):
+            group.update(copy.deepcopy(settings))
+        for scheduler, state in zip(schedulers, self.states, strict=True):
+            scheduler.__dict__.update(copy.deepcopy(state))
+        by_iter = [s for s in schedulers if not s.by_epoch]
+        by_epoch = [s for s in schedulers if s.by_epoch and s not in metric]
+        epochs, length = 0, len(runner.train_dataloader)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            epochs = runner.epoch
+        silent = contextlib.redirect_stdout(io.StringIO())
+        with warnings.catch_warnings(), silent:
+            warnings.simplefilter('ignore')  # of steps without the optimizer's
+            for _ in range(epochs):
+                _step(by_iter, length)
+                _step(by_epoch, 1)
+            _step(by_iter, runner.iter - epochs * length)
+        # What follows metrics cannot be replayed: it keeps what it has reached.
+        for (scheduler, state, values), base in zip(kept, bases, strict=True):
+            scheduler.__dict__.update({k: state[k] for k in _RUNNING if k in state})
+            for group, value, old in zip(_groups(runner), values, base, strict=True):
+                new = group.get(f'initial_{scheduler.param_name}')
+                group[scheduler.param_name] = value * (new / old) if old else value
+
+
+def made_with(runner: Runner) -> dict:
+    """What a run is made of, as plain data for its checkpoints.
+
+    Args:
+        runner (Runner): After its optimizer and schedulers are built.
+
+    Returns:
+        dict: Sizes, optimizer settings, schedules, versions and device.
+    """
+    loader = runner.train_dataloader
+    optimizer = runner.optim_wrapper.optimizer
+    parameter = next(runner.model.parameters(), torch.empty(0))
+    made = dict(
+        batch_size=loader.batch_size,
+        processes=runner.world_size,
+        images=len(loader.dataset),
+        length=len(loader),
+        epochs=runner.max_epochs,
+        iterations=runner.max_iters,
+        by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
+        optimizer=type(optimizer).__name__,
+        precision=type(runner.optim_wrapper).__name__,
+        deterministic=runner.deterministic,
+        groups=[_initial(g) for g in optimizer.param_groups],
+        schedulers=[
+            dict(_fixed(_state(s)), type=type(s).__name__) for s in _schedulers(runner)
+        ],
+        versions=dict(
+            torch=torch.__version__,
+            mmengine=mmengine.__version__,
+            mmirnet=__version__,
+        ),
+        device=device_name(parameter.device),
+    )
+    return plain(made, 'made_with')
+
+
+def _made_with_before(checkpoint: dict) -> dict:
+    """The same of the run that wrote a checkpoint, as far as it says so."""
+    info = checkpoint['message_hub'].get('runtime_info', {})
+    if 'made_with' in info:
+        return info['made_with']
+    config = parse_config(checkpoint['meta'].get('cfg')) or {}
+    found = dict(schedulers=None, groups=None)
+    if isinstance(states := checkpoint.get('param_schedulers'), list):
+        found['schedulers'] = [_fixed(s) for s in states]
+    if 'optimizer' in checkpoint:
+        groups = checkpoint['optimizer'].get('param_groups', [])
+        found['groups'] = [_initial(g) for g in groups]
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        found['optimizer'] = config['optim_wrapper']['optimizer']['type'].split('.')[-1]
+    with contextlib.suppress(KeyError, TypeError):
+        found['batch_size'] = config['train_dataloader']['batch_size']
+    with contextlib.suppress(KeyError, TypeError):
+        found['epochs'] = config['train_cfg']['max_epochs']
+    return found
+
+
+def _refusal(runner: Runner, text: str) -> str:
+    path = runner._load_from or find_latest_checkpoint(runner.work_dir)
+    return (
+        f'--resume: {path} {text}; to start a new run from its weights: '
+        f'--cfg-options load_from={path}'
+    )
+
+
+def _saves_without_optimizer(runner: Runner) -> bool:
+    return any(getattr(h, 'save_optimizer', True) is False for h in runner.hooks)
+
+
+def _schedulers(runner: Runner) -> list:
+    schedulers = runner.param_schedulers or []
+    return schedulers if isinstance(schedulers, list) else []
+
+
+def _groups(runner: Runner) -> list[dict]:
+    return runner.optim_wrapper.param_groups
+
+
+def _settings(group: dict) -> dict:
+    return copy.deepcopy({k: v for k, v in group.items() if k != 'params'})
+
+
+def _initial(group: dict) -> dict:
+    """A group's settings as they were before any schedule."""
+    names = [k for k in group if k != 'params' and not k.startswith('initial_')]
+    return {k: group.get(f'initial_{k}', group[k]) for k in names}
+
+
+def _state(scheduler) -> dict:
+    return copy.deepcopy(scheduler.state_dict())
+
+
+def _fixed(state: dict) -> dict:
+    """What a scheduler's config sets."""
+    return {k: v for k, v in state.items() if k not in _RUNNING and not callable(v)}
+
+
+def _steps(scheduler, runner: Runner) -> int:
+    """How many steps a scheduler has behind it at this point of a run."""
+    if getattr(scheduler, 'need_val_args', False):
+        return scheduler._global_step
+    return runner.epoch if scheduler.by_epoch else runner.iter
+
+
+def _step(schedulers: list, times: int) -> None:
+    for _ in range(times if schedulers else 0):
+        for scheduler in schedulers:
+            scheduler.step()
+
+
+def _current(runner: Runner) -> dict[str, float]:
+    """Learning rate and momentum of the first group."""
+    group = runner.optim_wrapper.optimizer.param_groups[0]
+    return {
+        k: float(group[k]) for k in ('lr', 'momentum', 'weight_decay') if k in group
+    }
+
+
+def _change(name: str, old: object, new: object) -> str:
+    return f'{name} {_short(old)} -> {_short(new)}'
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def _settings_changed(old: list[dict] | None, new: list[dict]) -> list[str]:
+    found = {}
+    for a, b in zip(old or [], new, strict=False):
+        for name in a.keys() & b.keys():
+            if plain(a[name], name) != b[name]:
+                found.setdefault((name, repr(a[name]), repr(b[name])), 0)
+    return [f'optimizer: {n} {a} -> {b}' for n, a, b in sorted(found)]
+
+
+def _schedules_changed(old: list[dict] | None, new: list[dict]) -> list[str]:
+    if old is None:
+        return []
+    if len(old) != len(new):
+        return [_change('number of schedules', len(old), len(new))]
+    lines = []
+    for i, (a, b) in enumerate(zip(old, new, strict=True)):
+        kind = a.get('type', b['type'])
+        if kind != b['type']:
+            lines.append(f'param_scheduler[{i}]: {kind} -> {b["type"]}')
+            continue
+        lines += [
+            _change(f'param_scheduler[{i}], {kind}: {name}', a.get(name), b.get(name))
+            for name in sorted((a.keys() | b.keys()) - {'type', 'verbose'})
+            if a.get(name) != b.get(name)
+        ]
+    return lines
+
+
+def _of_the_data(old: dict, new: dict, meta: dict, runner: Runner) -> list[str]:
+    names = dict(
+        batch_size='batch size', processes='processes', images='images', length=None
+    )
+    lines = [
+        _change(words, old[name], new[name])
+        for name, words in names.items()
+        if words and old.get(name, new[name]) != new[name]
+    ]
+    seen = getattr(runner.train_loop, 'seen', None)
+    if not lines or seen is None:
+        return [', '.join(lines)] if lines else []
+    text = (
+        f'training goes on behind image {seen} of {new["images"]}'
+        if seen
+        else ('training goes on with the first image of an epoch')
+    )
+    if meta['iter'] != runner.iter:
+        text += (
+            f'; an epoch has {new["length"]} iterations, so that '
+            f'{meta["iter"]} iterations count as {runner.iter}'
+        )
+    return [f'{", ".join(lines)}: {text}']
+
+
+def _of_the_length(old: dict, new: dict, runner: Runner) -> list[str]:
+    name, words = (
+        ('epochs', 'max_epochs') if new['by_epoch'] else ('iterations', 'max_iters')
+    )
+    if old.get(name, new[name]) == new[name]:
+        return []
+    ede = "and EDE's t and k, " if _has(runner, 'EDEHook') else ''
+    return [
+        f'{_change(words, old[name], new[name])}: schedules without a length of their '
+        f'own, {ede}follow the new one'
+    ]
+
+
+def _is_over(runner: Runner) -> bool:
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return runner.epoch >= runner.max_epochs
+    return runner.iter >= runner.max_iters
+
+
+def _has(runner: Runner, kind: str) -> bool:
+    return any(type(h).__name__ == kind for h in runner.hooks)
+
+
+def _of_the_state(checkpoint: dict, runner: Runner, wanted: int | None) -> list[str]:
+    lines = []
+    if 'optimizer' not in checkpoint['keys']:
+        lines.append('the checkpoint holds no optimizer: its averages start anew')
+    if 'param_schedulers' not in checkpoint['keys'] and _schedulers(runner):
+        lines.append('the checkpoint holds no schedules: they follow from the config')
+    averaging = any(isinstance(h, EMAHook) for h in runner.hooks)
+    if 'ema_state_dict' in checkpoint['keys'] and not averaging:
+        lines.append('no EMAHook any more: training goes on from the averaged weights')
+    if 'ema_state_dict' not in checkpoint['keys'] and averaging:
+        lines.append('an EMAHook: averaging begins with the weights as they are')
+    if wanted is not None and wanted != runner.seed:
+        lines.append(
+            f'{_change("seed", runner.seed, wanted)}: the run keeps {runner.seed}, '
+            'which the order of its images comes from'
+        )
+    return lines
+
+
+def _of_the_machine(old: dict, new: dict) -> list[str]:
+    lines = []
+    for name in ('precision', 'deterministic'):
+        if old.get(name, new[name]) != new[name]:
+            lines.append(f'{_change(name, old[name], new[name])}, as the config says')
+    versions = old.get('versions', {})
+    changed = [
+        _change(n, versions[n], v)
+        for n, v in new['versions'].items()
+        if versions.get(n, v) != v
+    ]
+    if old.get('device', new['device']) != new['device']:
+        changed.append(_change('device', old['device'], new['device']))
+    if changed:
+        lines.append(f'{", ".join(changed)}: the last bits may differ')
+    return lines
+
+
+def _of_the_config(checkpoint: dict, runner: Runner) -> list[str]:
+    """Settings that just apply from here on."""
+    text = runner.cfg.pretty_text
+    if checkpoint['meta'].get('cfg') == text:
+        return []
+    old, new = parse_config(checkpoint['meta'].get('cfg')), parse_config(text)
+    if old is None or new is None:
+        return []
+    return [
+        f'{_change(key, a, b)}, as the config says'
+        for key, a, b in config_changes(old, new)
+        if not any(key == n or key.startswith(f'{n}.') for n in _NOT_COMPARED)
+    ]
