@@ -17,6 +17,8 @@ import pytest
 import torch
 from config_table import CLASSES, MEAN, PACK, READ, STD, WHOLE, folder_set, table_config
 from mmengine.config import Config
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mmirnet import deploy
@@ -26,6 +28,7 @@ from mmirnet.datasets import Digits
 from mmirnet.deploy.checkpoint import export_checkpoint, pack_checkpoint
 from mmirnet.engine.facts import gather
 from mmirnet.engine.run import evaluate, load_config
+from mmirnet.errors import ConfigError, UnsupportedModelError
 from mmirnet.zoo.infer import infer
 from mmirnet.zoo.publish import publish
 
@@ -366,6 +369,8 @@ def test_infer_py_says_what_test_py_says(case, tested):
     assert files
     ways = {
         'checkpoint': dict(model=case.config, checkpoint=case.checkpoint),
+        'packed': dict(model=case.packed),
+        'engine': dict(model=case.packed, engine=True),
     }
     for way, arguments in ways.items():
         for result in infer(files, topk=99, **arguments):
@@ -436,3 +441,112 @@ def test_the_release_has_the_metrics(case, tested):
     assert entry['metrics'] == numbers
     assert entry['dataset'] == case.dataset
     assert deploy.read(zoo / entry['file']).classes == case.names
+
+
+# --------------------------------------------------------------------------
+# What a tool refuses.
+
+
+@MODELS.register_module(force=True)
+class Brighter(ClsDataPreprocessor):
+    """A data preprocessor of someone's own."""
+
+    def forward(self, data, training=False):
+        data = super().forward(data, training)
+        return dict(data, inputs=1.5 * data['inputs'])
+
+
+def written(root, settings):
+    """Config and checkpoint of some settings."""
+    config = root / 'config.py'
+    Config(settings).dump(config)
+    table.save_checkpoint(config, root / 'epoch_1.pth', CLASSES)
+    return str(config), str(root / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize(
+    ('steps', 'preprocessor', 'message'),
+    [
+        (
+            [dict(type='Resize', scale=(30, 30))],
+            dict(mean=MEAN, std=STD, pad_size_divisor=16),
+            r'cannot pack ClsDataPreprocessor: it pads images of \(30, 30\)',
+        ),
+        (
+            [WHOLE],
+            dict(type='Brighter', mean=MEAN, std=STD, to_rgb=True),
+            'cannot pack Brighter: it does more to an image',
+        ),
+        (
+            [WHOLE, dict(type='Normalize', mean=MEAN, std=STD)],
+            dict(type='Brighter'),
+            'cannot pack Brighter: it does more to an image',
+        ),
+        (
+            [WHOLE, dict(type='Normalize', mean=MEAN, std=STD)],
+            dict(mean=MEAN, std=STD),
+            'normalised twice, by Normalize and by the data preprocessor',
+        ),
+    ],
+    ids=['padded', 'brighter', 'brighter after Normalize', 'twice'],
+)
+def test_a_file_that_would_prepare_images_otherwise_is_refused(
+    tmp_path, steps, preprocessor, message
+):
+    data = folder_set(tmp_path, *steps)
+    settings = table_config(tmp_path, data, data_preprocessor=preprocessor)
+    with pytest.raises(UnsupportedModelError, match=message):
+        pack_checkpoint(*written(tmp_path, settings), tmp_path / 'model.safetensors')
+    assert not (tmp_path / 'model.safetensors').exists()
+
+
+@pytest.mark.parametrize('missing', ['head', 'classes'])
+def test_models_without_classes_are_refused(tmp_path, missing):
+    settings = table_config(tmp_path, folder_set(tmp_path))
+    settings['model']['head'] = None
+    name = 'ImageClassifier'
+    if missing == 'classes':
+        settings['model'] |= dict(
+            head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss')),
+            type='SimCLR',
+        )
+        name = 'SimCLR'
+    config, checkpoint = written(tmp_path, settings)
+    images = sorted(map(str, (tmp_path / 'images').rglob('*.png')))
+    for tool in (
+        lambda: pack_checkpoint(config, checkpoint, tmp_path / 'a.safetensors'),
+        lambda: export_checkpoint(config, checkpoint, tmp_path / 'a.onnx'),
+        lambda: infer(images, config, checkpoint=checkpoint),
+        lambda: evaluate(config, checkpoint),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            tool()
+    assert summarize_config(config, checkpoint).input_shape == (3, 32, 32)
+
+
+def test_a_size_that_depends_on_the_file_is_asked_for(tmp_path):
+    data = folder_set(tmp_path, dict(type='ResizeEdge', scale=32))
+    table.images(tmp_path / 'images', (60, 30), classes=['eel'])
+    config, checkpoint = written(tmp_path, table_config(tmp_path, data))
+    packed = tmp_path / 'model.safetensors'
+    for tool in (
+        lambda **size: pack_checkpoint(config, checkpoint, packed, **size),
+        lambda **size: export_checkpoint(config, checkpoint, tmp_path / 'a', **size),
+        lambda **size: summarize_config(config, checkpoint, **size),
+    ):
+        with pytest.raises(ConfigError, match='--size H W'):
+            tool()
+        tool(size=(32, 48))
+    assert deploy.load(packed).input['width'] == 48
+
+
+def test_names_of_ones_own(tmp_path):
+    config, checkpoint = written(tmp_path, table_config(tmp_path, folder_set(tmp_path)))
+    packed = tmp_path / 'model.safetensors'
+    pack_checkpoint(config, checkpoint, packed, classes=['a', 'b', 'c'])
+    assert deploy.read(packed).classes == ['a', 'b', 'c']
+    images = sorted(map(str, (tmp_path / 'images').rglob('*.png')))[:1]
+    for arguments in (dict(model=config, checkpoint=checkpoint), dict(model=packed)):
+        arguments['model'] = str(arguments['model'])
+        (found,) = infer(images, classes=['x', 'y', 'z'], **arguments)
+        assert {top['class'] for top in found['top']} == {'x', 'y', 'z'}

@@ -18,7 +18,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
-from ..engine.facts import Facts, gather, samples, turns
+from ..engine.facts import Facts, gather, normalised_twice, samples, turns
 from ..engine.run import load_config, unwrap
 from ..errors import ConfigError, UnsupportedModelError
 from ..files import check_writable
@@ -70,7 +70,7 @@ def pack_checkpoint(
     image = _preparation(facts, size)
     how = dict(image=image, head=head_of(model, facts.kind))
     packed = pack(model, facts.size, facts.classes, float_dtype, **how)
-    _check_preprocessor(facts, packed)
+    _check_preprocessor(facts, packed, 'mean' in (image or {}))
     write(packed, out)
     weights = sum(4 * p.numel() for p in model.parameters())
     packed_bytes = Path(out).stat().st_size
@@ -79,7 +79,7 @@ def pack_checkpoint(
         f'than {weights:,} bytes of fp32 weights'
     ]
     if facts.classes is None:
-        lines.append('nobody knows the names of the classes; --classes tells them')
+        lines.append('the names of the classes are not known: --classes names them')
     if float_dtype != 'fp32':
         full = pack(model, facts.size, facts.classes)
         lines.append(_float_effect(facts, full, packed))
@@ -90,6 +90,11 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
     """How image files are prepared, as the test set does it, and to a size if given."""
     if facts.dataset is None:
         return None
+    if normalised_twice(facts.dataset, facts.model):
+        raise UnsupportedModelError(
+            'test pipeline: images are normalised twice, by Normalize and by the data '
+            'preprocessor, which a packed file does not do; train with one of them'
+        )
     image = preparation(facts.dataset, facts.channels == 3 and turns(facts.model))
     if size is not None:
         height, width = size
@@ -106,9 +111,11 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
     return image
 
 
-def _check_preprocessor(facts: Facts, packed: Packed) -> None:
+def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
     """Refuses a preprocessor that does more than the packed file has words for."""
     spec = packed.input
+    if normalised:  # in the pipeline: nothing is left to the preprocessor
+        spec = spec | dict(mean=[0.0] * spec['channels'], std=[1.0] * spec['channels'])
     shape = spec['height'], spec['width'], spec['channels']
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     wanted = normalise(pixels, spec)

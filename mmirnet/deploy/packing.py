@@ -69,7 +69,8 @@ def pack(
             convolutions and linear layers. BatchNorm stays in fp32.
         source: Digest of what was packed; by default that of the weights.
         image: How an image file is prepared, as
-            :func:`mmirnet.deploy.pipelines.preparation` says of a data set; by default
+            :func:`mmirnet.deploy.pipelines.preparation` says of a data set, with a
+            ``mean`` and ``std`` of its own where the pipeline normalises; by default
             files are read as RGB (or grey) and brought to size, see
             :func:`mmirnet.deploy.preparation.default`.
         head: How logits become scores, see :mod:`mmirnet.deploy.format`; by default
@@ -114,8 +115,8 @@ def pack(
             width=width,
             mean=mean,
             std=std,
-            **(image or preparation.default(channels, height, width)),
-        ),
+        )
+        | (image or preparation.default(channels, height, width)),
         graph=graph,
         tensors=tensors,
         classes=classes,

@@ -10,7 +10,7 @@ from mmpretrain.datasets import transforms as pretrain
 from ..datasets import FashionMNIST32, LoadImageFromFile
 from ..engine import facts
 from ..errors import UnsupportedModelError
-from .preparation import LIBRARIES
+from .preparation import LIBRARIES, ORDERS
 
 # What FashionMNIST32 pads, in height and width: files are the smaller originals.
 _FASHION_PAD = 4
@@ -31,7 +31,8 @@ def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
         to_rgb: Whether the data preprocessor reverses the channels.
 
     Returns:
-        ``order``, ``read`` and ``steps``, see :mod:`mmirnet.deploy.preparation`.
+        ``order``, ``read`` and ``steps``, see :mod:`mmirnet.deploy.preparation`; with
+        ``Normalize`` in the pipeline also its ``mean`` and ``std``.
 
     Raises:
         UnsupportedModelError: For a transform that these have no words for.
@@ -49,24 +50,48 @@ def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
     else:
         order, steps = held
         reading = dict(library='cv2', upright=True, float=False)
+    normalisation: dict[str, list[float]] = {}
     for transform in transforms:
         if _reverses(transform):
-            order = _REVERSED[order]
+            order = _reverse(order, normalisation)
+        elif type(transform) is cv.Normalize:
+            if normalisation:
+                _refuse(transform, 'normalises a second time')
+            order = _REVERSED[order] if transform.to_rgb else order
+            normalisation = _normalisation(transform, order)
         elif (translate := _TRANSFORMS.get(type(transform))) is None:
             _refuse(transform, 'has no counterpart there')
         else:
-            steps += translate(transform, order)
+            more = translate(transform, order)
+            if more and normalisation:
+                _refuse(transform, 'comes after Normalize')
+            steps += more
     # Whole numbers stay whole where nothing is interpolated.
     reading['float'] &= any('interpolation' in step for step in steps)
-    order = _REVERSED[order] if to_rgb else order
-    return dict(order=order, read=reading, steps=steps)
+    order = _reverse(order, normalisation) if to_rgb else order
+    return dict(order=order, read=reading, steps=steps, **normalisation)
+
+
+def _reverse(order: str, normalisation: dict[str, list[float]]) -> str:
+    """The order after a reversal; mean and deviation change with it."""
+    for values in normalisation.values():
+        values.reverse()
+    return _REVERSED[order]
+
+
+def _normalisation(transform: cv.Normalize, order: str) -> dict[str, list[float]]:
+    """Mean and deviation that a pipeline takes, not the data preprocessor."""
+    values = {name: getattr(transform, name).tolist() for name in ('mean', 'std')}
+    if any(len(numbers) != ORDERS[order] for numbers in values.values()):
+        _refuse(transform, f'has not one mean and std for each of {ORDERS[order]}')
+    return values
 
 
 def _refuse(transform: Any, why: str) -> None:
     raise UnsupportedModelError(
         f'test pipeline: a packed file cannot prepare images as {_name(transform)} '
         f'does, which {why}; it knows LoadImageFromFile, Resize, ResizeEdge, '
-        'CenterCrop, EfficientNetCenterCrop and Pad'
+        'CenterCrop, EfficientNetCenterCrop, Pad and, behind them, Normalize'
     )
 
 

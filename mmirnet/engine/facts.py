@@ -6,7 +6,6 @@ model. Here the model, the data set and its pipeline are built and asked. What t
 not tell is refused, with the argument that does.
 """
 
-import contextlib
 import copy
 import inspect
 import logging
@@ -207,6 +206,31 @@ def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
     Raises:
         ConfigError: If the network does not take the image or gives no classes.
     """
+    logits, score = logits_and_scores(model, shape)
+    for kind, scores in KINDS.items():
+        if torch.allclose(score, scores(logits), atol=1e-5):
+            return score.shape[1], kind
+    head = type(getattr(model, 'head', model)).__name__
+    raise ConfigError(
+        f'{head} makes its scores of logits neither by softmax nor by sigmoid'
+    )
+
+
+def logits_and_scores(
+    model: nn.Module, shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """What a classifier gives for a random image.
+
+    Args:
+        model (nn.Module): A classifier of MMPretrain, in evaluation mode.
+        shape (tuple[int, int, int]): Channels, height and width of an image.
+
+    Returns:
+        tuple[Tensor, Tensor]: Its logits and its scores, both (1, classes).
+
+    Raises:
+        ConfigError: If the network does not take the image or gives no classes.
+    """
     name = type(model).__name__
     parameter = next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
@@ -220,23 +244,30 @@ def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
                 f'{name} does not take an image of {size} (channels, height, width): '
                 f'{_first_line(error)}; another size is --size H W'
             ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
+        if not predicts(model) or not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ConfigError(f'{name} gives features, not one score for each class')
-        try:
-            score = model(image, mode='predict')[0].pred_score
-        except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
-            raise ConfigError(f'{name} is no classifier: it predicts no class') from (
-                error
-            )
-    for kind, scores in KINDS.items():
-        if logits.shape[1] == len(score) and torch.allclose(
-            score, scores(logits)[0], atol=1e-5
-        ):
-            return len(score), kind
-    head = type(getattr(model, 'head', model)).__name__
-    raise ConfigError(
-        f'{head} makes its scores of logits neither by softmax nor by sigmoid'
-    )
+        (sample,) = model(image, mode='predict')
+    score = sample.get('pred_score')
+    if score is None or score.shape != logits.shape[1:]:
+        raise ConfigError(f'{name} gives no score for each of its outputs')
+    return logits, score[None]
+
+
+def check_classifies(model: nn.Module, dataset: Dataset) -> None:
+    """Refuses a model that tells no classes apart (retrieval, several tasks, ...).
+
+    Args:
+        model (nn.Module): As built.
+        dataset (Dataset): As built; says what images the model is given.
+
+    Raises:
+        ConfigError: If the network gives no classes; names the model.
+    """
+    try:
+        shapes = _shapes(model, dataset)
+    except ConfigError:  # what the files are, each one will tell
+        return
+    logits_and_scores(model, min(shapes))
 
 
 # --------------------------------------------------------------------------
@@ -420,12 +451,27 @@ def _shapes(model: nn.Module, dataset: Dataset | None) -> set[tuple[int, int, in
         )
     shapes = set()
     for sample in samples(dataset):
-        inputs = sample.get('inputs') if isinstance(sample, dict) else None
-        if not isinstance(inputs, Tensor):
-            raise ConfigError('the pipeline gives no single image as inputs')
+        check_single(sample)
         batch = model.data_preprocessor(default_collate([sample]), False)
         shapes.add(tuple(batch['inputs'].shape[1:]))
     return shapes
+
+
+def check_single(sample: Any) -> None:
+    """Refuses what a pipeline gives if it is not one image, such as views of one.
+
+    Args:
+        sample (Any): From the pipeline.
+
+    Raises:
+        ConfigError: If it has no image, or several.
+    """
+    inputs = sample.get('inputs') if isinstance(sample, dict) else None
+    if not isinstance(inputs, Tensor) or inputs.ndim != 3:
+        raise ConfigError(
+            'the test pipeline does not give one image as inputs: it has to end in '
+            'PackInputs, and test-time augmentation belongs into tta_pipeline'
+        )
 
 
 def samples(dataset: Dataset) -> Iterator[dict]:
@@ -444,14 +490,17 @@ def samples(dataset: Dataset) -> Iterator[dict]:
     if getattr(dataset, '_fully_initialized', True) and len(dataset):
         numbers = np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset)))
         for number in numbers.astype(int).tolist():
-            with contextlib.suppress(OSError, DataError):  # not what is asked here
-                yield dataset[number]
-                found += 1
+            try:
+                sample = dataset[number]
+            except Exception:  # what is wrong with the data is not what is asked here
+                continue
+            yield sample
+            found += 1
     if found:
         return
     chain = mmcv.transforms.Compose(transforms(dataset))
     try:
-        yield from (chain(made_up) for made_up in _made_up(dataset))
+        yield from (chain(given) for given in made_up(dataset))
     except ConfigError:
         raise
     except Exception as error:  # whatever a transform does that misses its input
@@ -516,8 +565,15 @@ def held_order(dataset: Dataset, turned: bool = False) -> str:
     return 'bgr' if turned and not known else 'rgb'
 
 
-def _made_up(dataset: Dataset) -> Iterator[dict]:
-    """What a data set would hand to its pipeline."""
+def made_up(dataset: Dataset) -> Iterator[dict]:
+    """What a data set might hand to its pipeline: files of three sizes, or an image.
+
+    Args:
+        dataset (Dataset): As built.
+
+    Yields:
+        dict: With ``img_path``, whose file is gone with the next one, or ``img``.
+    """
     rng = np.random.default_rng(0)
     common = dict(gt_label=0, sample_idx=0)
     if (shape := held_shape(dataset)) is not None:

@@ -25,6 +25,8 @@ from ..deploy.predictions import Failed, classify, each, image_files, result
 from ..deploy.preparation import prepare
 from ..engine.facts import (
     build_model,
+    check_classifies,
+    check_single,
     class_names,
     image_shape,
     named,
@@ -114,6 +116,7 @@ def infer(
                 f'--model {model}: without a test set the config does not say how '
                 'images are prepared; pack the checkpoint, with --size H W'
             )
+        check_classifies(classifier, dataset)
         several = isinstance(getattr(classifier, 'head', None), MultiLabelClsHead)
         head = head_of(classifier, 'sigmoid' if several else 'softmax')
         rows = each(paths, _pipeline(classifier, dataset), failed)
@@ -175,6 +178,7 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
             raise
         except Exception as error:  # whatever a transform does with an odd image
             raise DataError(f'cannot prepare image {path}: {_line(error)}') from error
+        check_single(sample)
         try:
             return _scores(classifier, sample)
         except RuntimeError as error:

@@ -224,6 +224,25 @@ class Mine:
         return results
 
 
+NORMALISE = dict(type='Normalize', mean=[1, 2, 3], std=[4, 5, 6])
+
+
+@pytest.mark.parametrize('turned', [False, True])
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_normalised_in_the_pipeline(turned, to_rgb):
+    class Data:
+        pipeline = Compose(
+            [registered(t) for t in (LOAD, dict(NORMALISE, to_rgb=to_rgb))]
+        )
+
+    spec = preparation(Data, turned)
+    assert spec['order'] == ('bgr' if turned == to_rgb else 'rgb')
+    wanted = [1, 2, 3], [4, 5, 6]
+    assert (spec['mean'], spec['std']) == tuple(
+        v[:: -1 if turned else 1] for v in wanted
+    )
+
+
 def registered(transform):
     from mmpretrain.registry import TRANSFORMS as registry
 
@@ -240,7 +259,9 @@ def registered(transform):
         ([Mine(), LOAD], 'Mine', 'stands before or in place of LoadImageFromFile'),
         ([dict(LOAD, color_type='unchanged')], 'LoadImageFromFile', "'unchanged'"),
         ([dict(LOAD, imdecode_backend='tifffile')], 'LoadImageFromFile', "'tifffile'"),
-        ([LOAD, dict(type='Normalize', mean=[0], std=[1])], 'Normalize', 'has no'),
+        ([LOAD, dict(type='Normalize', mean=[0], std=[1])], 'Normalize', 'for each'),
+        ([LOAD, NORMALISE, NORMALISE], 'Normalize', 'a second time'),
+        ([LOAD, NORMALISE, dict(type='Pad', size=(9, 9))], 'Pad', 'comes after'),
         ([LOAD, dict(type='PackInputs', input_key='x')], 'PackInputs', "packs 'x'"),
     ],
 )

@@ -210,6 +210,16 @@ def test_wrappers_of_others_are_asked_inside(folder, wrap):
     assert dataset_classes(dataset) == ['cat', 'dog']
 
 
+def test_a_pipeline_that_gives_no_single_image_is_refused(folder):
+    flips = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+    views = dict(type='TestTimeAug', transforms=[flips, [PACK]])
+    spec = custom(folder, WHOLE)
+    for last in (views, dict(type='Collect', keys=['img'])):
+        spec['pipeline'][-1] = last
+        with pytest.raises(ConfigError, match=r'not give one image .* PackInputs'):
+            shape(spec)
+
+
 def test_parts_that_prepare_images_differently_are_refused(folder):
     parts = [custom(folder, WHOLE), custom(folder, *CROPPED)]
     dataset = build_dataset(dict(type='ConcatDataset', datasets=parts), 'data')
