@@ -500,7 +500,7 @@ def samples(dataset: Dataset) -> Iterator[dict]:
         return
     chain = mmcv.transforms.Compose(transforms(dataset))
     try:
-        yield from (chain(given) for given in made_up(dataset))
+        yield from (chain(given) for given in _made_up(dataset))
     except ConfigError:
         raise
     except Exception as error:  # whatever a transform does that misses its input
@@ -565,7 +565,7 @@ def held_order(dataset: Dataset, turned: bool = False) -> str:
     return 'bgr' if turned and not known else 'rgb'
 
 
-def made_up(dataset: Dataset) -> Iterator[dict]:
+def _made_up(dataset: Dataset) -> Iterator[dict]:
     """What a data set might hand to its pipeline: files of three sizes, or an image.
 
     Args:
