@@ -237,6 +237,8 @@ def test_a_fork_while_other_threads_predict(script, after):
 def test_a_long_prediction_is_interrupted(script):
     """By Ctrl-C, whether it computes or waits for its turn; the engine lives on."""
     result = script("""
+        # A shell's background jobs are started with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def interrupt():
             time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGINT)
