@@ -84,6 +84,7 @@ def pack(
         UnsupportedModelError: For a layer that the format does not have.
 
     Example:
+        >>> from mmirnet.binary import IRConv2d
         >>> net = nn.Sequential(
         ...     nn.Conv2d(3, 8, 3, bias=False),
         ...     IRConv2d(8, 8, 3, bias=False),

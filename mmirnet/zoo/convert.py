@@ -130,9 +130,11 @@ def convert_state_dict(
             of another shape; names the architecture that fits, if there is one.
 
     Example:
-        >>> convert_state_dict({'conv1.weight': torch.zeros(16, 3, 3, 3)}, 'resnet20')
-        Traceback (most recent call last):
-        ValueError: not a resnet20: the classifier (linear or fc) is missing
+        >>> try:
+        ...     convert_state_dict({'bn1.weight': torch.zeros(16)}, 'resnet20')
+        ... except ValueError as error:
+        ...     print(error)
+        not a resnet20: the classifier (linear or fc) is missing
     """
     check_choice('arch', arch, ARCHITECTURES)
     weights, dropped = _weights(checkpoint, arch)
