@@ -309,6 +309,15 @@ def test_two_callers_get_their_own_logits(packed, x, wanted):
         np.testing.assert_array_equal(logits, wanted[i % 9 :])
 
 
+def test_engines_share_threads(packed, x, wanted):
+    engines = [Engine(packed, threads) for threads in (2, 3, 4)]
+    calls = [(engines[i % 3], x[i % 9 :][: 1 + i % 4]) for i in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        got = list(pool.map(lambda call: call[0].predict(call[1]), calls))
+    for i, logits in enumerate(got):
+        np.testing.assert_array_equal(logits, wanted[i % 9 :][: 1 + i % 4])
+
+
 @pytest.mark.parametrize('batch', [1, 2, 3, 9])
 @pytest.mark.parametrize('threads', [1, 2, 3, 4, 16])
 def test_logits_depend_on_the_image_alone(packed, x, wanted, batch, threads):

@@ -1,13 +1,36 @@
 #!/usr/bin/env bash
-# Runs the engine's tests under AddressSanitizer and UBSan, in build/sanitize.
+# sanitize.sh address|thread [pytest's arguments]: runs the engine's tests under
+# AddressSanitizer and UBSan, or under ThreadSanitizer, in build/sanitize-NAME.
 # Needs gcc, cmake and, from pip: nanobind, onednn-cpu-gomp, onednn-devel-cpu-gomp.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+mode=${1:-address}
+shift || true
+tests=tests/test_deploy
+case $mode in
+  address)
+    sanitizers=address,undefined
+    libraries="libasan.so libubsan.so"
+    chosen="$tests/test_engine.py $tests/test_format.py $tests/test_non_finite.py"
+    ;;
+  thread)
+    sanitizers=thread
+    libraries=libtsan.so
+    chosen="$tests/test_engine.py::test_batches_and_threads
+      $tests/test_engine_processes.py::test_two_callers_get_their_own_logits
+      $tests/test_engine_processes.py::test_engines_share_threads
+      $tests/test_engine_processes.py::test_logits_depend_on_the_image_alone"
+    ;;
+  *)
+    echo "sanitize.sh: address or thread, not $mode" >&2
+    exit 2
+    ;;
+esac
 python=$("${PYTHON:-python}" -c 'import sys; print(sys.executable)')
-build=build/sanitize
+build=build/sanitize-$mode
 rm -rf $build && mkdir -p $build/tree
-cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON -DMMIRNET_SANITIZE=ON \
-  -DPython_EXECUTABLE="$python" \
+cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON \
+  -DMMIRNET_SANITIZE=$sanitizers -DPython_EXECUTABLE="$python" \
   -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)"
 cmake --build $build/cmake --parallel
 git ls-files -z | xargs -0 cp --parents -Pt $build/tree
@@ -16,9 +39,15 @@ cd $build/tree
 # Python itself leaks by design; its allocator would hide overflows.
 export ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 export UBSAN_OPTIONS=print_stacktrace=1
-LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-  "$python" - -p no:cacheprovider --capture=sys tests/test_deploy/test_engine.py \
-  tests/test_deploy/test_format.py "$@" <<'END'
+# What was built without the sanitizer, such as torch, is not looked at.
+export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1
+preload=
+for library in $libraries; do
+  preload+=" $(gcc -print-file-name=$library)"
+done
+# shellcheck disable=SC2086
+LD_PRELOAD=$preload \
+  "$python" - -p no:cacheprovider --capture=sys $chosen "$@" <<'END'
 import os
 import sys
 
