@@ -39,3 +39,13 @@ class ZooError(MmirnetError, ValueError):
 
 class MissingPackageError(MmirnetError, ImportError):
     """A package that has to be installed first."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error of others says, in one line; its type if it says nothing.
+
+    Example:
+        >>> first_line(OSError('no space\nleft')), first_line(KeyError())
+        ('no space', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

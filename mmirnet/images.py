@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import MissingPackageError
+from .errors import MissingPackageError, first_line
 
 #: What a folder of images is searched for.
 SUFFIXES = frozenset(
@@ -184,7 +184,7 @@ def _with_opencv(
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if 'CV_IO_MAX_IMAGE' in reason:
             reason = 'it has more pixels than OpenCV takes'
         raise _Unreadable(reason) from error
@@ -219,7 +219,7 @@ def _with_pillow(
     except UnidentifiedImageError as error:
         raise _Unreadable('Pillow finds no image in it') from error
     except Exception as error:  # whatever a damaged file makes of its parser
-        raise _Unreadable(str(error).strip().splitlines()[0]) from error
+        raise _Unreadable(first_line(error)) from error
 
 
 def _like_mmcv(Image: Any, image: Any, grey: bool) -> np.ndarray:

@@ -6,6 +6,7 @@ from mmcv import transforms
 from mmengine import fileio
 from mmpretrain.registry import TRANSFORMS
 
+from ..errors import first_line
 from ..images import decode
 
 
@@ -32,7 +33,7 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
                 return None
             if isinstance(error, OSError):  # which names the file
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise OSError(f'cannot read image {path}: {reason}') from error
         image = image.astype(np.float32) if self.to_float32 else image
         results['img'] = image

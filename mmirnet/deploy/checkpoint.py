@@ -19,7 +19,8 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
 from ..engine.facts import Facts, gather, normalised_twice, samples, turns
-from ..engine.run import load_config, unwrap
+from ..engine.run import load_config
+from ..engine.wrappers import unwrap
 from ..errors import ConfigError, UnsupportedModelError
 from ..files import check_writable
 from . import onnx

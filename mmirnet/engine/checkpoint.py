@@ -25,7 +25,7 @@ from mmengine.utils import apply_to
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..files import write_whole
 
 _MARK = b'mmirnet-sha256:'
@@ -173,7 +173,7 @@ def read_checkpoint(path: str, map_location=None) -> dict:
     except pickle.UnpicklingError as e:
         raise CheckpointError(
             f'checkpoint {path} is refused: it is damaged or holds more than '
-            f'weights and logs ({str(e).strip().splitlines()[0]})'
+            f'weights and logs ({first_line(e)})'
         ) from e
     except Exception as e:  # damaged files of the old format raise anything
         raise CheckpointError(f'checkpoint {path} cannot be read: {e}') from e

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ConfigError, DataError
 from .config_checks import folder_problems
 from .dry_run import dry_run
-from .facts import dataset_classes, normalised_twice, predicts
+from .facts import dataset_classes, leaves, normalised_twice, predicts
 from .labels import class_name_problems, label_problems
 from .wrappers import unwrap
 
@@ -126,33 +126,6 @@ def _problems(
         yield from _evaluator(key, evaluator, outputs)
     yield from _head(model, outputs)
     yield from _preprocessor(model, outputs)
-
-
-def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
-    """The data sets below all wrappers, with their keys in the config.
-
-    Args:
-        key (str): The key of the outermost.
-        dataset (Dataset): It.
-
-    Yields:
-        tuple[str, Dataset]: Key and data set.
-
-    Example:
-        >>> from torch.utils.data import ConcatDataset
-        >>> [key for key, _ in leaves('data', ConcatDataset([[1], [2]]))]
-        ['data.datasets[0]', 'data.datasets[1]']
-    """
-    inner = getattr(dataset, '__dict__', {})  # SeededDataset shows other attributes
-    if 'datasets' in inner:
-        for i, part in enumerate(inner['datasets']):
-            yield from leaves(f'{key}.datasets[{i}]', part)
-    elif 'dataset' in inner:
-        seeded = type(dataset).__module__.startswith('mmirnet.')
-        name = key if seeded else f'{key}.dataset'
-        yield from leaves(name, inner['dataset'])
-    else:
-        yield key, dataset
 
 
 def _size(key: str, loader: DataLoader) -> Iterator[Exception]:

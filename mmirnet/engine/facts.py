@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..datasets import Digits, FashionMNIST32, InMemory
-from ..errors import ConfigError, DataError, MissingPackageError
+from ..errors import ConfigError, DataError, MissingPackageError, first_line
+from ..registry import find_class
 from .config_checks import check_config
 from .weights import load_weights
 
@@ -161,9 +162,8 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
 def _tests_averages(cfg: Config) -> bool:
     """Whether the averaged weights of a run with ``EMAHook`` are what it tests."""
     for spec in cfg.get('custom_hooks') or []:
-        with HOOKS.switch_scope_and_registry(None) as registry:
-            kind = spec.get('type') if isinstance(spec, dict) else type(spec)
-            kind = registry.get(kind) if isinstance(kind, str) else kind
+        kind = spec.get('type') if isinstance(spec, dict) else type(spec)
+        kind = find_class(HOOKS, kind)
         if isinstance(kind, type) and issubclass(kind, EMAHook):
             hook = HOOKS.build(dict(spec)) if isinstance(spec, dict) else spec
             return getattr(hook, 'evaluate_on_ema', True)
@@ -242,7 +242,7 @@ def logits_and_scores(
             size = 'x'.join(map(str, shape))
             raise ConfigError(
                 f'{name} does not take an image of {size} (channels, height, width): '
-                f'{_first_line(error)}; another size is --size H W'
+                f'{first_line(error)}; another size is --size H W'
             ) from error
         if not predicts(model) or not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ConfigError(f'{name} gives features, not one score for each class')
@@ -320,7 +320,7 @@ def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
     try:
         return DATASETS.build(_with(spec, download=False))
     except AssertionError as error:
-        raise DataError(f'{key} cannot be built: {_first_line(error)}') from error
+        raise DataError(f'{key} cannot be built: {first_line(error)}') from error
     except (OSError, RuntimeError, MissingPackageError) as error:
         absent = error
     try:
@@ -333,10 +333,7 @@ def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
 def _with(spec: dict, **arguments: Any) -> dict:
     """The config of a data set and of all inside it, with arguments they know."""
     spec = dict(spec)
-    kind = spec['type']
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind)
+    kind = find_class(DATASETS, spec['type'])
     known = {
         name
         for base in getattr(kind, '__mro__', ())
@@ -354,6 +351,33 @@ def _with(spec: dict, **arguments: Any) -> dict:
     return spec
 
 
+def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
+    """The data sets below all wrappers, with their keys in the config.
+
+    Args:
+        key (str): The key of the outermost.
+        dataset (Dataset): It.
+
+    Yields:
+        tuple[str, Dataset]: Key and data set.
+
+    Example:
+        >>> from torch.utils.data import ConcatDataset
+        >>> [key for key, _ in leaves('data', ConcatDataset([[1], [2]]))]
+        ['data.datasets[0]', 'data.datasets[1]']
+    """
+    inner = getattr(dataset, '__dict__', {})  # SeededDataset shows other attributes
+    if 'datasets' in inner:
+        for i, part in enumerate(inner['datasets']):
+            yield from leaves(f'{key}.datasets[{i}]', part)
+    elif 'dataset' in inner:
+        seeded = type(dataset).__module__.startswith('mmirnet.')
+        name = key if seeded else f'{key}.dataset'
+        yield from leaves(name, inner['dataset'])
+    else:
+        yield key, dataset
+
+
 def parts(dataset: Dataset) -> list[Dataset]:
     """The data sets inside wrappers (concatenated, repeated, divided, ...).
 
@@ -363,12 +387,7 @@ def parts(dataset: Dataset) -> list[Dataset]:
     Returns:
         list[Dataset]: Itself, if it wraps none.
     """
-    inner = getattr(dataset, 'datasets', None)
-    if inner is None and (single := getattr(dataset, 'dataset', None)) is not None:
-        inner = [single]
-    if inner is None:
-        return [dataset]
-    return [part for wrapped in inner for part in parts(wrapped)]
+    return [part for _, part in leaves('', dataset)]
 
 
 def transforms(dataset: Dataset) -> list[Any]:
@@ -506,7 +525,7 @@ def samples(dataset: Dataset) -> Iterator[dict]:
     except Exception as error:  # whatever a transform does that misses its input
         raise ConfigError(
             'the size of the images cannot be told without the test set '
-            f'({type(error).__name__}: {_first_line(error)}): name it with --size H W'
+            f'({type(error).__name__}: {first_line(error)}): name it with --size H W'
         ) from error
 
 
@@ -783,7 +802,3 @@ def _some(names: list[str]) -> str:
 
 def _texts(names: Any) -> list[str] | None:
     return [str(name) for name in names] if names is not None else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

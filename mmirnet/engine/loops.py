@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from ..datasets.seeding import ExactSampler, SeededDataset, seed_all
 from ..errors import CheckpointError, ConfigError
+from ..registry import find_class
 from .changes import parse_config
 
 _SAMPLERS = (DefaultSampler, InfiniteSampler, ExactSampler)
@@ -66,7 +67,7 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
     cfg = copy.copy(cfg)
     sampler = copy.copy(cfg.get('sampler') or {})
     kind = sampler.get('type') if isinstance(sampler, dict) else type(sampler)
-    found = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    found = find_class(DATA_SAMPLERS, kind)
     if found not in _SAMPLERS or not isinstance(sampler, dict):
         name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
         raise ConfigError(

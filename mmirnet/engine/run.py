@@ -41,6 +41,7 @@ from .checkpoint import (
     on_main_process,
 )
 from .config_checks import check_config
+from .facts import parts
 from .loops import bring_resume_hook
 from .speed import allow_tf32, compile_model
 from .weights import check_checkpoint
@@ -424,8 +425,6 @@ def _started_from(runner: Runner):
 
 def _average_over_flips(runner: Runner) -> None:
     """Test-time augmentation: the config's own, else an image and its mirror."""
-    from .facts import parts  # which builds on this module
-
     pipeline = runner.cfg.get('tta_pipeline')
     for part in parts(runner.test_dataloader.dataset):
         part.pipeline = _flips(part) if pipeline is None else Compose(pipeline)

@@ -35,7 +35,7 @@ from ..engine.facts import (
     turns,
 )
 from ..engine.run import load_config
-from ..errors import ConfigError, DataError, MissingPackageError
+from ..errors import ConfigError, DataError, MissingPackageError, first_line
 from ..files import check_writable, write_whole
 from ..images import read
 
@@ -177,7 +177,9 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
         except (OSError, MissingPackageError):
             raise
         except Exception as error:  # whatever a transform does with an odd image
-            raise DataError(f'cannot prepare image {path}: {_line(error)}') from error
+            raise DataError(
+                f'cannot prepare image {path}: {first_line(error)}'
+            ) from error
         check_single(sample)
         try:
             return _scores(classifier, sample)
@@ -187,7 +189,7 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
                 raise
             raise DataError(
                 f'image {path} is {"x".join(map(str, shape))} when it is prepared, '
-                f'which the network does not take: {_line(error)}'
+                f'which the network does not take: {first_line(error)}'
             ) from error
 
     return work
@@ -199,10 +201,6 @@ def _usual_shape(classifier: BaseModel, dataset: Dataset) -> tuple | None:
     except ConfigError:
         return None
     return (channels, *size)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _held(path: str, held: tuple[str, list[dict]]) -> np.ndarray:

@@ -18,11 +18,11 @@ from mmirnet.datasets import Digits
 from mmirnet.datasets.seeding import SeededDataset
 from mmirnet.engine.checks import (
     known_samples,
-    leaves,
     problems_before_testing,
     problems_before_training,
 )
 from mmirnet.engine.dry_run import dry_run
+from mmirnet.engine.facts import leaves
 
 
 @DATASETS.register_module()

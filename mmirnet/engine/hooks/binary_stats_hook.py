@@ -21,7 +21,7 @@ from ...binary import (
     weight_statistics,
 )
 from ...errors import ConfigError
-from ..run import unwrap
+from ..wrappers import unwrap
 
 
 class _Measured(NamedTuple):

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..batch_norm import folded, unfold
-from ..run import unwrap
+from ..wrappers import unwrap
 
 
 @HOOKS.register_module()
