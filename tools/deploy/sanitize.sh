@@ -28,14 +28,14 @@ case $mode in
 esac
 python=$("${PYTHON:-python}" -c 'import sys; print(sys.executable)')
 build=build/sanitize-$mode
-rm -rf $build && mkdir -p $build/tree
-cmake -S mmirnet/deploy/csrc -B $build/cmake -DSKBUILD=ON \
+rm -rf "$build" && mkdir -p "$build/tree"
+cmake -S mmirnet/deploy/csrc -B "$build/cmake" -DSKBUILD=ON \
   -DMMIRNET_SANITIZE=$sanitizers -DPython_EXECUTABLE="$python" \
   -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)"
-cmake --build $build/cmake --parallel
-git ls-files -z | xargs -0 cp --parents -Pt $build/tree
-cmake --install $build/cmake --prefix $build/tree
-cd $build/tree
+cmake --build "$build/cmake" --parallel
+git ls-files -z | xargs -0 cp --parents -Pt "$build/tree"
+cmake --install "$build/cmake" --prefix "$build/tree"
+cd "$build/tree"
 # Python itself leaks by design; its allocator would hide overflows.
 export ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 export UBSAN_OPTIONS=print_stacktrace=1
@@ -43,7 +43,7 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1
 preload=
 for library in $libraries; do
-  preload+=" $(gcc -print-file-name=$library)"
+  preload+=" $(gcc -print-file-name="$library")"
 done
 # shellcheck disable=SC2086
 LD_PRELOAD=$preload \
