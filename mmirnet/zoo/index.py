@@ -114,6 +114,26 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def check_model_name(name: Any, where: str = '') -> None:
+    """Refuses what cannot be the name of a model: names of files are made of it.
+
+    Args:
+        name: The name.
+        where: What the message starts with.
+
+    Raises:
+        ZooError: If it is not made of plain letters, digits, ``_``, ``.`` and ``-``.
+
+    Example:
+        >>> check_model_name('resnet20_mine')
+    """
+    if not _is_plain_name(name):
+        raise ZooError(
+            f'{where}{_short(name)} is no name of a model: it takes letters from a to '
+            'z, digits, _, . and -, and begins with a letter or digit'
+        )
+
+
 def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
     """Reads and checks the text of an ``index.json``.
 
@@ -146,8 +166,7 @@ def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
     if not isinstance(models, dict):
         raise ZooError(f'zoo {zoo}: index.json has no models')
     for name in models:
-        if not _is_plain_name(name):
-            raise ZooError(f'zoo {zoo}: {_short(name)} is no name of a model')
+        check_model_name(name, f'zoo {zoo}: ')
     return {name: _entry(raw, f'zoo {zoo}: {name}') for name, raw in models.items()}
 
 

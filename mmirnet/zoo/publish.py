@@ -22,9 +22,9 @@ from ..deploy.checkpoint import pack_checkpoint
 from ..engine import facts, run
 from ..engine.checkpoint import load_checkpoint_file
 from ..errors import CheckpointError
-from ..files import write_whole
+from ..files import check_writable, write_whole
 from . import metafile
-from .index import Entry, parse_index, render_index
+from .index import Entry, check_model_name, parse_index, render_index
 from .names import dataset_of
 
 # What tools/train.py settles by itself, on this machine or from its arguments.
@@ -75,7 +75,9 @@ def publish(
         ... )  # doctest: +SKIP
     """
     zoo, name = Path(zoo), Path(config).stem
+    check_model_name(name, f'config {config}: ')
     index = zoo / 'index.json'
+    check_writable(index)
     entries = parse_index(index.read_bytes(), str(zoo)) if index.is_file() else {}
     meta = load_checkpoint_file(checkpoint, 'cpu').get('meta', {})
     if missing := {'cfg', 'epoch', 'seed', 'time'} - meta.keys():
@@ -114,11 +116,13 @@ def publish(
         command=command or training_command(config, meta['cfg']),
         log=f'{stem}.jsonl',
     )
+    old, entries[name] = entries.get(name), entry
+    text = f'{render_index(entries)}\n'.encode()
+    parse_index(text, str(zoo))  # what nobody could read is not written
     # The index last, so that at no moment it names what is not there.
     write_whole(zoo / entry.file, data)
     write_whole(zoo / entry.log, lines.encode())
-    old, entries[name] = entries.get(name), entry
-    write_whole(index, f'{render_index(entries)}\n'.encode())
+    write_whole(index, text)
     if old is not None:
         for outdated in {old.file, old.log} - {entry.file, entry.log, None}:
             (zoo / outdated).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -86,7 +86,8 @@ def fetch(name: str) -> Path:
     used in place. Several processes that call this together download once.
 
     Args:
-        name: A name of :func:`~mmirnet.zoo.list_models`.
+        name: A name of :func:`~mmirnet.zoo.list_models`, or one that the zoo alone
+            has: of a config of one's own that ``tools/zoo/publish.py`` put there.
 
     Returns:
         Path of a file whose length and SHA-256 are those of the index.
@@ -99,10 +100,11 @@ def fetch(name: str) -> Path:
         >>> from mmirnet.deploy import load
         >>> engine = load(fetch('resnet20_bireal_digits'))  # doctest: +SKIP
     """
-    name = names.known(name)
     zoo = address()
     if (folder := _folder(zoo)) is not None:
         return _fetch_local(name, folder)
+    cached = _cached_index(zoo) or {}
+    name = _known(name, lambda: name in cached or name in read_index())
     if (path := _cached(name, zoo)) is not None:
         return path
     with _alone(name):
@@ -136,8 +138,20 @@ def _read_local(folder: Path) -> dict[str, Entry]:
     return parse_index(text, str(folder))
 
 
+def _known(name: str, listed: Callable[[], bool]) -> str:
+    """The name as the index has it, which is asked for names of others alone."""
+    try:
+        return names.known(name)
+    except ZooError as error:
+        with contextlib.suppress(ZooError):
+            if listed():
+                return name
+        raise error
+
+
 def _fetch_local(name: str, folder: Path) -> Path:
-    entry = _find(_read_local(folder), name)
+    index = _read_local(folder)
+    entry = _find(index, _known(name, lambda: name in index))
     path = folder / entry.file
     if not path.is_file():
         raise ZooError(f'zoo {folder}: {entry.file} is missing')

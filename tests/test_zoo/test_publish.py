@@ -3,12 +3,14 @@ import json
 import shutil
 
 import pytest
+from mmengine.runner import CheckpointLoader
 from small_run import small_config
 
 from mmirnet.deploy import read
 from mmirnet.engine import run
 from mmirnet.engine.checkpoint import load_checkpoint_file
-from mmirnet.zoo import metafile
+from mmirnet.errors import ZooError
+from mmirnet.zoo import fetch, metafile
 from mmirnet.zoo import publish as module
 from mmirnet.zoo.publish import publish, short_log, training_command
 
@@ -83,6 +85,34 @@ def test_publish(trained, tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in zoo.iterdir()} == before
 
 
+def test_a_published_model_is_fetched_by_its_name(trained, tmp_path, monkeypatch):
+    config, folder = trained
+    publish(config, str(folder / 'epoch_3.pth'), tmp_path / 'zoo')
+    monkeypatch.setenv('MMIRNET_ZOO', str(tmp_path / 'zoo'))
+    path = fetch(folder.parent.name)
+    assert path.parent == tmp_path / 'zoo'
+    loaded = CheckpointLoader.load_checkpoint(f'irnet://{folder.parent.name}')
+    assert 'backbone.conv1.weight' in loaded['state_dict']
+    with pytest.raises(ZooError, match="no model 'absent'"):
+        fetch('absent')
+
+
+@pytest.mark.parametrize('name', ['my net', 'сеть', '-x'])
+def test_a_name_that_no_index_can_have_is_refused_first(trained, tmp_path, name):
+    config = shutil.copy(trained[0], tmp_path / f'{name}.py')
+    with pytest.raises(ZooError, match=f'{name!r} is no name of a model'):
+        publish(str(config), 'absent.pth', tmp_path / 'zoo')
+    assert not (tmp_path / 'zoo').exists()
+
+
+def test_what_the_index_cannot_hold_is_not_written(trained, tmp_path, monkeypatch):
+    config, folder = trained
+    monkeypatch.setattr(run, 'evaluate', lambda *_, **__: {'f1': float('nan')})
+    with pytest.raises(ZooError, match=r'f1|metrics'):
+        publish(config, str(folder / 'epoch_3.pth'), tmp_path / 'zoo')
+    assert not list((tmp_path / 'zoo').iterdir())
+
+
 def test_the_command_trains_the_same(trained, tmp_path):
     config, folder = trained
     text = load_checkpoint_file(str(folder / 'epoch_3.pth'))['meta']['cfg']
@@ -130,6 +160,9 @@ def test_what_cannot_be_published(trained, tmp_path):
     with pytest.raises(ValueError, match='is of no training run'):
         publish(config, str(packed), tmp_path / 'zoo', log=folder)
     shutil.copy(checkpoint, tmp_path / 'alone.pth')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(OSError, match='cannot write'):
+        publish(config, 'absent.pth', tmp_path / 'file')
     with pytest.raises(FileNotFoundError, match='no log'):
         publish(config, str(tmp_path / 'alone.pth'), tmp_path / 'zoo')
     (tmp_path / 'zoo' / 'index.json').write_text('{"format": 2}')

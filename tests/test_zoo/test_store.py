@@ -67,6 +67,16 @@ def test_a_new_index_is_seen_when_it_is_read(web):
     assert old.read_bytes() == CONTENT
 
 
+def test_names_that_the_zoo_alone_has(web):
+    fetch(NAME)
+    web.files.update(files(own=b'of a config of ones own'))
+    path = fetch('own')
+    assert path.read_bytes() == b'of a config of ones own'
+    del web.seen[:]
+    assert fetch('own') == path
+    assert not web.seen
+
+
 def test_without_the_zoo_the_last_index_serves(web):
     known = read_index()
     web.faults['index.json'] = [status(503)] * 4
@@ -158,7 +168,7 @@ def test_unknown_names(web):
         fetch('resnet20_digits')
     with pytest.raises(ZooError, match=r"no model 'zzz'; see list_models\(\)"):
         fetch('zzz')
-    assert not web.seen
+    assert set(asked(web)) == {'index.json'}  # which might have had them
 
 
 #: A Python with nothing but what a packed model needs.
