@@ -440,7 +440,8 @@ def summarize_config(
         Summary: The layers and their sums.
 
     Raises:
-        ValueError: If the checkpoint does not fit, or the size cannot be told.
+        ValueError: If the checkpoint does not fit, or the size cannot be told or is
+            one that the model does not take.
         FileNotFoundError: If the config or the checkpoint is missing.
 
     Example:
@@ -449,7 +450,7 @@ def summarize_config(
         269850
     """
     # They need more than torch.
-    from ..engine.facts import build_model, image_shape, test_set
+    from ..engine.facts import build_model, image_shape, takes, test_set
     from ..engine.run import load_config
 
     for file in filter(None, (json_file, csv_file)):
@@ -458,7 +459,8 @@ def summarize_config(
     cfg.merge_from_dict(cfg_options or {})
     model = build_model(cfg, checkpoint)
     channels, size = image_shape(model, test_set(cfg), size)
-    result = summary(model, (channels, *size))
+    with takes(model, (channels, *size)):
+        result = summary(model, (channels, *size))
     if json_file is not None:
         Path(json_file).write_text(json.dumps(result.to_dict(), indent=1) + '\n')
     if csv_file is not None:

@@ -6,6 +6,7 @@ model. Here the model, the data set and its pipeline are built and asked. What t
 not tell is refused, with the argument that does.
 """
 
+import contextlib
 import copy
 import inspect
 import logging
@@ -234,16 +235,10 @@ def logits_and_scores(
     name = type(model).__name__
     parameter = next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, *shape, generator=generator).to(parameter)
     with torch.no_grad():
-        try:
+        with takes(model, shape):
+            image = torch.randn(1, *shape, generator=generator).to(parameter)
             logits = model(image)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            size = 'x'.join(map(str, shape))
-            raise ConfigError(
-                f'{name} does not take an image of {size} (channels, height, width): '
-                f'{first_line(error)}; another size is --size H W'
-            ) from error
         if not predicts(model) or not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ConfigError(f'{name} gives features, not one score for each class')
         (sample,) = model(image, mode='predict')
@@ -251,6 +246,28 @@ def logits_and_scores(
     if score is None or score.shape != logits.shape[1:]:
         raise ConfigError(f'{name} gives no score for each of its outputs')
     return logits, score[None]
+
+
+@contextlib.contextmanager
+def takes(model: nn.Module, shape: tuple[int, int, int]) -> Iterator[None]:
+    """Names the size of an image that a model does not take.
+
+    Args:
+        model (nn.Module): What runs inside.
+        shape (tuple[int, int, int]): Channels, height and width of the image.
+
+    Raises:
+        ConfigError: If what runs inside fails as torch does on a wrong shape, or for
+            want of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        size = 'x'.join(map(str, shape))
+        raise ConfigError(
+            f'{type(model).__name__} does not take an image of {size} (channels, '
+            f'height, width): {first_line(error)}; another size is --size H W'
+        ) from error
 
 
 def check_classifies(model: nn.Module, dataset: Dataset) -> None:
@@ -438,6 +455,8 @@ def image_shape(
     Raises:
         ConfigError: If the size depends on the image, or cannot be told.
     """
+    if size is not None and min(size) < 1:
+        raise ConfigError(f'--size {size[0]} {size[1]}: an image has 1 pixel or more')
     try:
         shapes = _shapes(model, dataset)
     except ConfigError:

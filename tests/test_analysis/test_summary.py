@@ -18,6 +18,8 @@ from mmirnet import deploy
 from mmirnet.analysis import summary
 from mmirnet.analysis.summary import summarize_config
 from mmirnet.binary import IRConv2d, IRLinear
+from mmirnet.deploy.checkpoint import pack_checkpoint
+from mmirnet.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,6 +196,19 @@ def test_json_and_csv_hold_the_same(tmp_path):
             assert row[key] == str(layer[key])
     assert rows[0]['output'] == '1x16x16x16'
     assert rows[2]['log2_scales'] == '0:16'
+
+
+@pytest.mark.parametrize('size', [(48, 48), (0, 32), (-1, 32), (10**9, 10**9)])
+def test_a_size_that_the_network_does_not_take_is_named(size, tmp_path):
+    words = ' '.join(map(str, size)), 'x'.join(map(str, size))
+    for tool in (
+        lambda: summarize_config(config('vgg-small_digits'), size=size),
+        lambda: pack_checkpoint(
+            str(config('vgg-small_digits')), None, tmp_path / 'a.safetensors', size=size
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f'--size {words[0]}|{words[1]}.*--size'):
+            tool()
 
 
 def test_tool(tmp_path):
