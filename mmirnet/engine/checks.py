@@ -16,7 +16,15 @@ from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
-from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from mmpretrain.datasets import MultiTaskDataset
+from mmpretrain.evaluation import (
+    Accuracy,
+    AveragePrecision,
+    ConfusionMatrix,
+    MultiLabelMetric,
+    SingleLabelMetric,
+)
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead, MultiTaskHead
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -50,10 +58,11 @@ def problems_before_training(
     if trained_on is not None and runner._resume:
         names['the checkpoint'] = trained_on
     model = unwrap(runner.model)
-    runs = {key: dry_run(key, loader, model) for key, loader in loaders.items()}
+    runs = {key: dry_run(key, loader, runner.model) for key, loader in loaders.items()}
     yield from _problems(model, loaders, evaluators, names)
-    for run in runs.values():
+    for key, run in runs.items():
         yield from run.problems
+        yield from _unlabelled(key, run.labels, model, evaluators)
     if trained_on is not None and not runner._resume:
         yield from _order_problems(runner.train_dataloader.dataset, trained_on)
     single = runs['train_dataloader'].single
@@ -95,7 +104,9 @@ def problems_before_testing(
     key = f'{phase}_dataloader'
     evaluators = {f'{phase}_evaluator': loop.evaluator}
     yield from _problems(model, {key: loop.dataloader}, evaluators, names)
-    yield from dry_run(key, loop.dataloader, model).problems
+    run = dry_run(key, loop.dataloader, runner.model)
+    yield from run.problems
+    yield from _unlabelled(key, run.labels, model, evaluators)
 
 
 def _problems(
@@ -170,7 +181,31 @@ def _dataset(
     if (samples := known_samples(dataset)) is not None:
         where = getattr(dataset, 'ann_file', '')
         name = f'{key} ({where})' if where else key
-        yield from label_problems(name, samples, outputs, several)
+        if isinstance(head, MultiTaskHead):
+            yield from _task_problems(name, samples, head)
+        else:
+            yield from label_problems(name, samples, outputs, several)
+
+
+def _task_problems(
+    name: str, samples: list[dict], head: MultiTaskHead
+) -> Iterator[Exception]:
+    """The same for each task; a sample need not have a label for all of them."""
+    for task, part in head.task_heads.items():
+        labelled = [
+            dict(sample, gt_label=sample['gt_label'][task])
+            for sample in samples
+            if isinstance(sample['gt_label'], dict) and task in sample['gt_label']
+        ]
+        place = f'{name}, task {task}'
+        if not labelled:
+            yield DataError(f'{place}: no sample has a label')
+        elif isinstance(part, MultiTaskHead):
+            yield from _task_problems(place, labelled, part)
+        else:
+            outputs = getattr(part, 'num_classes', None)
+            several = isinstance(part, MultiLabelClsHead)
+            yield from label_problems(place, labelled, outputs, several)
 
 
 def known_samples(dataset: Dataset) -> list[dict] | None:
@@ -190,11 +225,17 @@ def known_samples(dataset: Dataset) -> list[dict] | None:
     """
     if isinstance(labels := getattr(dataset, 'labels', None), torch.Tensor):
         return [dict(gt_label=label) for label in labels.tolist()]
-    if not isinstance(dataset, BaseDataset):
+    if isinstance(dataset, MultiTaskDataset):
+        infos = dataset.data_list
+    elif isinstance(dataset, BaseDataset) and len(dataset):
+        if 'gt_label' not in dataset.get_data_info(0):  # none, or boxes, captions, ...
+            return None
+        infos = _infos(dataset)
+    else:
         return None
     return [
         {key: info[key] for key in ('gt_label', 'img_path') if key in info}
-        for info in _infos(dataset)
+        for info in infos
     ]
 
 
@@ -209,6 +250,33 @@ def _infos(dataset: BaseDataset) -> Iterator[dict]:
     for end in dataset.data_address.tolist():
         yield pickle.loads(data[start:end])
         start = end
+
+
+def _unlabelled(
+    key: str, labels: set[str] | None, model: nn.Module, evaluators: dict
+) -> Iterator[Exception]:
+    """Images without the labels that they are trained on, or compared with."""
+    if labels is None:
+        return
+    if key == 'train_dataloader':
+        head = getattr(model, 'head', None)
+        if isinstance(head, (ClsHead, MultiLabelClsHead)) and not labels:
+            yield DataError(
+                f'{key}.dataset has no labels, which {type(head).__name__} learns from'
+            )
+        return
+    evaluator = key.replace('dataloader', 'evaluator')
+    for metric in getattr(evaluators.get(evaluator), 'metrics', []):
+        single = isinstance(metric, (Accuracy, SingleLabelMetric, ConfusionMatrix))
+        several = isinstance(metric, (MultiLabelMetric, AveragePrecision))
+        if (single and 'gt_label' not in labels) or (several and not labels):
+            without = '--no-validate leaves it out'
+            if key == 'test_dataloader':
+                without = 'for predictions alone set test_evaluator=[]'
+            yield DataError(
+                f'{key}.dataset has no labels, which {type(metric).__name__} compares '
+                f'with; {without}'
+            )
 
 
 def _order_problems(dataset: Dataset, trained_on: Sequence[str]) -> Iterator[Exception]:

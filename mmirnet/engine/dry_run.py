@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
+from mmpretrain.models import ImageClassifier
+from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -20,7 +22,8 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..datasets.seeding import ExactSampler, SeededIndex
-from ..errors import DataError, MmirnetError
+from ..errors import ConfigError, DataError, MmirnetError
+from .wrappers import unwrap
 
 #: How many images are looked at; two of them go through the network.
 _IMAGES = 4
@@ -34,10 +37,13 @@ class DryRun:
         problems (list[Exception]): One for each thing that does not fit.
         single (list[str]): Batch norms that see one value an image and channel, and
             compute statistics in training: they need two images.
+        labels (set[str] | None): Which of ``gt_label`` and ``gt_score`` the images
+            have; None if they are not packed as MMPretrain does it.
     """
 
     problems: list[Exception] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
+    labels: set[str] | None = None
 
 
 class _Unfit(Exception):
@@ -54,25 +60,61 @@ def dry_run(key: str, loader: DataLoader, model: nn.Module) -> DryRun:
         key (str): What the data loader is called in the config.
         loader (DataLoader): Its images are read as it would read them, but for the
             order.
-        model (nn.Module): MMEngine's kind of model, unwrapped.
+        model (nn.Module): MMEngine's kind of model, in whatever wrappers.
 
     Returns:
         DryRun: What does not fit.
     """
-    found = DryRun()
+    found, averages = DryRun(), _averages(model)
     lazy = any(
         isinstance(p, nn.parameter.UninitializedTensorMixin)
         for p in [*model.parameters(), *model.buffers()]
     )
-    if not isinstance(model, BaseModel) or lazy or not len(loader.dataset):
+    if not isinstance(unwrap(model), BaseModel) or lazy or not len(loader.dataset):
         return found
     if isinstance(loader.dataset, IterableDataset):
         return found
     with _as_before(model):
         batch = _read(key, loader, found)
-        if batch is not None and not _of_views(batch):
-            _forward(key, batch, model, found)
+        if batch is None:
+            return found
+        found.labels = _labels(batch)
+        if _of_views(batch) == averages:
+            if not averages:
+                _forward(key, batch, unwrap(model), found)
+        elif isinstance(unwrap(model), ImageClassifier):
+            found.problems.append(ConfigError(_misplaced_views(key, averages)))
     return found
+
+
+def _averages(model: nn.Module) -> bool:
+    """Whether a model averages what it makes of several views of an image."""
+    while is_model_wrapper(model) and not isinstance(model, BaseTTAModel):
+        model = model.module
+    return isinstance(model, BaseTTAModel)
+
+
+def _misplaced_views(key: str, averages: bool) -> str:
+    if averages:
+        return (
+            'tta_pipeline gives one view of an image: it needs '
+            "dict(type='TestTimeAug', transforms=[[...], ...]) with PackInputs inside"
+        )
+    return (
+        f'the pipeline of {key}.dataset gives several views of an image, which the '
+        'model does not take: TestTimeAug belongs into tta_pipeline, and tools/test.py '
+        '--tta averages them'
+    )
+
+
+def _labels(batch: object) -> set[str] | None:
+    """What the first sample of a batch says of its class."""
+    packed = batch.get('data_samples') if isinstance(batch, dict) else None
+    while isinstance(packed, (list, tuple)) and packed:  # of views, of images
+        packed = packed[0]
+    if not isinstance(packed, DataSample):
+        return None
+    return {'gt_label', 'gt_score'} & set(packed.keys())
 
 
 @contextlib.contextmanager

@@ -239,6 +239,11 @@ def logits_and_scores(
         with takes(model, shape):
             image = torch.randn(1, *shape, generator=generator).to(parameter)
             logits = model(image)
+        if isinstance(logits, dict):
+            raise ConfigError(
+                f'{type(model.head).__name__} answers {len(logits)} questions of an '
+                f'image ({", ".join(logits)}); only one score for each class is taken'
+            )
         if not predicts(model) or not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ConfigError(f'{name} gives features, not one score for each class')
         (sample,) = model(image, mode='predict')

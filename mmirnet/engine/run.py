@@ -436,6 +436,8 @@ def _average_over_flips(runner: Runner) -> None:
 def _flips(dataset: Dataset) -> Compose:
     """A data set's pipeline, giving every image as it is and mirrored."""
     chain = list(getattr(getattr(dataset, 'pipeline', None), 'transforms', []))
+    if any(isinstance(t, TestTimeAug) for t in chain):  # gives views of its own
+        return dataset.pipeline
     packing = [i for i, t in enumerate(chain) if isinstance(t, PackInputs)]
     if not packing:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """What is wrong with built objects; each case starts from a run that is right."""
 
+import json
 import random
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmpretrain.datasets import BaseDataset
+from mmpretrain.datasets import BaseDataset, MultiTaskDataset
+from mmpretrain.models import AverageClsScoreTTA
 from mmpretrain.registry import DATASETS
 from tiny import TinyNet, tiny_runner
 from torch import nn
@@ -36,13 +38,16 @@ class Squares(BaseDataset):
     def load_data_list(self):
         labels, (height, width), channels = self.given
         image = np.zeros((height, width, channels), np.uint8)
-        return [dict(img=image, gt_label=label) for label in labels]
+        return [
+            dict(img=image) if label is None else dict(img=image, gt_label=label)
+            for label in labels
+        ]
 
 
 def squares(labels=(0, 1, 2, 0, 1, 2), **kwargs):
     kwargs.setdefault('serialize_data', False)  # which collects garbage, for a second
-    pipeline = [dict(type='PackInputs')]
-    return dict(type='Squares', labels=list(labels), pipeline=pipeline, **kwargs)
+    kwargs.setdefault('pipeline', [dict(type='PackInputs')])
+    return dict(type='Squares', labels=list(labels), **kwargs)
 
 
 def config(**changes):
@@ -79,6 +84,38 @@ def config(**changes):
     )
     cfg.merge_from_dict(changes)
     return cfg
+
+
+#: Two views of each image, as test-time augmentation takes them.
+VIEWS = [
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)],
+            [dict(type='PackInputs')],
+        ],
+    )
+]
+
+
+def two_tasks(*labels):
+    """A run of two tasks of three and two classes."""
+    fields = dict(type='PackMultiTaskInputs', multi_task_fields=['gt_label'])
+    tasks = {
+        name: dict(type='LinearClsHead', num_classes=n)
+        for name, n in (('kind', 3), ('sex', 2))
+    }
+    head = dict(type='MultiTaskHead', in_channels=64, task_heads=tasks)
+    data = squares(labels, pipeline=[fields])
+    metrics = {name: [dict(type='Accuracy')] for name in tasks}
+    return {
+        'model.head': dict(head, _delete_=True),
+        'train_dataloader.dataset': dict(data, _delete_=True),
+        'val_dataloader.dataset': dict(data, _delete_=True),
+        'val_evaluator': dict(
+            type='MultiTasksMetric', task_metrics=metrics, _delete_=True
+        ),
+    }
 
 
 def runner_of(folder, **changes):
@@ -214,6 +251,34 @@ def test_what_is_right_passes(tmp_path):
             'val_dataloader: model.backbone.conv1 takes 3 channels, but gets 1, from '
             'images of 1x8x8',
         ),
+        (
+            {'train_dataloader.dataset.labels': [None] * 6},
+            'train_dataloader.dataset has no labels, which LinearClsHead learns from',
+        ),
+        (
+            {'val_dataloader.dataset.labels': [None] * 6},
+            'val_dataloader.dataset has no labels, which Accuracy compares with; '
+            '--no-validate leaves it out',
+        ),
+        (
+            {
+                'val_dataloader.dataset.labels': [None] * 6,
+                'val_evaluator': dict(type='AveragePrecision', _delete_=True),
+            },
+            'val_dataloader.dataset has no labels, which AveragePrecision compares',
+        ),
+        (
+            {'val_dataloader.dataset.pipeline': VIEWS},
+            'the pipeline of val_dataloader.dataset gives several views of an image',
+        ),
+        (
+            two_tasks(dict(kind=0, sex=1), dict(kind=2, sex=2)),
+            'train_dataloader.dataset, task sex, sample 1: label 2 is not in 0 to 1',
+        ),
+        (
+            two_tasks(dict(kind=0), dict(kind=2)),
+            'train_dataloader.dataset, task sex: no sample has a label',
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
@@ -312,6 +377,8 @@ def test_what_looks_wrong_is_warned_of(tmp_path, changes, message):
             'val_evaluator': dict(type='MultiLabelMetric', _delete_=True),
             'train_dataloader.dataset.labels': [[0, 1], [2], [0]],
         },
+        two_tasks(dict(kind=0), dict(sex=1), dict(kind=2, sex=0)),
+        {'val_dataloader.dataset.labels': [None] * 6, 'val_evaluator': []},
     ],
     ids=repr,
 )
@@ -388,6 +455,22 @@ def test_labels_are_known_without_reading_images(serialize):
     digits = Digits(split='test')
     labels = [digits.get_data_info(i)['gt_label'] for i in range(len(digits))]
     assert [s['gt_label'] for s in known_samples(digits)] == labels
+
+
+def test_labels_of_several_tasks_are_known(tmp_path):
+    samples = [dict(img_path='a.png', gt_label=dict(kind=1, sex=0))]
+    path = tmp_path / 'tasks.json'
+    path.write_text(json.dumps(dict(metainfo={}, data_list=samples)))
+    (sample,) = known_samples(MultiTaskDataset(str(path), data_root='/data'))
+    assert sample == dict(img_path='/data/a.png', gt_label=dict(kind=1, sex=0))
+
+
+def test_data_sets_of_other_tasks_are_not_read(monkeypatch):
+    init_default_scope('mmpretrain')
+    data = DATASETS.build(squares())
+    monkeypatch.setattr(data, 'get_data_info', lambda i: dict(instances=[i]))
+    assert known_samples(data) is None
+    assert known_samples(Subset(data, [0])) is None
 
 
 class TestDryRun:
@@ -487,6 +570,15 @@ class TestDryRun:
         runner.model.backbone.forward = lambda x: 1 / 0
         assert dry_run('data', runner.train_dataloader, runner.model).problems == []
 
+    @pytest.mark.parametrize('views', [True, False])
+    def test_averages_of_views(self, tmp_path, views):
+        changes = {'val_dataloader.dataset.pipeline': VIEWS} if views else {}
+        runner = runner_of(tmp_path, **changes)
+        model = AverageClsScoreTTA(module=runner.model)
+        problems = dry_run('val_dataloader', runner.val_dataloader, model).problems
+        lines = [str(p).partition(':')[0] for p in problems]
+        assert lines == ([] if views else ['tta_pipeline gives one view of an image'])
+
     def test_models_that_are_not_mmengines_pass(self, tmp_path):
         runner = runner_of(tmp_path)
         assert dry_run('data', runner.train_dataloader, nn.Identity()).problems == []
@@ -494,6 +586,17 @@ class TestDryRun:
 
 class TestWhatAToolIsTold:
     """Before a test: models that predict nothing, images normalised twice."""
+
+    def test_images_without_labels(self, tmp_path):
+        change = {'val_dataloader.dataset.labels': [None] * 6}
+        runner = runner_of(tmp_path, **change)
+        runner._test_loop = runner.val_loop
+        runner.test_loop.evaluator = runner.val_evaluator
+        (problem,) = problems_before_testing(runner)
+        assert str(problem) == (
+            'test_dataloader.dataset has no labels, which Accuracy compares with; for '
+            'predictions alone set test_evaluator=[]'
+        )
 
     def test_models_that_predict_nothing(self, tmp_path):
         runner = runner_of(tmp_path)

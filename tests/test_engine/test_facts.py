@@ -314,6 +314,18 @@ def test_models_without_classes_are_refused():
         head_kind(model, (3, 32, 32))
 
 
+def test_heads_of_several_tasks_are_refused():
+    tasks = {
+        name: dict(type='LinearClsHead', num_classes=2) for name in ('kind', 'sex')
+    }
+    model = classifier()
+    model.head = MODELS.build(
+        dict(type='MultiTaskHead', in_channels=64, task_heads=tasks)
+    )
+    with pytest.raises(ConfigError, match=r'MultiTaskHead .*2 questions.*kind, sex'):
+        head_kind(model, (3, 32, 32))
+
+
 # --------------------------------------------------------------------------
 # The classes.
 

@@ -56,6 +56,20 @@ def test_tta_averages_an_image_and_its_mirror(trained, tmp_path):
         'plain': {},
         'mirror': {'cfg_options': {'test_dataloader.dataset.pipeline': mirror}},
         'tta': {'tta': True},
+        'own views': {
+            'tta': True,
+            'cfg_options': {
+                'test_dataloader.dataset.pipeline': [
+                    dict(
+                        type='TestTimeAug',
+                        transforms=[
+                            [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)],
+                            [dict(type='PackInputs')],
+                        ],
+                    )
+                ]
+            },
+        },
     }.items():
         out = tmp_path / f'{name}.pkl'
         config = small_config(tmp_path / name)
@@ -66,6 +80,7 @@ def test_tta_averages_an_image_and_its_mirror(trained, tmp_path):
         scores[name] = torch.stack([p['pred_score'] for p in predictions])
     torch.testing.assert_close(scores['tta'], (scores['plain'] + scores['mirror']) / 2)
     assert not torch.equal(scores['tta'], scores['plain'])
+    assert torch.equal(scores['own views'], scores['tta'])
 
 
 def test_tta_of_wrapped_data_keeps_the_models_own_preprocessor(trained, tmp_path):
