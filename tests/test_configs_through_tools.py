@@ -238,7 +238,8 @@ def held_in_memory(root):
         Image.fromarray(digits.get_data_info(i)['img']).save(path)
     data = dict(type='Digits', split='test', indices=6, pipeline=[PACK])
     data['serialize_data'] = False
-    return table_config(root, data, head=dict(num_classes=10), in_memory=True)
+    data = dict(type='InMemory', dataset=data)
+    return table_config(root, data, head=dict(num_classes=10))
 
 
 NEW_STYLE = """

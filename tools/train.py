@@ -31,6 +31,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile', action='store_true', help='compile the backbone with torch.compile'
     )
+    parser.add_argument(
+        '--in-memory',
+        action='store_true',
+        help='keep the images on the device and augment whole batches there',
+    )
     parser.add_argument('--no-validate', action='store_true', help='skip validation')
     parser.add_argument(
         '--auto-scale-lr',

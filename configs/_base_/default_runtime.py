@@ -3,6 +3,9 @@ default_scope = 'mmpretrain'
 
 default_hooks = dict(
     check=dict(type='CheckHook'),  # data, labels, classes and network, before the start
+    resume=dict(type='ResumeHook'),  # says what has changed since the checkpoint
+    precise_bn=dict(type='PackedPreciseBNHook'),  # for training from a packed file
+    tf32=dict(type='TF32Hook', allow=False),  # True is faster on GPUs, less precise
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
@@ -22,11 +25,6 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
-# float32 keeps its 24 bits on GPUs; True is faster there, with 11.
-tf32 = False
-# Channels beside each other in memory, which most convolutions prefer.
-channels_last = False
-# compile = True, or torch.compile's arguments in a dict, compiles the backbone.
 model_wrapper_cfg = dict(
     type='MMDistributedDataParallel',
     broadcast_buffers=False,

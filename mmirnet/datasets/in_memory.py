@@ -37,7 +37,7 @@ from .seeding import ExactSampler, SeededIndex
 
 #: Transforms that make the same of an image whenever they see it.
 _STILL = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop, Pad)
-_WAY_OUT = 'or set in_memory=False'
+_WAY_OUT = 'or leave InMemory out'
 
 
 def crop_and_flip(
@@ -232,8 +232,28 @@ def as_is(batch: dict) -> dict:
     return batch
 
 
+def is_in_memory(dataloader: dict) -> bool:
+    """Whether a data loader's config names an :class:`InMemory` data set."""
+    dataset = dataloader.get('dataset')
+    kind = dataset.get('type') if isinstance(dataset, dict) else None
+    return find_class(DATASETS, kind) is InMemory
+
+
+def read_each_image(dataloader: ConfigDict) -> None:
+    """Undoes :func:`keep_in_memory`, where images have to come one by one.
+
+    Args:
+        dataloader (ConfigDict): Changed in place; one of another data set stays.
+    """
+    if is_in_memory(dataloader):
+        dataloader.dataset = dataloader.dataset.dataset
+        dataloader.collate_fn = dict(type='default_collate')
+
+
 def keep_in_memory(dataloader: ConfigDict) -> None:
     """Rewrite a data loader's config to keep its data set in memory.
+
+    A loader that keeps it there already is left as it is.
 
     Args:
         dataloader (ConfigDict): Changed in place. MMEngine's samplers hand out seeds
@@ -242,9 +262,11 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     Raises:
         ValueError: If its sampler or ``collate_fn`` cannot be kept.
     """
+    if is_in_memory(dataloader):
+        return
     if not isinstance(dataloader.dataset, dict):
         raise ConfigError(
-            'in_memory needs the config of a data set, not a data set that is built: '
+            'InMemory needs the config of a data set, not a data set that is built: '
             f'give its config, {_WAY_OUT}'
         )
     collate = dataloader.get('collate_fn') or dict(type='default_collate')
@@ -252,7 +274,7 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     name = getattr(kind, '__name__', kind)
     if name not in ('default_collate', 'pseudo_collate', 'as_is'):
         raise ConfigError(
-            f'in_memory makes batches itself, and has no use for collate_fn={name}: '
+            f'InMemory makes batches itself, and has no use for collate_fn={name}: '
             f'leave it out, {_WAY_OUT}'
         )
     kind = find_class(DATA_SAMPLERS, dataloader.sampler.type)
@@ -260,7 +282,7 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
         dataloader.sampler.type = 'ExactSampler'
     elif _draws(dataloader.dataset):
         raise ConfigError(
-            'in_memory draws crops and flips by seed and epoch, which '
+            'InMemory draws crops and flips by seed and epoch, which '
             f'{dataloader.sampler.type} does not hand out: set '
             f"sampler=dict(type='DefaultSampler', shuffle=True), {_WAY_OUT}"
         )
@@ -290,7 +312,7 @@ def _leaves(dataset: dict) -> Iterator[dict]:
             yield dataset
         else:
             raise ConfigError(
-                'in_memory needs the config of a data set inside '
+                'InMemory needs the config of a data set inside '
                 f'{dataset["type"]}, not one that is built: give its config, {_WAY_OUT}'
             )
 
@@ -300,7 +322,7 @@ def _pipeline(dataset: dict) -> list[dict]:
     pipelines = [list(leaf.get('pipeline', [])) for leaf in _leaves(dataset)]
     if any(pipeline != pipelines[0] for pipeline in pipelines):
         raise ConfigError(
-            f'in_memory needs the same pipeline in all parts of {dataset["type"]}: '
+            f'InMemory needs the same pipeline in all parts of {dataset["type"]}: '
             f'give them one, {_WAY_OUT}'
         )
     return pipelines[0]
@@ -328,7 +350,7 @@ def _place(dataset: Dataset, index: int, name: str) -> tuple[Dataset, int]:
             dataset, index = dataset.dataset, place
     if not hasattr(dataset, 'get_data_info'):
         raise ConfigError(
-            'in_memory reads data sets that have get_data_info, as those on '
+            'InMemory reads data sets that have get_data_info, as those on '
             f"MMPretrain's BaseDataset; {name} has not: build it on that, {_WAY_OUT}"
         )
     return dataset, index

@@ -17,11 +17,11 @@ scale s = 2**exponent:
 In a network with the same ``conv_cfg``, Libra-PB gives back all signs, and all
 exponents that it gave (but for n = 2, where mean|w_std| is sqrt(1/2) and rounding
 decides). BatchNorms get mean 0, a variance that makes the deviation 1, and slope and
-offset as weight and bias (:func:`mmirnet.engine.batch_norm.fold`); everything else is
+offset as weight and bias (:func:`mmirnet.engine.precise_bn.fold`); everything else is
 as stored. The first evaluation then computes what the packed file computes, bit for
 bit.
 
-Before the first training step, :class:`~mmirnet.engine.hooks.UnfoldBatchNormHook`
+Before the first training step, :class:`~mmirnet.engine.hooks.PackedPreciseBNHook`
 measures the mean and the variance that a packed file does not hold.
 """
 
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.batch_norm import fold
+from ..engine.precise_bn import fold
 from ..errors import PackedFileError
 from .engine import binary_weight
 from .format import Packed, read

@@ -6,12 +6,15 @@ from . import checkpoint
 from .amp import Bf16OptimWrapper
 from .hooks import (
     BinaryStatsHook,
+    ChannelsLastHook,
     CheckHook,
+    CompileHook,
     EDEHook,
     FiniteLossHook,
+    PackedPreciseBNHook,
     PreemptionHook,
     ResumeHook,
-    UnfoldBatchNormHook,
+    TF32Hook,
     WholeCheckpointHook,
 )
 from .loops import ExactEpochLoop, ExactIterLoop
@@ -20,15 +23,18 @@ from .weights import FittingPretrainedInit
 __all__ = [
     'Bf16OptimWrapper',
     'BinaryStatsHook',
+    'ChannelsLastHook',
     'CheckHook',
+    'CompileHook',
     'EDEHook',
     'ExactEpochLoop',
     'ExactIterLoop',
     'FiniteLossHook',
     'FittingPretrainedInit',
+    'PackedPreciseBNHook',
     'PreemptionHook',
     'ResumeHook',
-    'UnfoldBatchNormHook',
+    'TF32Hook',
     'WholeCheckpointHook',
     'checkpoint',
 ]

@@ -12,7 +12,7 @@ import math
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS, LOOPS
+from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -106,9 +106,9 @@ def _seeded(loader: DataLoader) -> DataLoader:
     )
 
 
-def bring_resume_hook(runner: Runner) -> None:
-    """Register a :class:`~mmirnet.engine.hooks.ResumeHook` if a run has none."""
-    if not any(type(hook).__name__ == 'ResumeHook' for hook in runner.hooks):
+def _bring_resume_hook(runner: Runner) -> None:
+    kind = HOOKS.get('ResumeHook')
+    if not any(isinstance(hook, kind) for hook in runner.hooks):
         runner.register_hook(dict(type='ResumeHook'))
 
 
@@ -117,7 +117,7 @@ class _ExactLoop:
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, exact_dataloader(dataloader), **kwargs)
-        bring_resume_hook(runner)
+        _bring_resume_hook(runner)
         if not len(self.dataloader):
             raise ConfigError(
                 f'train_dataloader has no batch: {self._images} images, batch_size '

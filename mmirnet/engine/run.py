@@ -9,9 +9,11 @@ options that fit their workers, and what cannot work is refused before it starts
 import contextlib
 import datetime
 import importlib.util
+import inspect
 import logging
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +21,22 @@ import mmengine
 import numpy as np
 import torch
 from mmcv.transforms import RandomFlip, TestTimeAug
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import init_dist, is_main_process
 from mmengine.evaluator import DumpResults
-from mmengine.hooks import EMAHook
-from mmengine.registry import MODELS, RUNNERS
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS, MODELS, RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import PackInputs
 from torch import distributed
 from torch.utils.data import Dataset
 
-from ..datasets import keep_in_memory
+from ..datasets.in_memory import is_in_memory, keep_in_memory, read_each_image
 from ..errors import ConfigError, DataError
 from ..files import check_writable
+from ..registry import find_class
 from .checkpoint import (
     check_whole,
     find_whole_checkpoint,
@@ -42,10 +45,7 @@ from .checkpoint import (
 )
 from .config_checks import check_config
 from .facts import parts
-from .loops import bring_resume_hook
-from .speed import allow_tf32, compile_model
 from .weights import check_checkpoint
-from .wrappers import unwrap
 
 _log = logging.getLogger('mmirnet')
 
@@ -62,6 +62,16 @@ RANK_VARIABLES = {
 }
 
 
+#: Hooks of every run that the tools start. A config that has None under the key goes
+#: without.
+DEFAULT_HOOKS = dict(
+    check=dict(type='CheckHook'),
+    resume=dict(type='ResumeHook'),
+    precise_bn=dict(type='PackedPreciseBNHook'),
+    tf32=dict(type='TF32Hook', allow=False),
+)
+
+
 def train(
     config: str,
     *,
@@ -69,6 +79,7 @@ def train(
     resume: str | None = None,
     amp: bool = False,
     compile: bool = False,
+    in_memory: bool = False,
     no_validate: bool = False,
     auto_scale_lr: bool = False,
     no_pin_memory: bool = False,
@@ -88,7 +99,9 @@ def train(
         amp (bool): Automatic mixed precision: float16 on GPUs, bfloat16 on CPUs.
             Defaults to False.
         compile (bool): Compiles the backbone, see
-            :func:`~mmirnet.engine.speed.compile_model`. Defaults to False.
+            :class:`~mmirnet.engine.hooks.CompileHook`. Defaults to False.
+        in_memory (bool): Keeps the images on the device and augments whole batches
+            there, see :func:`~mmirnet.datasets.keep_in_memory`. Defaults to False.
         no_validate (bool): Skips validation. Defaults to False.
         auto_scale_lr (bool): Scales the learning rate to the batch size in use.
             Defaults to False.
@@ -110,7 +123,7 @@ def train(
     """
     cfg = load_config(config, work_dir, launcher)
     if compile:
-        cfg.compile = cfg.get('compile') or True
+        set_hook(cfg, 'compile', type='CompileHook')
     if no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if amp and torch.cuda.is_available():
@@ -134,16 +147,26 @@ def train(
             )
         cfg.auto_scale_lr.enable = True
 
-    runner = build_runner(
+    loaders = ('train_dataloader', 'val_dataloader')
+    prepare_config(
         cfg,
         cfg_options,
-        loaders=('train_dataloader', 'val_dataloader'),
+        loaders,
         pin_memory=not no_pin_memory,
         persistent_workers=not no_persistent_workers,
+        in_memory=in_memory,
     )
-    with _started_from(runner):
-        runner.register_hook(dict(type='UnfoldBatchNormHook'))
-        bring_resume_hook(runner)
+    found = cfg.get('resume') and not cfg.get('load_from')
+    if found:
+        cfg.load_from = _newest_checkpoint(cfg)
+        cfg.resume = cfg.load_from is not None
+    runner = build_runner(cfg, loaders)
+    if found and not cfg.resume:
+        runner.logger.info(
+            f'--resume: no checkpoint to resume from in {cfg.work_dir}; training '
+            'starts at its beginning'
+        )
+    with _loaded_once(runner, whole=found):
         runner.train()
     return runner
 
@@ -227,21 +250,21 @@ def evaluate(
             out_dir=show_dir,
             wait_time=wait_time,
         )
+    in_memory = take_old_switches(cfg) and not tta
     if tta:
-        cfg.in_memory = False  # whose images all come at once
+        read_each_image(cfg.test_dataloader)
 
-    runner = build_runner(
-        cfg,
-        None,
-        loaders=('test_dataloader',),
-        pin_memory=not no_pin_memory,
+    if packed:  # which has the weights that were averaged when it was packed
+        _leave_out_hooks(cfg, EMAHook)
+    loaders = ('test_dataloader',)
+    prepare_config(
+        cfg, None, loaders, pin_memory=not no_pin_memory, in_memory=in_memory
     )
+    runner = build_runner(cfg, loaders)
     if packed:
         from ..deploy.checkpoint import replace_network
 
         replace_network(runner.model, checkpoint, engine)
-        # The file has the weights that were averaged when it was packed.
-        runner._hooks = [h for h in runner._hooks if not isinstance(h, EMAHook)]
     loaded = None if packed else check_checkpoint(checkpoint, runner.model)
     if tta:
         _average_over_flips(runner)
@@ -280,6 +303,18 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
+
+
+def _leave_out_hooks(cfg: Config, kind: type[Hook]) -> None:
+    """Takes the hooks of a class out of a config."""
+
+    def is_left(hook: dict) -> bool:
+        found = find_class(HOOKS, hook.get('type')) if isinstance(hook, dict) else hook
+        return not (inspect.isclass(found) and issubclass(found, kind))
+
+    cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if is_left(h)]
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {key: h for key, h in hooks.items() if h is None or is_left(h)}
 
 
 def _settle_test_set(cfg: Config, config: str) -> None:
@@ -329,45 +364,136 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
     return cfg
 
 
-def build_runner(
+def set_loader_defaults(loader: ConfigDict) -> None:
+    """Writes into a data loader's config what the tools use where it says nothing.
+
+    Args:
+        loader (ConfigDict): Changed in place.
+    """
+    kept = is_in_memory(loader)
+    loader.setdefault('collate_fn', dict(type='as_is' if kept else 'default_collate'))
+    loader.setdefault('persistent_workers', not kept)
+    loader.setdefault('pin_memory', not kept)
+
+
+def set_hook(cfg: Config, key: str, **hook) -> None:
+    """Sets a hook of a config, and keeps its other arguments.
+
+    Args:
+        cfg (Config): Changed in place.
+        key (str): The hook's key in ``default_hooks``.
+        **hook: Its type and arguments.
+
+    Example:
+        >>> cfg = Config(dict(default_hooks=dict(tf32=None)))
+        >>> set_hook(cfg, 'tf32', type='TF32Hook')
+        >>> cfg.default_hooks
+        {'tf32': {'type': 'TF32Hook'}}
+    """
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {**hooks, key: {**(hooks.get(key) or {}), **hook}}
+
+
+def add_default_hooks(cfg: Config) -> None:
+    """Names :data:`DEFAULT_HOOKS` in a config, but for those it names itself.
+
+    Args:
+        cfg (Config): Changed in place.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    named = [*hooks.values(), *(cfg.get('custom_hooks') or [])]
+    kinds = [find_class(HOOKS, h.get('type')) for h in named if isinstance(h, dict)]
+    for key, hook in DEFAULT_HOOKS.items():
+        if key not in hooks and find_class(HOOKS, hook['type']) not in kinds:
+            set_hook(cfg, key, **hook)
+
+
+def take_old_switches(cfg: Config) -> bool:
+    """Turns switches that were keys of their own into the hooks that took their place.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Returns:
+        bool: Whether ``in_memory=True`` was among them, which rewrites data loaders.
+    """
+    named = dict(
+        compile=dict(type='CompileHook'),
+        channels_last=dict(type='ChannelsLastHook'),
+        tf32=dict(type='TF32Hook', allow=True),
+    )
+    for switch, hook in named.items():
+        if value := cfg.pop(switch, None):
+            options = value if isinstance(value, dict) else {}
+            set_hook(cfg, switch, **hook | options)
+            _log.warning(
+                '%s=%r is now default_hooks.%s=%r',
+                *(switch, value, switch, cfg.default_hooks[switch]),
+            )
+    if in_memory := bool(cfg.pop('in_memory', False)):
+        _log.warning("in_memory=True is now --in-memory, or dataset.type='InMemory'")
+    return in_memory
+
+
+def prepare_config(
     cfg: Config,
     cfg_options: dict | None,
     loaders: tuple[str, ...],
     *,
     pin_memory: bool = True,
     persistent_workers: bool = True,
-) -> Runner:
-    """Builds the runner of a config, on one process or as one of several."""
+    in_memory: bool = False,
+) -> None:
+    """Settles all that a run is made from, and joins its other processes.
+
+    What stands in the config afterwards is what runs, and what MMEngine writes into
+    the working folder.
+
+    Args:
+        cfg (Config): Changed in place.
+        cfg_options (dict | None): Settings by dotted key, over everything else.
+        loaders (tuple[str, ...]): The data loaders that will be built.
+        pin_memory (bool): False for pageable memory for the batches.
+        persistent_workers (bool): False for new data workers each epoch.
+        in_memory (bool): Whether to keep the images of all loaders on the device.
+
+    Raises:
+        MmirnetError: With all that is wrong with the config.
+    """
     for name in loaders:
         if cfg.get(name):
-            cfg[name].setdefault('collate_fn', dict(type='default_collate'))
-            cfg[name].setdefault('persistent_workers', True)
-            cfg[name].setdefault('pin_memory', True)
+            set_loader_defaults(cfg[name])
             cfg[name].pin_memory &= pin_memory
             cfg[name].persistent_workers &= persistent_workers
     cfg.merge_from_dict(cfg_options or {})
+    in_memory |= take_old_switches(cfg)
+    add_default_hooks(cfg)
     check_config(cfg, loaders)
     for name in loaders:
         if loader := cfg.get(name):
-            if cfg.get('in_memory'):
+            if in_memory:
                 keep_in_memory(loader)
             # Either would only warn or raise: nothing to pin for, nobody to keep.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
-    allow_tf32(cfg.get('tf32', False))
     _join_processes(cfg)
+
+
+def build_runner(cfg: Config, loaders: tuple[str, ...]) -> Runner:
+    """Builds the runner of a prepared config, with its data.
+
+    Args:
+        cfg (Config): See :func:`prepare_config`.
+        loaders (tuple[str, ...]): The data loaders to build.
+
+    Returns:
+        Runner: MMEngine's, or the config's ``runner_type``.
+
+    Raises:
+        MmirnetError: If data sets, loaders or evaluators cannot be built.
+    """
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if 'check' not in (cfg.get('default_hooks') or {}):
-        runner.register_hook(dict(type='CheckHook'))
     _build_loops(runner, loaders)
-    if cfg.get('channels_last'):
-        # Convolutions hand the layout on: images need not be told.
-        unwrap(runner.model).to(memory_format=torch.channels_last)
-    if options := cfg.get('compile'):
-        # MMEngine would compile train_step, with the Python in it.
-        options = options if isinstance(options, dict) else {}
-        model = unwrap(runner.model)
-        runner._maybe_compile = lambda _: compile_model(model, **options)
     return runner
 
 
@@ -385,32 +511,28 @@ def _build_loops(runner: Runner, loaders: tuple[str, ...]) -> None:
             raise DataError(f'{key}.dataset is empty') from error
 
 
-@contextlib.contextmanager
-def _started_from(runner: Runner):
-    """Finds and checks what a run starts from, which is then loaded once.
+def _newest_checkpoint(cfg: Config) -> str | None:
+    """The newest whole checkpoint in a run's folder.
 
-    One process reads every byte of the file to see that it is whole: the ranks of a
+    One process reads every byte of the files to see which are whole: the ranks of a
     cluster share a disk.
     """
-    cfg = runner.cfg
-    path, resume = cfg.get('load_from'), bool(cfg.get('resume'))
-    whole = False
-    if resume and not path:
-        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-        path = on_main_process(
-            find_whole_checkpoint,
-            runner.work_dir,
-            hook.get('out_dir'),
-            hook.get('filename_tmpl', ''),
-        )
-        whole = True
-        if path is None:
-            runner.logger.info(
-                f'--resume: no checkpoint to resume from in {runner.work_dir}; '
-                'training starts at its beginning'
-            )
-    cfg.load_from = runner._load_from = path
-    cfg.resume = runner._resume = resume = resume and path is not None
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return on_main_process(
+        find_whole_checkpoint,
+        cfg.work_dir,
+        hook.get('out_dir'),
+        hook.get('filename_tmpl', ''),
+    )
+
+
+@contextlib.contextmanager
+def _loaded_once(runner: Runner, whole: bool) -> Iterator[None]:
+    """Checks the checkpoint that a run starts from, and hands it over as it is read.
+
+    ``whole`` tells that its bytes were read and are whole.
+    """
+    path, resume = runner.cfg.get('load_from'), bool(runner.cfg.get('resume'))
     if not path:
         yield
         return
@@ -450,7 +572,7 @@ def _flips(dataset: Dataset) -> Compose:
 
 
 def _join_processes(cfg: Config) -> None:
-    """Joins the other processes of a distributed run without GPUs.
+    """Joins the other processes of a distributed run: MMEngine's way, or over gloo.
 
     MMEngine's launchers call CUDA, so they are left to machines that have it.
     """
@@ -462,6 +584,7 @@ def _join_processes(cfg: Config) -> None:
             f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
             f'environment: start with tools/dist_*.sh or tools/slurm_*.sh'
         )
+    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
     rank, world_size, local_rank = (int(os.environ[name]) for name in variables)
     if get_device() != 'cpu':
         if local_rank >= torch.cuda.device_count() > 0:
@@ -469,9 +592,10 @@ def _join_processes(cfg: Config) -> None:
                 f'process {local_rank} of this node has no GPU: '
                 f'{torch.cuda.device_count()} are visible'
             )
+        # As the Runner does, which would do it too late to agree on a checkpoint.
+        init_dist(cfg.launcher, **dist_cfg)
         return
 
-    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
     os.environ.setdefault('MASTER_PORT', str(dist_cfg.get('port', 29500)))
     if cfg.launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         nodes = os.environ['SLURM_NODELIST']

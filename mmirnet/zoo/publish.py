@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..analysis.runs import read_scalars
-from ..datasets import keep_in_memory
+from ..datasets.in_memory import is_in_memory, keep_in_memory
 from ..deploy.checkpoint import pack_checkpoint
 from ..engine import facts, run
 from ..engine.checkpoint import load_checkpoint_file
@@ -167,10 +167,13 @@ def training_command(config: str, run_cfg: str) -> str:
     """
     ran = Config.fromstring(run_cfg, '.py')
     written = run.load_config(config, None, 'none')
-    if ran.get('in_memory'):  # which rewrites the loaders
-        for key in ('train_dataloader', 'val_dataloader'):
-            if written.get(key):
-                keep_in_memory(written[key])
+    run.add_default_hooks(written)
+    flags = []
+    loaders = [k for k in ('train_dataloader', 'val_dataloader') if ran.get(k)]
+    if any(is_in_memory(ran[k]) and not is_in_memory(written[k]) for k in loaders):
+        flags.append('--in-memory')
+        for key in loaders:
+            keep_in_memory(written[key])
     if ran.get('resume'):
         ran.resume, ran.load_from = False, None  # a part of the same run
     settings = _settings(written)
@@ -179,7 +182,11 @@ def training_command(config: str, run_cfg: str) -> str:
         for key, value in _settings(ran).items()
         if settings.get(key) != value and _SETTLED.isdisjoint(key.split('.'))
     }
-    command = ['python', 'tools/train.py', config]
+    for key in [k for k in changed if k.startswith('default_hooks.compile.')]:
+        if changed[key] == 'CompileHook':
+            flags.append('--compile')
+            del changed[key]
+    command = ['python', 'tools/train.py', config, *flags]
     if changed:
         command += ['--cfg-options', *(f'{k}={v}' for k, v in changed.items())]
     return shlex.join(command)

@@ -244,11 +244,11 @@ class Plain(Dataset):
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        (Uneven, r'images of one size, .* from Uneven: .*Resize.* in_memory=False'),
-        (Files, 'no images in Files, .*LoadImageFromFile.* or set in_memory=False'),
+        (Uneven, r'images of one size, .* from Uneven: .*Resize.* leave InMemory out'),
+        (Files, 'no images in Files, .*LoadImageFromFile.* or leave InMemory out'),
         (Empty, 'nothing to keep: Empty is empty'),
         (OneHot, r'one class number an image, got the label \[0, 1\] from OneHot'),
-        (Plain, 'Plain has not: build it on that, or set in_memory=False'),
+        (Plain, 'Plain has not: build it on that, or leave InMemory out'),
     ],
 )
 def test_refuses_what_makes_no_tensor(kind, message):
@@ -387,7 +387,7 @@ class TestKeepInMemory:
                 r"Backwards does not hand out: set sampler=dict\(type='DefaultSampler'",
             ),
             (dict(collate_fn=dict(type='mine')), 'no use for collate_fn=mine: leave'),
-            (dict(dataset=[1, 2]), 'give its config, or set in_memory=False'),
+            (dict(dataset=[1, 2]), 'give its config, or leave InMemory out'),
         ],
         ids=['sampler', 'collate_fn', 'dataset'],
     )

@@ -2,19 +2,15 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from mmirnet.binary import set_ede
-from mmirnet.engine import run
-from mmirnet.engine.speed import allow_tf32, compile_model
+from mmirnet.engine.speed import compile_model
 
 init_default_scope('mmpretrain')
-DIGITS = 'mmirnet::irnet/resnet20_bireal_digits.py'
 
 
 def classifier():
@@ -74,58 +70,3 @@ class TestCompileModel:
     def test_needs_a_backbone(self):
         with pytest.raises(ValueError, match='a backbone, got Linear'):
             compile_model(nn.Linear(2, 2))
-
-
-@pytest.fixture
-def tf32():
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@pytest.mark.parametrize('allow', [True, False])
-def test_tf32_is_what_the_config_says(allow, tf32):
-    allow_tf32(allow)
-    assert torch.backends.cudnn.allow_tf32 == allow
-    assert torch.backends.cuda.matmul.allow_tf32 == allow
-
-
-def train(tmp_path, name, **options):
-    """Two epochs of three batches in memory, the last of them smaller."""
-    options = {
-        'in_memory': True,
-        'train_dataloader.dataset.indices': 80,
-        'train_dataloader.batch_size': 32,
-        'val_dataloader.dataset.indices': 40,
-        'train_cfg.max_epochs': 2,
-        'default_hooks.logger.interval': 1,
-        'log_level': 'WARNING',
-        **options,
-    }
-    return run.train(DIGITS, work_dir=str(tmp_path / name), cfg_options=options)
-
-
-@pytest.mark.parametrize('last', [False, True])
-def test_resumes_exactly_in_memory(tmp_path, last):
-    whole = train(tmp_path, 'whole', channels_last=last).model.state_dict()
-    layout = torch.channels_last if last else torch.contiguous_format
-    weight = whole['backbone.layer1.0.conv1.weight']
-    assert weight.is_contiguous(memory_format=layout)
-    saved = tmp_path / 'whole' / 'epoch_1.pth'
-    again = train(
-        tmp_path, 'again', load_from=str(saved), resume=True, channels_last=last
-    )
-    assert again.epoch == 2
-    for name, value in again.model.state_dict().items():
-        assert torch.equal(value, whole[name]), name
-
-
-def test_the_tools_compile_the_backbone_alone(tmp_path, monkeypatch):
-    torch._dynamo.reset()
-    monkeypatch.setattr(Runner, '_maybe_compile', pytest.fail)
-    graphs = torch._dynamo.utils.counters['stats']
-    before = graphs['unique_graphs']
-    train(tmp_path, 'run', compile=dict(backend='eager'))
-    assert graphs['unique_graphs'] - before == 2  # training and evaluation
-    written = Config.fromfile(tmp_path / 'run' / 'resnet20_bireal_digits.py')
-    assert written.compile == dict(backend='eager')

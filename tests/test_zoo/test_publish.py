@@ -19,7 +19,6 @@ OPTIONS = {
     'param_scheduler.T_max': 3,
     'randomness.seed': 5,
     'train_dataloader.batch_size': 32,
-    'in_memory': True,
 }
 
 
@@ -29,7 +28,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')
     config = small_config(folder)
     work_dir = folder / 'run'  # where MMEngine writes the config once more
-    run.train(str(config), work_dir=str(work_dir), cfg_options=OPTIONS)
+    run.train(
+        str(config),
+        work_dir=str(work_dir),
+        compile=True,
+        in_memory=True,
+        cfg_options=OPTIONS | {'default_hooks.compile.backend': 'eager'},
+    )
     return str(config), work_dir
 
 
@@ -117,9 +122,10 @@ def test_the_command_trains_the_same(trained, tmp_path):
     config, folder = trained
     text = load_checkpoint_file(str(folder / 'epoch_3.pth'))['meta']['cfg']
     command, _, options = training_command(config, text).partition(' --cfg-options ')
-    assert command == f'python tools/train.py {config}'
+    assert command == f'python tools/train.py {config} --in-memory --compile'
     assert dict(option.split('=') for option in options.split()) == {
-        key: str(value) for key, value in OPTIONS.items()
+        key: str(value)
+        for key, value in OPTIONS.items() | {('default_hooks.compile.backend', 'eager')}
     }
 
 

@@ -83,7 +83,9 @@ class Throughput(Hook):
         self.rounds[-1]['val_s'] = self._time() - self.start
 
 
-def measure(cfg: Config, epochs: int, images: int | None, options: dict) -> dict:
+def measure(
+    cfg: Config, epochs: int, images: int | None, options: dict, in_memory: bool
+) -> dict:
     """Train some epochs and time them.
 
     Args:
@@ -91,6 +93,7 @@ def measure(cfg: Config, epochs: int, images: int | None, options: dict) -> dict
         epochs (int): Timed epochs; one more goes before them.
         images (int | None): Images of an epoch, all of the data set by default.
         options (dict): As for ``--cfg-options``.
+        in_memory (bool): Keeps the images on the device.
 
     Returns:
         dict: The report that is written as JSON.
@@ -99,7 +102,9 @@ def measure(cfg: Config, epochs: int, images: int | None, options: dict) -> dict
     options = {'train_cfg.max_epochs': epochs + 1, **options}
     if images:
         options['train_dataloader.dataset.indices'] = images
-    runner = run.build_runner(cfg, options, ('train_dataloader', 'val_dataloader'))
+    loaders = ('train_dataloader', 'val_dataloader')
+    run.prepare_config(cfg, options, loaders, in_memory=in_memory)
+    runner = run.build_runner(cfg, loaders)
     hook = Throughput(next(runner.model.parameters()).device)
     runner.register_hook(hook)
     runner.train()
@@ -139,9 +144,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work_dir, one_line_errors():
         cfg = run.load_config(args.config, work_dir, 'none')
         if args.compile:
-            cfg.compile = True
-        cfg.in_memory = args.in_memory
-        report = measure(cfg, args.epochs, args.images, args.cfg_options)
+            run.set_hook(cfg, 'compile', type='CompileHook')
+        report = measure(
+            cfg, args.epochs, args.images, args.cfg_options, args.in_memory
+        )
     ratio = report['ratio']
     print(
         f'Runner {report["runner_images_per_s"]:.0f} images/s, bare step '

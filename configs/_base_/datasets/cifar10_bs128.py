@@ -6,9 +6,6 @@ data_preprocessor = dict(
     to_rgb=False,  # CIFAR10 gives RGB
 )
 
-# True keeps all images on the device and augments whole batches there.
-in_memory = False
-
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=4),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -26,7 +23,8 @@ train_dataloader = dict(
         split='train',
         pipeline=train_pipeline,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='ExactSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
 )
 val_dataloader = dict(
     batch_size=128,
@@ -39,6 +37,7 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
 

@@ -6,9 +6,6 @@ data_preprocessor = dict(
     to_rgb=False,
 )
 
-# True keeps all images on the device and augments whole batches there.
-in_memory = False
-
 # No flip: a mirrored digit is another sign.
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=2),
@@ -20,14 +17,18 @@ test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(type='Digits', split='train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='ExactSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
 )
 val_dataloader = dict(
     batch_size=120,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(type='Digits', split='test', pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
 

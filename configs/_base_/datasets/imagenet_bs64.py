@@ -39,7 +39,8 @@ train_dataloader = dict(
         split='train',
         pipeline=train_pipeline,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='ExactSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
 )
 val_dataloader = dict(
     batch_size=64,
@@ -52,6 +53,7 @@ val_dataloader = dict(
         pipeline=test_pipeline,
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
 )
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
 

@@ -1,19 +1,25 @@
 from .binary_stats_hook import BinaryStatsHook
+from .channels_last_hook import ChannelsLastHook
 from .check_hook import CheckHook
 from .checkpoint_hook import WholeCheckpointHook
+from .compile_hook import CompileHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
+from .precise_bn_hook import PackedPreciseBNHook
 from .preemption_hook import PreemptionHook
 from .resume_hook import ResumeHook
-from .unfold_hook import UnfoldBatchNormHook
+from .tf32_hook import TF32Hook
 
 __all__ = [
     'BinaryStatsHook',
+    'ChannelsLastHook',
     'CheckHook',
+    'CompileHook',
     'EDEHook',
     'FiniteLossHook',
+    'PackedPreciseBNHook',
     'PreemptionHook',
     'ResumeHook',
-    'UnfoldBatchNormHook',
+    'TF32Hook',
     'WholeCheckpointHook',
 ]

@@ -7,8 +7,8 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from mmirnet.engine import UnfoldBatchNormHook
-from mmirnet.engine.batch_norm import fold, folded, unfold
+from mmirnet.engine import PackedPreciseBNHook
+from mmirnet.engine.precise_bn import fold, folded, unfold
 
 
 class Net(BaseModel):
@@ -80,8 +80,8 @@ def test_hook_takes_as_many_batches_as_it_says(net, caplog):
         model=net, train_dataloader=iter(batches(3)), logger=logging.getLogger()
     )
     with caplog.at_level(logging.INFO):
-        UnfoldBatchNormHook(batches=2).before_train(runner)
-        UnfoldBatchNormHook(batches=2).before_train(runner)  # nothing left to do
+        PackedPreciseBNHook(batches=2).before_train(runner)
+        PackedPreciseBNHook(batches=2).before_train(runner)  # nothing left to do
     assert len(list(runner.train_dataloader)) == 1
     assert [r.message.split(':')[0] for r in caplog.records] == [
         '2 batch norms from a packed file'

@@ -1,4 +1,4 @@
-"""Training that starts from a packed file."""
+"""Precise BN for training that starts from a packed file."""
 
 from itertools import islice
 
@@ -6,23 +6,23 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..batch_norm import folded, unfold
+from ..precise_bn import folded, unfold
 from ..wrappers import unwrap
 
 
 @HOOKS.register_module()
-class UnfoldBatchNormHook(Hook):
+class PackedPreciseBNHook(Hook):
     """Measures the batch norms' statistics that a packed file does not hold.
 
     Before training, with a few training batches, see
-    :func:`mmirnet.engine.batch_norm.unfold`. Models without folded batch norms are
-    left alone. ``tools/train.py`` always has it.
+    :func:`mmirnet.engine.precise_bn.unfold`. Models without folded batch norms are
+    left alone. MMPretrain's ``PreciseBNHook`` measures anew after training instead.
 
     Args:
         batches (int): Training batches to measure with, at most, on each rank.
 
     Example:
-        >>> custom_hooks = [dict(type='UnfoldBatchNormHook', batches=20)]
+        >>> default_hooks = dict(precise_bn=dict(type='PackedPreciseBNHook'))
     """
 
     priority = 'VERY_HIGH'
