@@ -4,6 +4,8 @@ The tools print these in one line, and errors of the operating system (a missing
 a full disk). Everything else is a bug and keeps its traceback.
 """
 
+from collections.abc import Iterable
+
 
 class MmirnetError(Exception):
     """A mistake that its message names, with the way out."""
@@ -39,6 +41,26 @@ class ZooError(MmirnetError, ValueError):
 
 class MissingPackageError(MmirnetError, ImportError):
     """A package that has to be installed first."""
+
+
+def check_choice(name: str, value: object, allowed: Iterable) -> None:
+    """Refuses an argument that is none of the values it may have.
+
+    Args:
+        name (str): Of the argument.
+        value (object): What it is.
+        allowed (Iterable): What it may be.
+
+    Raises:
+        ConfigError: Names the argument, and all that it may be.
+
+    Example:
+        >>> check_choice('depth', 19, (18, 34))
+        Traceback (most recent call last):
+        mmirnet.errors.ConfigError: depth must be one of [18, 34], got 19
+    """
+    if value not in list(allowed):
+        raise ConfigError(f'{name} must be one of {list(allowed)}, got {value!r}')
 
 
 def first_line(error: BaseException) -> str:

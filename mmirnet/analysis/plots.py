@@ -124,10 +124,9 @@ def _number(value: float) -> str:
 
 def _curve(name: str, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
     """An estimator's stand-in for sign, and its derivative, at x."""
-    rule = ESTIMATORS[name]
-    sharp, height = torch.tensor(t), torch.tensor(max(1 / t, 1.0))
-    derivative = rule.vjp(torch.ones_like(x), x, sharp) * rule.gain(sharp, height)
-    return rule.curve(x, sharp, height), derivative
+    estimator = ESTIMATORS[name]
+    t, k = torch.tensor(t), torch.tensor(max(1 / t, 1.0))
+    return estimator.curve(x, t, k), estimator.derivative(x, t, k)
 
 
 def ede_family(dark: bool = False) -> Figure:
@@ -525,9 +524,8 @@ def latent_weights(run: Run, dark: bool = False) -> Figure:
                 label='weights, balanced and standardised',
             )
             x = torch.linspace(*weights.edges[[0, -1]].tolist(), 401)
-            rule = ESTIMATORS[weights.estimator]
             t, k = torch.tensor(weights.t), torch.tensor(weights.k)
-            factor = rule.vjp(torch.ones_like(x), x, t) * rule.gain(t, k)
+            factor = ESTIMATORS[weights.estimator].derivative(x, t, k)
             twin = axis.twinx()
             twin.plot(x, factor, color=style.curves[1], label='gradient factor')
             twin.tick_params(color=style.rule, labelcolor=style.ink)

@@ -1,20 +1,16 @@
 """IR-Net's mathematics and layers. Needs torch and nothing else."""
 
-from .functional import (
+from .activations import Hardtanh, hardtanh
+from .estimators import (
     ESTIMATORS,
-    SCALES,
-    ConvGeometry,
     Estimator,
-    WeightRule,
-    binary_conv2d,
     binary_sign,
-    binary_weight,
-    ede,
-    hardtanh,
-    libra_pb,
+    register_estimator,
     sign,
 )
-from .layers import Hardtanh, IRConv2d, IRLinear, binary_layers, set_ede
+from .functional import ConvGeometry, binary_conv2d
+from .layers import IRConv2d, IRLinear, binary_layers, set_ede
+from .schedules import ede
 from .statistics import (
     bit_entropy,
     estimator_statistics,
@@ -22,6 +18,7 @@ from .statistics import (
     log2_scales,
     weight_statistics,
 )
+from .weights import SCALES, WeightRule, binary_weight, libra_pb
 
 __all__ = [
     'ESTIMATORS',
@@ -43,6 +40,7 @@ __all__ = [
     'input_statistics',
     'libra_pb',
     'log2_scales',
+    'register_estimator',
     'set_ede',
     'sign',
     'weight_statistics',

@@ -9,35 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .functional import (
-    ConvGeometry,
-    WeightRule,
-    binary_conv2d,
-    binary_sign,
-    binary_weight,
-    check_filters,
-    ede,
-    hardtanh,
-    libra_pb,
-    traced,
-)
-
-
-class Hardtanh(nn.Hardtanh):
-    """torch's Hardtanh in the time of :func:`hardtanh`, where its limits are -1 and 1.
-
-    ``inplace`` is accepted and makes no difference.
-
-    Example:
-        >>> Hardtanh()(torch.tensor([-2.0, 0.5]))
-        tensor([-1.0000,  0.5000])
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Clamp every element."""
-        if (self.min_val, self.max_val) != (-1, 1):
-            return super().forward(x)
-        return hardtanh(x)
+from .estimators import binary_sign
+from .functional import ConvGeometry, binary_conv2d
+from .modes import traced
+from .schedules import ede
+from .weights import WeightRule, binary_weight, check_filters, libra_pb
 
 
 def _is_rescaled(old: Tensor, new: Tensor) -> bool:
@@ -206,7 +182,7 @@ def _linear(
 
 
 # For torch.fx each is one operation.
-for function in ('_padded_conv2d', '_linear', 'hardtanh'):
+for function in ('_padded_conv2d', '_linear'):
     torch.fx.wrap(function)
 
 
@@ -224,8 +200,8 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
         standardize (bool): Divide weights by their standard deviation.
         scale (str | None): 'shift', 'mean' or None, see
             :func:`~mmirnet.binary.libra_pb`.
-        estimator (str): 'ede', 'ste' or 'approx_sign', see
-            :func:`~mmirnet.binary.binary_sign`.
+        estimator (str): A name of :data:`~mmirnet.binary.ESTIMATORS`: 'ede', 'ste' or
+            'approx_sign'.
         balance (bool): Subtract each filter's mean; False is the plain sign.
         **kwargs: As for ``nn.Conv2d``.
 

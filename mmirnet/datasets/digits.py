@@ -5,8 +5,7 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from ..binary.functional import check_choice
-from ..errors import MissingPackageError
+from ..errors import MissingPackageError, check_choice
 
 
 @DATASETS.register_module()

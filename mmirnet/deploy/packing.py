@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..binary.functional import sign
+from ..binary.estimators import sign
 from ..errors import PackedFileError, UnsupportedModelError
 from . import format, preparation
 from .engine import binary_weight

@@ -15,10 +15,9 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..binary.functional import check_choice
 from ..engine.checkpoint import load_checkpoint_file, sealed
 from ..engine.run import load_config
-from ..errors import CheckpointError
+from ..errors import CheckpointError, check_choice
 from ..files import write_whole
 
 _HEAD = ((r'bn2\.', 'head.bn.'), (r'(linear|fc)\.', 'head.fc.'))

@@ -5,7 +5,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ...binary import binary_layers, ede, set_ede
-from ...binary.functional import T_MAX, T_MIN
+from ...binary.schedules import T_MAX, T_MIN
 from ...errors import ConfigError
 
 

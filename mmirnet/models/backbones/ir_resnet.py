@@ -6,7 +6,7 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary.functional import check_choice
+from ...errors import check_choice
 from ..blocks import STRUCTURES, build_activation, conv_shortcut, make_stage
 from .staged import StagedBackbone
 

@@ -7,8 +7,7 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...binary.functional import check_choice
-from ...errors import ConfigError
+from ...errors import ConfigError, check_choice
 from ..blocks import (
     STRUCTURES,
     PadShortcut,
