@@ -49,7 +49,10 @@ def main() -> None:
     """Reads the arguments, classifies and prints."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.engine.errors import one_line_errors
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
         from mmirnet.deploy.predictions import Failures, report

@@ -6,6 +6,7 @@ import math
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 DEBIAN_FOLDER = Path('/usr/share/datasets/fashion-mnist')
@@ -48,11 +49,11 @@ def unpack(source: Path, target: Path, header: tuple[int, ...]) -> None:
     """Unpacks one file; the target appears whole or not at all."""
     try:
         data = gzip.decompress(source.read_bytes())
-    except (EOFError, OSError) as error:
-        raise ValueError(f'{source} cannot be unpacked: {error}') from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise OSError(f'{source} cannot be unpacked: {error}') from error
     if not is_whole(data, header):
         sizes = ' x '.join(map(str, header[1:]))
-        raise ValueError(f'{source} is not the expected IDX file of {sizes} bytes')
+        raise OSError(f'{source} is not the expected IDX file of {sizes} bytes')
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix('.partial')
     partial.write_bytes(data)
@@ -81,7 +82,7 @@ def main() -> None:
     args = parse_args()
     try:
         prepare(args.source, args.out)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
 

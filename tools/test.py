@@ -2,7 +2,10 @@
 
 import argparse
 
-from mmengine.config import DictAction
+try:
+    from mmengine.config import DictAction
+except ImportError:  # which main tells
+    DictAction = 'store'
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,8 +72,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and evaluates."""
     args = parse_args()
-    from mmirnet import zoo  # seconds of imports that -h does not need
-    from mmirnet.engine import errors, run
+    # Seconds of imports that -h does not need.
+    try:
+        from mmirnet import zoo
+        from mmirnet.engine import errors, run
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():
         if args.engine and args.checkpoint.startswith('irnet://'):

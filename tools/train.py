@@ -2,7 +2,10 @@
 
 import argparse
 
-from mmengine.config import DictAction
+try:
+    from mmengine.config import DictAction
+except ImportError:  # which main tells
+    DictAction = 'store'
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,7 +73,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and trains."""
     args = parse_args()
-    from mmirnet.engine import errors, run  # seconds of imports that -h does not need
+    # Seconds of imports that -h does not need.
+    try:
+        from mmirnet.engine import errors, run
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():
         run.train(**vars(args))

@@ -64,6 +64,10 @@ def pack_checkpoint(
         UnsupportedModelError: For a layer that the format does not have.
     """
     check_writable(out)
+    if not str(out).endswith('.safetensors'):
+        raise ConfigError(
+            f'{out}: the tools know a packed file by its name, .safetensors'
+        )
     cfg = load_config(config, None, 'none')
     cfg.merge_from_dict(cfg_options or {})
     facts = gather(cfg, checkpoint, size=size, classes=classes)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, MissingPackageError
+from ..errors import ConfigError, DataError, MissingPackageError
 from ..images import SUFFIXES
 from .engine import Engine
 from .preparation import load_image, normalise
@@ -173,6 +173,19 @@ def classify(
         return scores(engine.predict(pixels[None]))[0]
 
     return each(paths, work, failed)
+
+
+def check_topk(k: int) -> None:
+    """Refuses a number of classes to name that is no number of them.
+
+    Args:
+        k: How many classes are wanted; more than there are means all.
+
+    Raises:
+        ConfigError: If it is 0 or negative.
+    """
+    if k < 1:
+        raise ConfigError(f'--topk {k}: name 1 class or more')
 
 
 def top_k(

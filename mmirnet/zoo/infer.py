@@ -21,7 +21,14 @@ from torch.utils.data import Dataset
 from ..deploy import load, load_image
 from ..deploy.checkpoint import head_of, packed_classifier
 from ..deploy.pipelines import held_images
-from ..deploy.predictions import Failed, classify, each, image_files, result
+from ..deploy.predictions import (
+    Failed,
+    check_topk,
+    classify,
+    each,
+    image_files,
+    result,
+)
 from ..deploy.preparation import prepare
 from ..engine.facts import (
     build_model,
@@ -93,8 +100,11 @@ def infer(
     Example:
         >>> infer(['boot.png'], 'resnet20_bireal_fashionmnist')  # doctest: +SKIP
     """
+    check_topk(topk)
     if out is not None:
         check_writable(out)
+    if show_dir is not None:
+        Path(show_dir).mkdir(parents=True, exist_ok=True)
     packed = _packed_file(model, checkpoint)
     if engine and packed is None:
         raise ConfigError(f'--engine needs a packed file, not {checkpoint}')
@@ -135,13 +145,22 @@ def infer(
 
 def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
     """The packed file that is meant; None for another checkpoint."""
-    for path in (checkpoint, model):
-        if path and path.endswith('.safetensors'):
-            return path
     if checkpoint is not None:
-        return None
+        if model.endswith('.safetensors'):
+            raise ConfigError(
+                f'--model {model} is a packed file, which has weights of its own: '
+                f'leave out --checkpoint {checkpoint}, or give its config as --model'
+            )
+        return checkpoint if checkpoint.endswith('.safetensors') else None
+    if model.endswith('.safetensors'):
+        return model
     if model.endswith('.py'):
         raise ConfigError(f'--model {model}: a config needs --checkpoint FILE')
+    if Path(model).exists() or model.endswith(('.pth', '.pt', '.ckpt')):
+        raise ConfigError(
+            f'--model {model} is no packed file (.safetensors); a checkpoint goes '
+            'with its config: --model CONFIG --checkpoint FILE'
+        )
     from . import fetch  # may need a network
 
     return fetch(model)
@@ -220,7 +239,6 @@ def _draw(
     folder: Path,
 ) -> None:
     """The last of the results. Its number keeps files of one name apart."""
-    folder.mkdir(parents=True, exist_ok=True)
     image = read(path)
     sample = DataSample()
     sample.set_pred_score(torch.from_numpy(scores))

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from networks import warm_up
 from PIL import Image
 from small_run import PATIENCE, ROOT, TEST_IMAGES, TOOLS, environment, small_config
+
+from mmirnet.deploy.checkpoint import pack_checkpoint
+from mmirnet.engine import run
+from mmirnet.errors import ConfigError
 
 
 def call(tool, *arguments, **variables):
@@ -62,6 +67,28 @@ def test_run_prints_the_best_classes(made, tmp_path):
     assert sum(shares) <= 100.01
 
 
+def test_run_shows_a_bug_as_one(made, tmp_path):
+    code = (
+        'import runpy, sys, mmirnet.deploy as d; d.load = lambda *a, **k: int("x"); '
+        f'sys.argv = ["run.py", {str(made[2])!r}, "a.png"]; '
+        f'runpy.run_path({str(TOOLS / "deploy/run.py")!r}, run_name="__main__")'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.stderr.startswith('Traceback')
+    assert 'ValueError: invalid literal' in result.stderr
+
+
+def test_pack_wants_the_name_that_the_tools_know(made, tmp_path):
+    with pytest.raises(ConfigError, match=r'a\.bin: .*\.safetensors'):
+        pack_checkpoint(str(made[0]), str(made[1]), tmp_path / 'a.bin')
+
+
 def test_engine_and_simulation_have_the_same_accuracy(made, tmp_path):
     accuracies = []
     for flags in ([], ['--engine']):
@@ -72,6 +99,39 @@ def test_engine_and_simulation_have_the_same_accuracy(made, tmp_path):
     assert accuracies[0] == accuracies[1]
     share = float(re.search(r'[\d.]+(?=[,}])', accuracies[0]).group()) / 100
     assert abs(share * TEST_IMAGES - round(share * TEST_IMAGES)) < 1e-2
+
+
+def test_averaged_weights_are_packed_and_tested(tmp_path):
+    hooks = "[dict(type='EDEHook'), dict(type='EMAHook', momentum=0.5)]"
+    config = small_config(tmp_path / 'ema', f'custom_hooks = {hooks}')
+    run.train(str(config), work_dir=str(tmp_path / 'run'))
+    checkpoint = tmp_path / 'run' / 'epoch_2.pth'
+    packed = tmp_path / 'ema.safetensors'
+    call('deploy/pack.py', config, checkpoint, packed)
+    logits = []
+    for file, *flags in ([checkpoint], [packed], [packed, '--engine']):
+        out = tmp_path / 'out.pkl'
+        call('test.py', config, file, '--work-dir', tmp_path, '--out', out, *flags)
+        logits.append(np.stack([p['pred_score'] for p in load(out)]))
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+    np.testing.assert_allclose(logits[2], logits[0], atol=1e-5)
+
+    # The last weights themselves, which MMEngine keeps beside the averages, differ.
+    saved = torch.load(checkpoint)
+    last = {
+        name.removeprefix('module.'): weight
+        for name, weight in saved['ema_state_dict'].items()
+        if name.startswith('module.')
+    }
+    plain = small_config(tmp_path / 'plain')
+    torch.save(dict(state_dict=last), tmp_path / 'last.pth')
+    out = tmp_path / 'last.pkl'
+    run.evaluate(
+        str(plain), str(tmp_path / 'last.pth'), work_dir=str(tmp_path), out=str(out)
+    )
+    assert (
+        np.abs(np.stack([p['pred_score'] for p in load(out)]) - logits[0]).max() > 0.01
+    )
 
 
 def test_the_engine_runs_a_model_of_the_zoo(tmp_path):

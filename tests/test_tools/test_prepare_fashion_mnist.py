@@ -59,6 +59,7 @@ def test_unpacks_once_and_mends(source, tmp_path):
     [
         (lambda data: data[:-20], 'cannot be unpacked'),
         (lambda data: b'no gzip', 'cannot be unpacked'),
+        (lambda data: data[:10] + bytes(20) + data[30:], 'cannot be unpacked'),
         (lambda data: gzip.compress(idx(0x801, 9999)), 'not the expected IDX file'),
         (lambda data: gzip.compress(bytes(10008)), 'not the expected IDX file'),
     ],

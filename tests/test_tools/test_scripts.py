@@ -233,3 +233,54 @@ def test_a_missing_package_is_named_with_its_command(
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('error: ') and last.endswith(f': pip install {pip}'), last
+
+
+#: Every tool that needs OpenMMLab, and arguments that it takes.
+ALL = {
+    'analysis/plot.py': ['--method'],
+    'analysis/report.py': ['run'],
+    'analysis/summary.py': ['config.py', '--cfg-options', 'a=1', 'b=2'],
+    'convert/irnet_official.py': ['a.pth', 'b.pth', '--arch', 'resnet20'],
+    'deploy/export_onnx.py': ['config.py', 'a.pth', 'a.onnx'],
+    'deploy/pack.py': ['config.py', 'a.pth', 'a.safetensors'],
+    'experiments/readme.py': [],
+    'experiments/run.py': ['config.py'],
+    'infer.py': ['a.png', '--model', 'resnet20_bireal_digits'],
+    'test.py': ['config.py', 'a.pth'],
+    'train.py': ['config.py', '--cfg-options', 'a=1'],
+    'zoo/metafile.py': [],
+    'zoo/publish.py': ['config.py', 'a.pth'],
+}
+
+
+@pytest.mark.parametrize(('tool', 'arguments'), ALL.items())
+def test_without_openmmlab_a_tool_says_what_to_install(tool, arguments, tmp_path):
+    words = [str(TOOLS / tool), *arguments]
+    code = f"""
+import importlib.util, runpy, sys
+find = importlib.util.find_spec
+missing = ('mmengine', 'mmcv', 'mmpretrain')
+importlib.util.find_spec = lambda name, *a: None if name in missing else find(name, *a)
+sys.modules.update(dict.fromkeys(missing))
+sys.argv = {words}
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith('error: mmirnet needs mmengine>=')
+    assert ": pip install 'mmengine>=" in line
+
+
+def test_every_tool_is_tried():
+    own = {'_torchrun.py', 'make_imagenet_sample.py', 'prepare_fashion_mnist.py'}
+    own |= {'deploy/run.py'}  # for machines without OpenMMLab
+    found = {path.relative_to(TOOLS).as_posix() for path in TOOLS.rglob('*.py')}
+    assert found == own | ALL.keys() | {f for f in found if f.startswith('benchmarks')}

@@ -9,7 +9,7 @@ import torch
 from mmengine.runner import Runner
 from mmpretrain.models import ClsDataPreprocessor
 from PIL import Image
-from small_run import PATIENCE, TOOLS, environment
+from small_run import PATIENCE, ROOT, TOOLS, environment
 
 import mmirnet.zoo
 from mmirnet.analysis.report import write_report
@@ -385,6 +385,12 @@ def test_tool_prints_writes_and_draws(model, tmp_path):
         (dict(checkpoint='absent.safetensors'), OSError, 'absent'),
         (dict(checkpoint='absent.pth'), FileNotFoundError, 'absent.pth'),
         (dict(images=['absent.png']), OSError, 'absent.png'),
+        (dict(topk=0), ValueError, '--topk 0'),
+        (dict(topk=-1), ValueError, '--topk -1'),
+        (dict(show_dir=__file__), OSError, 'File exists'),
+        (dict(model='a.safetensors'), ValueError, 'a.safetensors is a packed file'),
+        (dict(model='a.pth', checkpoint=None), ValueError, '--model CONFIG --check'),
+        (dict(model=str(ROOT), checkpoint=None), ValueError, 'is no packed file'),
     ],
 )
 def test_mistakes_are_named(model, arguments, error, message):

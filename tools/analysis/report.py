@@ -31,7 +31,10 @@ def main() -> None:
     """Reads the arguments and writes the page."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.engine.errors import one_line_errors
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
         from mmirnet.analysis.report import write_report

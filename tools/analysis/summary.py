@@ -2,7 +2,10 @@
 
 import argparse
 
-from mmengine.config import DictAction
+try:
+    from mmengine.config import DictAction
+except ImportError:  # which main tells
+    DictAction = 'store'
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +45,10 @@ def main() -> None:
     """Reads the arguments and shows the table."""
     args = parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.engine.errors import one_line_errors
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
         from mmirnet.analysis.summary import summarize_config

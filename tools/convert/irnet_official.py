@@ -16,10 +16,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.engine.errors import one_line_errors
-    from mmirnet.zoo.convert import convert
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
+        from mmirnet.zoo.convert import convert
+
         print(convert(args.src, args.dst, args.arch))
 
 

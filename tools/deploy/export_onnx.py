@@ -2,7 +2,10 @@
 
 import argparse
 
-from mmengine.config import DictAction
+try:
+    from mmengine.config import DictAction
+except ImportError:  # which main tells
+    DictAction = 'store'
 
 
 def main() -> None:
@@ -21,7 +24,10 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
-    from mmirnet.engine.errors import one_line_errors
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
         from mmirnet.deploy.checkpoint import export_checkpoint

@@ -24,20 +24,25 @@ def main() -> None:
         from mmirnet.deploy import load
         from mmirnet.deploy.predictions import (
             Failures,
+            check_topk,
             classify,
             image_files,
             report,
             result,
         )
-
-        failures = Failures()
+        from mmirnet.errors import MmirnetError
+    except ImportError as error:
+        parser.exit(2, f'error: {error}\n')
+    failures = Failures()
+    try:
+        check_topk(args.topk)
         engine = load(args.model, threads=args.threads)
         images = image_files(args.images)
         for path, scores in classify(engine, images, failures):
             head = engine.packed.head
             entry = result(path, scores, engine.classes, args.topk, head)
             print(report(**entry))
-    except (ValueError, OSError, ImportError) as error:
+    except (MmirnetError, OSError) as error:
         parser.exit(2, f'error: {error}\n')
     if failures:
         parser.exit(1, f'{failures.summary(len(images))}\n')

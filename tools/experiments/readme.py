@@ -8,10 +8,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='configs/ablation')
     args = parser.parse_args()
-    from mmirnet.analysis.results import update_readme
+    # Seconds of imports that -h does not need.
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
-    update_readme(args.folder)
-    print(f'{args.folder}/README.md')
+    with one_line_errors():
+        from mmirnet.analysis.results import update_readme
+
+        update_readme(args.folder)
+        print(f'{args.folder}/README.md')
 
 
 if __name__ == '__main__':

@@ -3,7 +3,10 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
+try:
+    from mmengine.config import DictAction
+except ImportError:  # which main tells
+    DictAction = 'store'
 
 
 def main() -> None:
@@ -34,14 +37,21 @@ def main() -> None:
         help='settings over those of every config',
     )
     args = parser.parse_args()
-    from mmirnet.analysis.experiments import run_all  # seconds that -h does not need
-    from mmirnet.engine.errors import one_line_errors
+    # Seconds of imports that -h does not need.
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     configs = []
     for path in map(Path, args.configs):
         configs += sorted(path.glob('*.py')) if path.is_dir() else [path]
+    if not configs:
+        parser.error(f'there is no config in {", ".join(args.configs)}')
     results = args.results or configs[0].parent / 'results.jsonl'
     with one_line_errors():
+        from mmirnet.analysis.experiments import run_all
+
         run_all(
             configs,
             args.seeds,

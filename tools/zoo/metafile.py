@@ -15,10 +15,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments, and writes or compares."""
     args = parse_args()
-    from mmirnet.engine.errors import one_line_errors
-    from mmirnet.zoo import metafile  # seconds of imports that -h does not need
+    # Seconds of imports that -h does not need.
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
+        from mmirnet.zoo import metafile
+
         if args.check:
             metafile.check()
         else:

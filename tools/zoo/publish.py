@@ -32,7 +32,10 @@ def main() -> None:
     args = parser.parse_args()
     args.size = args.size and tuple(args.size)
     # Seconds of imports that -h does not need.
-    from mmirnet.engine.errors import one_line_errors
+    try:
+        from mmirnet.engine.errors import one_line_errors
+    except ImportError as error:  # OpenMMLab is not here, or not the right one
+        argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
         from mmirnet.zoo.publish import publish
