@@ -21,7 +21,7 @@ from mmengine.config import Config
 from .. import __version__
 from ..engine.run import load_config, train
 from ..engine.speed import device_name
-from ..errors import ConfigError
+from ..errors import ConfigError, MmirnetError
 from .runs import read_scalars
 
 METRIC = 'accuracy/top1'
@@ -54,12 +54,15 @@ def run_all(
         list[dict]: The new lines.
 
     Raises:
-        RuntimeError: If runs failed, after all others; names them.
+        ConfigError: If ``jobs`` is 0 or negative.
+        MmirnetError: If runs failed, after all others; names them.
 
     Example:
         >>> run_all(['configs/ablation/irnet.py'], [0], 'results.jsonl')
         ... # doctest: +SKIP
     """
+    if jobs < 1:
+        raise ConfigError(f'--jobs {jobs}: one run at a time or more')
     results = Path(results)
     done = {(r['config'], r['digest'], r['seed']) for r in read_results(results)}
     digests = {str(config): digest(config, cfg_options) for config in configs}
@@ -91,7 +94,7 @@ def run_all(
                 f'{lines[-1]["accuracy"]:.2f} %, {lines[-1]["seconds"]:.0f} s'
             )
     if failed:
-        raise RuntimeError('; '.join(failed))
+        raise MmirnetError('; '.join(failed))
     return lines
 
 

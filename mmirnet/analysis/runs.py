@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ..errors import DataError
+
 Curve = tuple[list[float], list[float]]
 
 
@@ -13,12 +15,24 @@ def _training_logs(run_dir: str | Path) -> list[tuple[Path, list[dict[str, Any]]
     """The ``vis_data`` folders of a run's parts with their scalars, oldest first."""
     logs = []
     for file in sorted(Path(run_dir).glob('*/vis_data/scalars.json')):
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        lines = _lines(file)
         if any('loss' in line for line in lines):  # else of an evaluation
             logs.append((file.parent, lines))
     if not logs:
         raise FileNotFoundError(f'{run_dir} holds no log of a training run')
     return logs
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without a last one that a killed run left half written."""
+    lines, texts = [], file.read_text().splitlines()
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError as error:
+            if number < len(texts):
+                raise DataError(f'{file}, line {number}: {error}') from None
+    return lines
 
 
 def read_scalars(run_dir: str | Path) -> tuple[dict[str, Curve], bool]:
@@ -37,6 +51,7 @@ def read_scalars(run_dir: str | Path) -> tuple[dict[str, Curve], bool]:
 
     Raises:
         FileNotFoundError: If there are no scalars of a training run.
+        DataError: If a line before the last is no JSON; names it.
 
     Example:
         >>> curves, by_epoch = read_scalars('work_dirs/quickstart')  # doctest: +SKIP

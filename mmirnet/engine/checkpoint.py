@@ -25,7 +25,7 @@ from mmengine.utils import apply_to
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError
 from ..files import write_whole
 
 _MARK = b'mmirnet-sha256:'
@@ -171,10 +171,14 @@ def read_checkpoint(path: str, map_location=None) -> dict:
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as e:
-        raise CheckpointError(
-            f'checkpoint {path} is refused: it is damaged or holds more than '
-            f'weights and logs ({first_line(e)})'
-        ) from e
+        # torch's own text advises to run what is in the file.
+        code = re.search(r'GLOBAL (\S+)', str(e))
+        reason = (
+            f'it holds more than weights and logs, an object of {code[1]}'
+            if code
+            else 'it is damaged, or no checkpoint'
+        )
+        raise CheckpointError(f'checkpoint {path} is refused: {reason}') from e
     except Exception as e:  # damaged files of the old format raise anything
         raise CheckpointError(f'checkpoint {path} cannot be read: {e}') from e
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None

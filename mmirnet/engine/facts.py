@@ -780,8 +780,19 @@ def named(given: Sequence[str], outputs: int) -> list[str]:
     """
     names = list(given)
     if len(given) == 1 and Path(given[0]).is_file():
-        lines = Path(given[0]).read_text(encoding='utf-8').splitlines()
+        try:
+            lines = Path(given[0]).read_text(encoding='utf-8-sig').splitlines()
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f'--classes {given[0]} is no text in UTF-8: {error.reason} in byte '
+                f'{error.start}'
+            ) from error
         names = [line.strip() for line in lines if line.strip()]
+    elif len(given) == 1 < outputs:
+        raise ConfigError(
+            f'--classes {given[0]}: there is no such file, and the network has '
+            f'{outputs} classes'
+        )
     if len(names) != outputs:
         raise ConfigError(
             f'--classes names {len(names)} classes, the network has {outputs}'

@@ -228,6 +228,8 @@ def evaluate(
         raise ConfigError(
             f'--out {out}: the name must end in {", ".join(suffixes)}{hint}'
         )
+    if interval < 1:
+        raise ConfigError(f'--interval {interval}: draw one image in 1 or more')
     if out:
         check_writable(out)
 
@@ -356,6 +358,8 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
         path = Path(spec.origin).parent / '.mim' / 'configs' / name
     if not path.is_file():
         raise FileNotFoundError(f'CONFIG {config}: there is no file {path}')
+    if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise ConfigError(f'CONFIG {config} is no config (.py); it comes first')
     cfg = Config.fromfile(path)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'

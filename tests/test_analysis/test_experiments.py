@@ -6,6 +6,7 @@ from small_run import ROOT, small_config
 
 from mmirnet.analysis import experiments, results
 from mmirnet.binary import binary_layers
+from mmirnet.errors import ConfigError, MmirnetError
 
 ABLATION = ROOT / 'configs/ablation'
 NAMES = sorted(path.stem for path in ABLATION.glob('*.py'))
@@ -59,9 +60,14 @@ class TestRunAll:
 
 def test_failures_are_named_when_all_have_run(tmp_path):
     config = small_config(tmp_path / 'broken', "model = dict(type='NoSuchModel')")
-    with pytest.raises(RuntimeError, match=r'broken seed 0: .*NoSuchModel'):
+    with pytest.raises(MmirnetError, match=r'broken seed 0: .*NoSuchModel'):
         experiments.run_all([config], [0], tmp_path / 'r.jsonl', work_dir=tmp_path)
     assert experiments.read_results(tmp_path / 'r.jsonl') == []
+
+
+def test_no_run_at_a_time_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match='--jobs 0'):
+        experiments.run_all([], [0], tmp_path / 'r.jsonl', jobs=0)
 
 
 def test_damaged_results(tmp_path):

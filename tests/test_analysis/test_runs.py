@@ -9,6 +9,7 @@ from mmirnet.analysis.runs import (
     environment,
     read_scalars,
 )
+from mmirnet.errors import DataError
 
 
 def write(work_dir, time, *lines):
@@ -60,6 +61,17 @@ def test_iterations(tmp_path):
     curves, by_epoch = read_scalars(tmp_path)
     assert not by_epoch
     assert curves['loss'] == ([5, 10], [3.0, 1.0])
+
+
+def test_a_log_that_ends_within_a_line(run):
+    whole = read_scalars(run)
+    (log,) = run.glob('*/vis_data/scalars.json')
+    text = log.read_text()
+    log.write_text(text + '\n{"loss": 1.')
+    assert read_scalars(run) == whole
+    log.write_text('{"loss": 1.\n' + text)
+    with pytest.raises(DataError, match=r'scalars\.json, line 1: '):
+        read_scalars(run)
 
 
 def test_no_run(tmp_path):

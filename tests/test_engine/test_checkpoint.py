@@ -208,13 +208,21 @@ class TestTrust:
 
     @pytest.mark.parametrize('way', ['resume', 'load_from', 'loader', 'pretrained'])
     def test_payload_is_refused(self, tmp_path, bad, way):
-        with pytest.raises(ValueError, match=r'bad\.pth is refused'):
+        with pytest.raises(ValueError, match=r'bad\.pth is refused: .* of \S+$'):
             self.ways(tmp_path, bad)[way]()
         assert not (tmp_path / 'trace').exists()
         with pytest.raises(pickle.UnpicklingError):
             torch.load(bad)
         torch.load(bad, weights_only=False)  # the trap was real
         assert (tmp_path / 'trace').exists()
+
+
+@pytest.mark.parametrize('content', [b'\x89PNG\r\n', b'{"a": 1}', b'import torch\n'])
+def test_what_is_no_checkpoint_is_called_so(tmp_path, content):
+    path = tmp_path / 'image.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'image\.pth is refused: .*no checkpoint$'):
+        CheckpointLoader.load_checkpoint(str(path))
 
 
 class TestFindWhole:

@@ -22,6 +22,7 @@ from mmirnet.engine.facts import (
     gather,
     head_kind,
     image_shape,
+    named,
     transforms,
     turns,
 )
@@ -343,6 +344,20 @@ def test_names_are_the_checkpoints_then_the_data_sets(folder):
     assert class_names(with_names(None), None, 2) is None
     given = class_names(with_names(['a', 'b']), dataset, 2, ['c', 'd'])
     assert given == ['c', 'd']
+
+
+def test_names_from_a_command_line(tmp_path):
+    file = tmp_path / 'names.txt'
+    file.write_text('\ufeffKatze\n\nHühnchen\n', encoding='utf-8')
+    assert named([str(file)], 2) == ['Katze', 'Hühnchen']
+    file.write_text('Hühnchen', encoding='latin-1')
+    with pytest.raises(ConfigError, match=r'names\.txt is no text in UTF-8: .* byte 1'):
+        named([str(file)], 2)
+    with pytest.raises(ConfigError, match=r'absent\.txt: there is no such file.* 2 cl'):
+        named(['absent.txt'], 2)
+    with pytest.raises(ConfigError, match='names 3 classes, the network has 2'):
+        named(['a', 'b', 'c'], 2)
+    assert named(['a'], 1) == ['a']
 
 
 def test_names_come_from_arguments_before_the_class(folder, tmp_path):

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmpretrain.registry import DATASETS
 from PIL import Image
-from small_run import TEST_IMAGES, small_config
+from small_run import ROOT, TEST_IMAGES, small_config
 
 from mmirnet.deploy.checkpoint import pack_checkpoint
 from mmirnet.engine import Bf16OptimWrapper, checkpoint, run, weights
@@ -371,6 +371,8 @@ def test_config_of_an_installed_package():
         (dict(config='absent.py'), FileNotFoundError, 'CONFIG absent.py'),
         (dict(config='mmirnet::irnet/absent.py'), FileNotFoundError, 'absent.py'),
         (dict(config='absent::irnet/a.py'), ValueError, 'no package absent'),
+        (dict(config=__file__ + 'c'), FileNotFoundError, 'no file'),
+        (dict(config=str(ROOT / 'README.md')), ValueError, r'README.md is no config'),
         (dict(resume='absent.pth'), FileNotFoundError, 'checkpoint absent.pth'),
         (dict(launcher='pytorch'), ValueError, 'RANK, WORLD_SIZE, LOCAL_RANK'),
         (
@@ -421,6 +423,7 @@ def test_train_refuses(tmp_path, monkeypatch, arguments, error, message):
         (dict(out_item='metrics'), '--out-item needs --out'),
         (dict(out='pred.json'), r'pred.json: the name must end in .pkl, .pickle'),
         (dict(out='m.txt', out_item='metrics'), r'm.txt: .* \.json'),
+        (dict(show_dir='pictures', interval=0), '--interval 0'),
     ],
 )
 def test_evaluate_refuses_what_it_could_not_write(arguments, message):
