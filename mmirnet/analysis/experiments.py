@@ -19,6 +19,7 @@ import torch
 from mmengine.config import Config
 
 from .. import __version__
+from ..engine.config_checks import merge_options
 from ..engine.run import load_config, train
 from ..engine.speed import device_name
 from ..errors import ConfigError, MmirnetError
@@ -147,7 +148,7 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
 def digest(config: str | Path, cfg_options: dict | None = None) -> str:
     """SHA-256 of a config with all that it inherits, as 64 hexadecimal digits."""
     cfg: Config = load_config(str(config), '', 'none')
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options)
     settings = cfg.to_dict()
     for key in ('work_dir', 'launcher', 'filename'):
         settings.pop(key, None)

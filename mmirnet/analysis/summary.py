@@ -450,13 +450,14 @@ def summarize_config(
         269850
     """
     # They need more than torch.
+    from ..engine.config_checks import merge_options
     from ..engine.facts import build_model, image_shape, takes, test_set
     from ..engine.run import load_config
 
     for file in filter(None, (json_file, csv_file)):
         check_writable(file)
     cfg = load_config(str(config), None, 'none')
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options)
     model = build_model(cfg, checkpoint)
     channels, size = image_shape(model, test_set(cfg), size)
     with takes(model, (channels, *size)):

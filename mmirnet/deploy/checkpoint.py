@@ -18,6 +18,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
+from ..engine.config_checks import merge_options
 from ..engine.facts import Facts, gather, normalised_twice, samples, turns
 from ..engine.run import load_config
 from ..engine.wrappers import unwrap
@@ -69,7 +70,7 @@ def pack_checkpoint(
             f'{out}: the tools know a packed file by its name, .safetensors'
         )
     cfg = load_config(config, None, 'none')
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options)
     facts = gather(cfg, checkpoint, size=size, classes=classes)
     model = facts.model
     image = _preparation(facts, size)
@@ -175,7 +176,7 @@ def export_checkpoint(
     """
     check_writable(out)
     cfg = load_config(config, None, 'none')
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options)
     facts = gather(cfg, checkpoint, size=size)
     packed = pack(facts.model, facts.size, facts.classes)
     onnx.export(packed, out)

@@ -5,17 +5,22 @@ left to :mod:`mmirnet.engine.checks`.
 """
 
 import inspect
+import numbers
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import mmengine
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
+from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 
-from ..errors import ConfigError, DataError
-from ..registry import find_class
+from ..errors import ConfigError, DataError, MmirnetError, first_line
+from ..registry import find_class, nearest
 from .keywords import keyword_problems
 from .labels import class_name_problems, line_problems
 
@@ -25,6 +30,155 @@ _TOGETHER = (
     ('val_dataloader', 'val_cfg', 'val_evaluator'),
     ('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
+
+#: Settings of a whole config that MMEngine's Runner has no argument for.
+_SETTINGS = frozenset(
+    [
+        'activation_checkpointing',
+        'auto_scale_lr',
+        'channels_last',
+        'compile',
+        'env_cfg',
+        'find_unused_parameters',
+        'in_memory',
+        'runner_type',
+        'strategy',
+        'sync_bn',
+        'tf32',
+        'tta_model',
+        'tta_pipeline',
+    ]
+)
+
+#: Numbers, the least that each may be, and whether it has to be more than that.
+_NUMBERS = {
+    'train_cfg.max_epochs': (numbers.Integral, 1, False),
+    'train_cfg.max_iters': (numbers.Integral, 1, False),
+    'train_cfg.val_interval': (numbers.Integral, 1, False),
+    'optim_wrapper.accumulative_counts': (numbers.Integral, 1, False),
+    'optim_wrapper.optimizer.lr': (numbers.Real, 0, False),
+    'optim_wrapper.optimizer.momentum': (numbers.Real, 0, False),
+    'optim_wrapper.optimizer.weight_decay': (numbers.Real, 0, False),
+    'optim_wrapper.clip_grad.max_norm': (numbers.Real, 0, True),
+    'optim_wrapper.clip_grad.clip_value': (numbers.Real, 0, True),
+    'param_scheduler.T_max': (numbers.Real, 0, True),
+    'default_hooks.logger.interval': (numbers.Integral, 1, False),
+    'default_hooks.visualization.interval': (numbers.Integral, 1, False),
+    'auto_scale_lr.base_batch_size': (numbers.Integral, 1, False),
+    'randomness.seed': (numbers.Integral, 0, False),
+}
+
+
+def read_config(path: Path) -> Config:
+    """Reads a config file.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        Config: What it says.
+
+    Raises:
+        ConfigError: If it cannot be read; names the file, the line and the reason.
+        FileNotFoundError: If a config that it is based on is missing.
+    """
+    try:
+        return Config.fromfile(path)
+    except (OSError, MmirnetError):
+        raise
+    except Exception as error:  # whatever Python in a config, or what it imports, does
+        # MMEngine tells of an import that failed by the imports before it.
+        cause = error
+        while isinstance(cause, ImportError) and cause.__context__ is not None:
+            cause = cause.__context__
+        reason = getattr(cause, 'msg', None) or first_line(cause)
+        if not isinstance(cause, (SyntaxError, ImportError)):
+            reason = f'{type(cause).__name__}: {reason}'
+        if isinstance(cause, ModuleNotFoundError):
+            reason += '; PYTHONPATH has to name the folder that it is in'
+        raise ConfigError(f'{_place(path, cause)}: {reason}') from error
+
+
+def _place(path: Path, error: Exception) -> str:
+    """The file and line where reading a config failed, as far as they are known."""
+    if isinstance(error, ImportError):
+        return f'CONFIG {path}'
+    if isinstance(error, SyntaxError):
+        # MMEngine parses text without its name, which only its callers know.
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        names = [error.filename, *(f.f_locals.get('filename') for f in frames[::-1])]
+        files = [name for name in names if name and Path(name).is_file()]
+        return f'{(files or [path])[0]}, line {error.lineno}'
+    library = str(Path(mmengine.__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        inside = frame.filename.startswith((library, '<')) or frame.filename == __file__
+        if not inside:
+            return f'{frame.filename}, line {frame.lineno}'
+    return f'CONFIG {path}'
+
+
+def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Puts the settings of a command line over those of a config.
+
+    Args:
+        cfg (Config): The config; it is changed.
+        options (dict[str, Any] | None): Settings by dotted key.
+
+    Raises:
+        ConfigError: If a setting has no place in the config, or nothing would read it.
+
+    Example:
+        >>> cfg = Config(dict(train_cfg=dict(max_epochs=9)))
+        >>> merge_options(cfg, dict(max_epochs=1))
+        Traceback (most recent call last):
+        mmirnet.errors.ConfigError: --cfg-options max_epochs: nothing reads it; did ...
+    """
+    for key in options or {}:
+        if 'runner_type' not in cfg and (problem := _unread(cfg, key)):
+            raise ConfigError(f'--cfg-options {key}: {problem}')
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, AssertionError) as error:
+        reason = error.args[0] if error.args else first_line(error)
+        raise ConfigError(f'--cfg-options: {reason}') from error
+
+
+def _unread(cfg: Config, key: str) -> str | None:
+    """Why a setting would change nothing; None if it is read.
+
+    A variable of a config file has been copied to where it is used when the file has
+    been read.
+    """
+    top = key.partition('.')[0]
+    known = {*inspect.signature(Runner.__init__).parameters, *_SETTINGS}
+    if top in known:
+        return None
+    if top in cfg:
+        places = [
+            place
+            for place, value in _values(cfg)
+            if isinstance(value, (dict, list)) and value == cfg[top] and place != top
+        ]
+        where = f'set {" and ".join(places)}' if places else 'set what it is used in'
+        return f'{top} is a variable that the config file has used already; {where}'
+    near = nearest(top, known)
+    places = [place for place, _ in _values(cfg) if place.endswith(f'.{key}')]
+    if places or near:
+        return f'nothing reads it; did you mean {(places or [near])[0]}?'
+    return 'nothing reads it'
+
+
+def _values(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """All that stands in a config, by dotted key, but for what stands in lists."""
+
+    def below(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        yield key, value
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from below(f'{key}.{name}', inner)
+
+    for key in cfg:
+        yield from below(key, cfg[key])
 
 
 def report(problems: Iterable[Exception]) -> None:
@@ -88,6 +242,8 @@ def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception
     yield from wrong_names
     if loaders:
         yield from _missing_parts(cfg, loaders)
+    if 'train_dataloader' in loaders:
+        yield from _number_problems(cfg)
     for key in loaders:
         if isinstance(loader := cfg.get(key), dict):
             yield from _loader_problems(key, loader)
@@ -107,6 +263,31 @@ def _missing_parts(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
             )
         elif missing and together[0] in loaders and together[0] != 'val_dataloader':
             yield ConfigError(f'the config has no {", ".join(together)}')
+
+
+def _number_problems(cfg: Config) -> Iterator[Exception]:
+    """Numbers that are none, or that nothing can be done with."""
+    for key, (kind, least, more) in _NUMBERS.items():
+        *path, name = key.split('.')
+        specs = [(path[0], cfg.get(path[0]))]
+        if isinstance(specs[0][1], (list, tuple)):
+            specs = [(f'{path[0]}[{i}]', part) for i, part in enumerate(specs[0][1])]
+        for place, spec in specs:
+            for step in path[1:]:
+                spec = spec.get(step) if isinstance(spec, dict) else None
+            value = spec.get(name) if isinstance(spec, dict) else None
+            # Anything but a number or a text may be what a class of its own takes.
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not number and not isinstance(value, (str, bool)):
+                continue
+            if name in ('max_epochs', 'max_iters') and not cfg.get('param_scheduler'):
+                least = 0  # a run without a step, for what loading does
+            fits = number and isinstance(value, kind) and value >= least
+            if not fits or (more and value == least):
+                what = 'an integer' if kind is numbers.Integral else 'a number'
+                bound = f'more than {least}' if more else f'at least {least}'
+                place = '.'.join([place, *path[1:], name])
+                yield ConfigError(f'{place} must be {what}, {bound}, got {value!r}')
 
 
 def _loader_problems(key: str, loader: dict) -> Iterator[Exception]:

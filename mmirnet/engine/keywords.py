@@ -141,8 +141,19 @@ def keyword_problems(
     settings = set(inspect.signature(Runner.__init__).parameters)
     for key in cfg:
         near = nearest(key, settings, 0.9) if key not in settings else None
-        if near and near not in cfg:
+        # A variable may have a name like the setting that it goes into.
+        if near and not _holds(cfg.get(near), cfg[key]):
             yield UserWarning(f'{key}: nothing reads it; did you mean {near}?')
+
+
+def _holds(value: Any, part: Any) -> bool:
+    """Whether a value is another, or has it somewhere in it."""
+    if value == part:
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    return any(_holds(item, part) for item in inner)
 
 
 _LOADER_KEYS = ('num_batch_per_epoch', 'disable_subprocess_warning')

@@ -43,7 +43,7 @@ from .checkpoint import (
     handed_over,
     on_main_process,
 )
-from .config_checks import check_config
+from .config_checks import check_config, merge_options, read_config
 from .facts import parts
 from .weights import check_checkpoint
 
@@ -234,7 +234,7 @@ def evaluate(
         check_writable(out)
 
     cfg = load_config(config, work_dir, launcher)
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options)
     _settle_test_set(cfg, config)
     packed = checkpoint.endswith('.safetensors')
     if engine and not packed:
@@ -360,7 +360,7 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
         raise FileNotFoundError(f'CONFIG {config}: there is no file {path}')
     if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
         raise ConfigError(f'CONFIG {config} is no config (.py); it comes first')
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
     if Path(cfg.work_dir).is_file():
@@ -469,7 +469,7 @@ def prepare_config(
             set_loader_defaults(cfg[name])
             cfg[name].pin_memory &= pin_memory
             cfg[name].persistent_workers &= persistent_workers
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options)
     in_memory |= take_old_switches(cfg)
     add_default_hooks(cfg)
     check_config(cfg, loaders)

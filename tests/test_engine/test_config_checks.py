@@ -6,7 +6,13 @@ from mmengine.config import Config
 from PIL import Image
 from small_run import ROOT
 
-from mmirnet.engine.config_checks import check_config, config_problems, report
+from mmirnet.engine.config_checks import (
+    check_config,
+    config_problems,
+    merge_options,
+    read_config,
+    report,
+)
 from mmirnet.errors import ConfigError, DataError
 
 TRAIN = ('train_dataloader', 'val_dataloader')
@@ -217,3 +223,108 @@ def test_a_model_is_checked_by_itself(data):
     cfg.model.backbone.conv_cfg.type = 'IRConv'
     with pytest.raises(ConfigError, match=r"did you mean 'IRConv2d'\?"):
         check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('train_cfg.max_epochs', 0, 'must be an integer, at least 1, got 0'),
+        ('train_cfg.max_epochs', 'two', "must be an integer, at least 1, got 'two'"),
+        ('train_cfg.val_interval', 0, 'must be an integer, at least 1, got 0'),
+        ('train_cfg.val_interval', 1.5, 'must be an integer, at least 1, got 1.5'),
+        ('optim_wrapper.accumulative_counts', 0, 'must be an integer, at least 1'),
+        ('optim_wrapper.optimizer.lr', '1e-3x', "must be a number, at least 0, got '1"),
+        ('optim_wrapper.optimizer.lr', -0.1, 'must be a number, at least 0, got -0.1'),
+        ('optim_wrapper.optimizer.lr', float('nan'), 'must be a number, at least 0'),
+        ('optim_wrapper.clip_grad', dict(max_norm=-1), 'max_norm must be a number, mo'),
+        ('param_scheduler.T_max', 0, 'must be a number, more than 0, got 0'),
+        ('default_hooks.logger.interval', 0, 'must be an integer, at least 1, got 0'),
+        ('randomness.seed', 'abc', "must be an integer, at least 0, got 'abc'"),
+        ('auto_scale_lr.base_batch_size', 0, 'must be an integer, at least 1, got 0'),
+    ],
+)
+def test_numbers_that_nothing_can_be_done_with(data, key, value, message):
+    (line,) = problems(config(data, **{key: value}))
+    assert line.startswith(key)
+    assert message in line
+
+
+def test_numbers_in_a_list_of_schedules_have_their_place(data):
+    cfg = config(data)
+    cfg.param_scheduler = [cfg.param_scheduler, dict(cfg.param_scheduler, T_max=-1)]
+    (line,) = problems(cfg)
+    assert line == 'param_scheduler[1].T_max must be a number, more than 0, got -1'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(\n', "mine.py, line 1: '(' was never closed"),
+        ('a = 1\nb = c\n', "mine.py, line 2: NameError: name 'c' is not defined"),
+        ("_base_ = 'other.py'\n", "other.py, line 3: '[' was never closed"),
+        (
+            "_base_ = 'right.py'\na = dict(b=1)\n",
+            "mine.py: TypeError: a={'b': 1} in child config cannot inherit from base",
+        ),
+        (
+            "custom_imports = dict(imports=['re', 'no_such_module'])\n",
+            "mine.py: No module named 'no_such_module'; PYTHONPATH has to name",
+        ),
+        (
+            "custom_imports = dict(imports=['broken_module'])\n",
+            'broken_module.py, line 2: ZeroDivisionError: division by zero',
+        ),
+    ],
+    ids=['syntax', 'name', 'base', 'inheritance', 'import', 'module'],
+)
+def test_configs_that_cannot_be_read(tmp_path, monkeypatch, text, message):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'other.py').write_text('\n\na = [\n')
+    (tmp_path / 'right.py').write_text('a = [1]\n')
+    (tmp_path / 'broken_module.py').write_text('a = 1\na / 0\n')
+    path = tmp_path / 'mine.py'
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_config(path)
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        (
+            'max_epochs',
+            3,
+            'max_epochs: nothing reads it; did you mean train_cfg.max_ep',
+        ),
+        (
+            'optimizer.lr',
+            3,
+            'nothing reads it; did you mean optim_wrapper.optimizer.lr',
+        ),
+        ('custom_hook', [], 'nothing reads it; did you mean custom_hooks?'),
+        ('no_such_thing', 1, 'no_such_thing: nothing reads it'),
+        (
+            'train_pipeline.0.padding',
+            4,
+            'train_pipeline is a variable that the config file has used already; set '
+            'train_dataloader.dataset.pipeline',
+        ),
+        ('custom_hooks.5.t_min', 1, '--cfg-options: Index 5 exceeds the length of'),
+    ],
+)
+def test_options_that_change_nothing(key, value, message):
+    cfg = Config.fromfile(ROOT / 'configs/irnet/resnet20_bireal_digits.py')
+    with pytest.raises(ConfigError) as error:
+        merge_options(cfg, {key: value})
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_options_that_are_read():
+    cfg = Config.fromfile(ROOT / 'configs/irnet/resnet20_bireal_digits.py')
+    options = {'train_cfg.max_epochs': 3, 'in_memory': True, 'work_dir': 'here'}
+    merge_options(cfg, {**options, 'custom_hooks.0.t_min': 0.5})
+    assert (cfg.train_cfg.max_epochs, cfg.in_memory, cfg.work_dir) == (3, True, 'here')
+    assert cfg.custom_hooks[0].t_min == 0.5

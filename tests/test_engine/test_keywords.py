@@ -136,17 +136,18 @@ def test_mmpretrains_configs_have_no_wrong_names():
             "randomness: randomness has no setting 'sead'; did you mean 'seed'?",
         ),
         (
-            {'custom_hook': []},
+            {'custom_hook': [dict(type='BinaryStatsHook')]},
             'custom_hook: nothing reads it; did you mean custom_hooks?',
+        ),
+        (
+            {'param_schedulers': dict(type='MultiStepLR', milestones=[9])},
+            'param_schedulers: nothing reads it; did you mean param_scheduler?',
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
 def test_names_the_nearest_argument(changes, message):
-    cfg = digits(**changes)
-    if 'custom_hook' in changes:
-        cfg.pop('custom_hooks')
-    assert problems(cfg) == [message]
+    assert problems(digits(**changes)) == [message]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +209,8 @@ def test_a_scope_that_was_forgotten_is_named():
 def test_variables_of_a_config_are_its_own():
     mine = dict(RandomCrop=1, train_pipeline=[], work=2, test_model=3)
     assert problems(digits(**mine)) == []
+    hook = dict(type='BinaryStatsHook')
+    assert problems(digits(custom_hook=hook, custom_hooks=[hook])) == []
 
 
 def test_what_is_not_built_is_not_looked_at():
