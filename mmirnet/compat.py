@@ -219,6 +219,28 @@ def copy_datasets_apart() -> None:
     BaseDataset._copy_without_annotation = copy_without_annotation
 
 
+def let_collate_fn_be_inherited() -> None:
+    """Let a data loader that is inherited from another package name its collate_fn.
+
+    MMEngine notes in every part of ``_base_ = 'PACKAGE::...'`` whose it is, and hands
+    the note of ``collate_fn`` to the function, which does not take it (0.10.7).
+    """
+    from mmengine.runner import Runner
+
+    original = Runner.build_dataloader
+
+    @functools.wraps(original)
+    def build_dataloader(dataloader, *args, **kwargs):
+        if isinstance(dataloader, dict):
+            collate = dataloader.get('collate_fn')
+            if isinstance(collate, dict) and '_scope_' in collate:
+                rest = {key: v for key, v in collate.items() if key != '_scope_'}
+                dataloader = dict(dataloader.items(), collate_fn=rest)
+        return original(dataloader, *args, **kwargs)
+
+    Runner.build_dataloader = staticmethod(build_dataloader)
+
+
 def apply() -> None:
     """Check the versions, then make all repairs."""
     quiet_warnings()
@@ -228,3 +250,4 @@ def apply() -> None:
     shift_hues_either_way()
     keep_compiled_code_apart()
     copy_datasets_apart()
+    let_collate_fn_be_inherited()

@@ -14,6 +14,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from small_run import ROOT
@@ -89,6 +91,20 @@ def test_a_run_resumes(tmp_path):
     )
     runner.train()
     assert len(runner.model.seen) == 4  # the fourth epoch alone
+
+
+def test_data_loaders_of_our_configs_can_be_inherited(tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text("""
+_base_ = 'mmirnet::irnet/resnet20_bireal_digits.py'
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+""")
+    cfg = Config.fromfile(mine)
+    assert cfg.train_dataloader.collate_fn._scope_ == 'mmpretrain'
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        loader = Runner.build_dataloader(cfg.train_dataloader)
+    assert next(iter(loader))['inputs'].shape == (64, 3, 32, 32)
+    assert cfg.train_dataloader.collate_fn._scope_ == 'mmpretrain'  # as it was
 
 
 def test_configs_of_other_packages_are_found(tmp_path):
