@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.datasets import MultiTaskDataset
 from mmpretrain.evaluation import (
@@ -58,7 +58,16 @@ def problems_before_training(
     if trained_on is not None and runner._resume:
         names['the checkpoint'] = trained_on
     model = unwrap(runner.model)
-    runs = {key: dry_run(key, loader, runner.model) for key, loader in loaders.items()}
+    watched = _watched(runner)
+    runs = {
+        key: dry_run(
+            key,
+            loader,
+            runner.model,
+            runner.val_evaluator if watched and key == 'val_dataloader' else None,
+        )
+        for key, loader in loaders.items()
+    }
     yield from _problems(model, loaders, evaluators, names)
     for key, run in runs.items():
         yield from run.problems
@@ -70,6 +79,11 @@ def problems_before_training(
     yield from _trainable(runner)
     yield from _schedules(runner)
     yield from _hooks(runner)
+    yield from _signs(runs['train_dataloader'].one_sign)
+    yield from _parameter_keys(runner)
+    if 'val_dataloader' in runs:
+        metrics = runs['val_dataloader'].metrics
+        yield from _missing_metrics(watched, metrics, runner.val_evaluator)
 
 
 def problems_before_testing(
@@ -392,10 +406,7 @@ def _trainable(runner: Runner) -> Iterator[Exception]:
 
 def _schedules(runner: Runner) -> Iterator[Exception]:
     """Schedules that do not end where training ends."""
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):
-        schedulers = [s for several in schedulers.values() for s in several]
-    for scheduler in schedulers:
+    for scheduler in _schedulers(runner):
         if not hasattr(scheduler, 'by_epoch'):
             continue
         name = type(scheduler).__name__
@@ -408,6 +419,13 @@ def _schedules(runner: Runner) -> Iterator[Exception]:
         unit = 'epochs' if scheduler.by_epoch else 'iterations'
         total = runner.max_epochs if scheduler.by_epoch else runner.max_iters
         yield from _schedule(name, scheduler, total, unit)
+
+
+def _schedulers(runner: Runner) -> list:
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):  # of several optimizers
+        schedulers = [s for several in schedulers.values() for s in several]
+    return schedulers
 
 
 def _schedule(name: str, scheduler: Any, total: int, unit: str) -> Iterator[Exception]:
@@ -435,8 +453,16 @@ def _hooks(runner: Runner) -> Iterator[Exception]:
     for kind, count in counts.items():
         if count > 1 and kind.__module__.startswith('mmirnet.'):
             yield UserWarning(f'{kind.__name__} is registered {count} times')
+    iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
+            if iterations and hook.by_epoch and hook.interval > 0:
+                yield UserWarning(
+                    f'{type(hook).__name__} counts epochs, the training loop '
+                    'iterations: nothing is saved before the end; set by_epoch=False, '
+                    'and also in log_processor'
+                )
+                continue
             total = runner.max_epochs if hook.by_epoch else runner.max_iters
             never = hook.interval <= 0 or hook.interval > total
             if never and not hook.save_last and not hook.save_best:
@@ -444,3 +470,60 @@ def _hooks(runner: Runner) -> Iterator[Exception]:
                     f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
                     f'save_last=False'
                 )
+
+
+def _signs(layers: list[str]) -> Iterator[Exception]:
+    """Binary layers to which every image is the same."""
+    if layers:
+        others = f' and {len(layers) - 1} others' if len(layers) > 1 else ''
+        yield UserWarning(
+            f'model.{layers[0]}{others} take the signs of inputs that all have one '
+            'sign, as behind a ReLU: nothing of the image is left. Put '
+            "act_cfg=dict(type='Hardtanh') in front of them, or binarise weights alone "
+            'with binarize_input=False'
+        )
+
+
+def _parameter_keys(runner: Runner) -> Iterator[Exception]:
+    """Settings for some parameters that are those of none."""
+    spec = runner.cfg.get('optim_wrapper')
+    spec = (spec.get('paramwise_cfg') if isinstance(spec, dict) else None) or {}
+    names = [name for name, _ in runner.model.named_parameters()]
+    for key in spec.get('custom_keys') or {}:
+        if not any(key in name for name in names):
+            yield UserWarning(
+                f'optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in '
+                'its name'
+            )
+
+
+def _watched(runner: Runner) -> dict[str, str]:
+    """Names of the results that decide something, by what they are for."""
+    watched = {}
+    for hook in runner.hooks:
+        name = type(hook).__name__
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            best = hook.save_best
+            for key in [best] if isinstance(best, str) else best:
+                watched[f'{name}.save_best'] = key
+        elif isinstance(hook, EarlyStoppingHook):
+            watched[f'{name}.monitor'] = hook.monitor
+    for scheduler in _schedulers(runner):
+        if monitor := getattr(scheduler, 'monitor', None):
+            watched[f'{type(scheduler).__name__}.monitor'] = monitor
+    return {place: key for place, key in watched.items() if key != 'auto'}
+
+
+def _missing_metrics(
+    watched: dict[str, str], names: set[str] | None, evaluator: Evaluator
+) -> Iterator[Exception]:
+    """Results that decide something, but that no metric gives."""
+    # Metrics of others may call their results by what is in the images.
+    known = all(
+        type(metric).__module__.startswith(('mmpretrain.', 'mmirnet.'))
+        for metric in getattr(evaluator, 'metrics', [])
+    )
+    for place, key in watched.items():
+        if names and key not in names:
+            line = f'{place} is {key!r}, but val_evaluator gives {sorted(names)}'
+            yield ConfigError(line) if known else UserWarning(line)

@@ -5,6 +5,7 @@ are as before.
 """
 
 import contextlib
+import copy
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
+from mmengine.evaluator import DumpResults, Evaluator
 from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
 from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
@@ -39,18 +41,24 @@ class DryRun:
             compute statistics in training: they need two images.
         labels (set[str] | None): Which of ``gt_label`` and ``gt_score`` the images
             have; None if they are not packed as MMPretrain does it.
+        one_sign (list[str]): Binary layers whose inputs have one sign, all of them.
+        metrics (set[str] | None): Names of the results; None if they are not known.
     """
 
     problems: list[Exception] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
     labels: set[str] | None = None
+    one_sign: list[str] = field(default_factory=list)
+    metrics: set[str] | None = None
 
 
 class _Unfit(Exception):
     """Ends a forward pass whose next module does not take its input."""
 
 
-def dry_run(key: str, loader: DataLoader, model: nn.Module) -> DryRun:
+def dry_run(
+    key: str, loader: DataLoader, model: nn.Module, evaluator: Evaluator | None = None
+) -> DryRun:
     """Send two images of a data loader through a network.
 
     Errors of which this module does not know whose they are pass: training meets them
@@ -61,6 +69,7 @@ def dry_run(key: str, loader: DataLoader, model: nn.Module) -> DryRun:
         loader (DataLoader): Its images are read as it would read them, but for the
             order.
         model (nn.Module): MMEngine's kind of model, in whatever wrappers.
+        evaluator (Evaluator | None): Asked for the names of its results, if given.
 
     Returns:
         DryRun: What does not fit.
@@ -82,6 +91,8 @@ def dry_run(key: str, loader: DataLoader, model: nn.Module) -> DryRun:
         if _of_views(batch) == averages:
             if not averages:
                 _forward(key, batch, unwrap(model), found)
+            if evaluator is not None and not found.problems:
+                found.metrics = _metric_names(batch, model, evaluator)
         elif isinstance(unwrap(model), ImageClassifier):
             found.problems.append(ConfigError(_misplaced_views(key, averages)))
     return found
@@ -219,6 +230,8 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
             if names[module].startswith('head.') and 'channels' in fault:
                 fault += f' (model.head.in_channels has to be {x.shape[1]})'
             raise _Unfit(f'{key}: {name} {fault}, from images of {shape}')
+        if getattr(module, 'binarize_input', False) and _of_one_sign(x):
+            found.one_sign.append(names[module])
         if module in counting and x[0].numel() == x.shape[1]:
             found.single.append(names[module])
 
@@ -234,6 +247,30 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _of_one_sign(x: Tensor) -> bool:
+    """Whether the signs of a tensor are all +1, or all -1."""
+    return bool((x >= 0).all() or (x < 0).all())
+
+
+def _metric_names(
+    batch: dict, model: nn.Module, evaluator: Evaluator
+) -> set[str] | None:
+    """What an evaluator calls its results, asked with two images."""
+    names = set()
+    try:
+        samples = [sample.to_dict() for sample in model.val_step(batch)]
+        for metric in copy.deepcopy(evaluator.metrics):
+            if isinstance(metric, DumpResults):  # which writes them
+                continue
+            metric.process(batch, samples)
+            results = metric.compute_metrics(metric.results)
+            prefix = f'{metric.prefix}/' if metric.prefix else ''
+            names |= {f'{prefix}{name}' for name in results}
+    except Exception:
+        return None
+    return names
 
 
 def _looked_at(model: nn.Module) -> list[nn.Module]:

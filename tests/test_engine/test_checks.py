@@ -279,6 +279,27 @@ def test_what_is_right_passes(tmp_path):
             two_tasks(dict(kind=0), dict(kind=2)),
             'train_dataloader.dataset, task sex: no sample has a label',
         ),
+        (
+            {
+                'default_hooks.checkpoint': dict(
+                    type='CheckpointHook', save_best='accuracy/top9'
+                )
+            },
+            "CheckpointHook.save_best is 'accuracy/top9', but val_evaluator gives "
+            "['accuracy/top1']",
+        ),
+        (
+            {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='accuracy')]},
+            "EarlyStoppingHook.monitor is 'accuracy', but val_evaluator gives ['accu",
+        ),
+        (
+            {
+                'param_scheduler': dict(
+                    type='ReduceOnPlateauLR', monitor='loss', _delete_=True
+                )
+            },
+            "ReduceOnPlateauLR.monitor is 'loss', but val_evaluator gives ['accura",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
@@ -331,6 +352,7 @@ def test_what_cannot_work_is_one_line(tmp_path, changes, message):
             {
                 'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=5),
                 'train_dataloader.sampler.type': 'InfiniteSampler',
+                'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False),
             },
             'CosineAnnealingLR counts epochs, the training loop iterations',
         ),
@@ -345,6 +367,23 @@ def test_what_cannot_work_is_one_line(tmp_path, changes, message):
                 )
             },
             'CheckpointHook saves nothing: interval=9',
+        ),
+        (
+            {
+                'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=5),
+                'train_dataloader.sampler.type': 'InfiniteSampler',
+                'param_scheduler.by_epoch': False,
+            },
+            'CheckpointHook counts epochs, the training loop iterations: nothing is sa',
+        ),
+        (
+            {'model.backbone.act_cfg': dict(type='ReLU')},
+            'model.backbone.layer1.0.conv1 and 17 others take the signs of inputs that '
+            'all have one sign, as behind a ReLU',
+        ),
+        (
+            {'optim_wrapper.paramwise_cfg': dict(custom_keys={'layer9': {}, 'bn': {}})},
+            "custom_keys: no parameter has 'layer9' in its name",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
@@ -378,6 +417,15 @@ def test_what_looks_wrong_is_warned_of(tmp_path, changes, message):
             'train_dataloader.dataset.labels': [[0, 1], [2], [0]],
         },
         two_tasks(dict(kind=0), dict(sex=1), dict(kind=2, sex=0)),
+        {
+            'default_hooks.checkpoint': dict(
+                type='CheckpointHook', save_best=['accuracy/top1']
+            )
+        },
+        {
+            'model.backbone.act_cfg': dict(type='ReLU'),
+            'model.backbone.conv_cfg': dict(type='IRConv2d', binarize_input=False),
+        },
         {'val_dataloader.dataset.labels': [None] * 6, 'val_evaluator': []},
     ],
     ids=repr,
