@@ -23,7 +23,7 @@ from ..engine.checkpoint import find_whole_checkpoint
 from ..engine.facts import Facts, channel_order, gather, turns
 from ..engine.run import evaluate, load_config, plain
 from ..engine.speed import device_name
-from ..errors import ConfigError
+from ..errors import ConfigError, MmirnetError
 from ..files import check_writable
 from . import plots, runs
 from .costs import engine_seconds, packed_bytes
@@ -243,7 +243,7 @@ def report_run(
     results |= _costs(costs)
     try:
         results |= deployment(facts)
-    except (ValueError, ImportError) as error:
+    except (MmirnetError, ImportError) as error:
         notes.append(f'packed file and engine are left out: {error}')
     return RunReport(
         name=run.name,

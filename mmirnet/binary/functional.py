@@ -112,6 +112,23 @@ def _conv2d_by_operators(
     return F.conv2d(qx.to(dtype), qw.to(dtype), bias, *geometry)
 
 
+def check_types(x: Tensor, weight: Tensor) -> None:
+    """Refuses operands of two types, and an input that is not floating point.
+
+    Args:
+        x (Tensor): The input.
+        weight (Tensor): The latent weight.
+
+    Raises:
+        ConfigError: If x is not floating point, or of another type than the weight;
+            under autocast, which casts them, any two will do.
+    """
+    check_float('x', x)
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if not autocast and x.dtype != weight.dtype:
+        raise ConfigError(f'x is {x.dtype} and the weight {weight.dtype}: cast one')
+
+
 def binary_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -154,9 +171,7 @@ def binary_conv2d(
     device = x.device.type
     autocast = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-    check_float('x', x)
-    if not autocast and x.dtype != weight.dtype:
-        raise ConfigError(f'x is {x.dtype} and the weight {weight.dtype}: cast one')
+    check_types(x, weight)
     check_filters(weight, rule.balance)
     conv = _conv2d_by_operators if by_operators() else _BinaryConv2d.apply
     return conv(x, weight, bias, t, k, geometry, rule, binarize_input, dtype)

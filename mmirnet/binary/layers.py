@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choice
 from .estimators import binary_sign
-from .functional import ConvGeometry, binary_conv2d
+from .functional import ConvGeometry, binary_conv2d, check_types
 from .modes import traced
 from .schedules import ede
 from .weights import WeightRule, binary_weight, check_filters, libra_pb
@@ -31,6 +31,7 @@ class _BinaryLayer:
     """What the binary layers share: the weight rule, and t and k of EDE."""
 
     def _init_binary(self, binarize_input: bool, rule: WeightRule) -> None:
+        check_choice('binarize_input', binarize_input, (True, False))
         check_filters(self.weight, rule.balance, type(self).__name__)
         self.binarize_input = binarize_input
         self.rule = rule
@@ -171,6 +172,7 @@ def _linear(
     rule: tuple,
     binarize_input: bool,
 ) -> Tensor:
+    check_types(x, weight)
     t, k = t_and_k.unbind()
     rule = WeightRule(*rule)
     weight = binary_weight(weight, t, k, rule)

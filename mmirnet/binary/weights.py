@@ -37,7 +37,7 @@ class WeightRule(NamedTuple):
         balance (bool): Subtract each filter's mean.
 
     Raises:
-        ValueError: If ``scale`` or ``estimator`` is unknown, or weights would be
+        ValueError: If an option has none of its values, or weights would be
             standardised that are not balanced.
 
     Example:
@@ -61,6 +61,8 @@ def _check_rules(rule: type[WeightRule]) -> None:
     @functools.wraps(make)
     def checked(*args, **kwargs):
         made = make(*args, **kwargs)
+        check_choice('standardize', made.standardize, (True, False))
+        check_choice('balance', made.balance, (True, False))
         check_choice('scale', made.scale, SCALES)
         check_choice('estimator', made.estimator, ESTIMATORS)
         if made.standardize and not made.balance:

@@ -21,6 +21,7 @@ from mmirnet.binary import (
     set_ede,
     sign,
 )
+from mmirnet.errors import ConfigError
 
 RULES = list(itertools.product([True, False], ['shift', 'mean', None], ['ede', 'ste']))
 
@@ -260,6 +261,9 @@ class TestConstruction:
         [
             (dict(estimator='sted'), "estimator must be one of .*'ste'.*'sted'"),
             (dict(scale='max'), "scale must be one of .*'mean'.*'max'"),
+            (dict(binarize_input='no'), "binarize_input must be one of .*, got 'no'"),
+            (dict(standardize='false'), 'standardize must be one of'),
+            (dict(balance=None), 'balance must be one of'),
         ],
     )
     @pytest.mark.parametrize('layer', [IRConv2d, IRLinear])
@@ -271,6 +275,17 @@ class TestConstruction:
     def test_repr_names_bits_and_rule(self):
         text = repr(IRConv2d(4, 4, 3, binarize_input=False, scale=None))
         assert 'W/A bits=1/32' in text and 'scale=None' in text
+
+
+@pytest.mark.parametrize('dtype', [torch.double, torch.half, torch.int64])
+@pytest.mark.parametrize('binarize_input', [True, False])
+def test_inputs_of_another_type_are_refused(dtype, binarize_input):
+    for layer, shape in (
+        (IRConv2d(4, 4, 3, binarize_input=binarize_input), (1, 4, 5, 5)),
+        (IRLinear(4, 4, binarize_input=binarize_input), (1, 4)),
+    ):
+        with pytest.raises(ConfigError, match=r'cast one|must be floating point'):
+            layer(torch.ones(shape, dtype=dtype))
 
 
 class TestForgottenSchedule:
