@@ -34,10 +34,14 @@ any number of them, those of at least ``threshold``, or the best ``topk``. Files
 version 1 have neither: they are read as files of version 2 with
 :func:`mmirnet.deploy.preparation.default` and softmax.
 
+Beside ``mmirnet`` stands ``sha256``, see :func:`digest`: it finds bits that a disk or a
+network turned, not those of somebody who writes a digest to them.
+
 A packed file is untrusted: :func:`read` checks everything against everything before
 anything is allocated for it.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -585,6 +589,23 @@ def _to_array(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
     return array.astype(np.float32) if dtype == 'F16' else array
 
 
+def digest(text: str, data: bytes) -> str:
+    """The digest of a packed file's content, by which damage is found.
+
+    Args:
+        text: What stands under ``mmirnet`` in its metadata.
+        data: The file, with whatever metadata.
+
+    Returns:
+        SHA-256 of the text and of name, type, shape and bytes of every tensor.
+    """
+    sha = hashlib.sha256(text.encode())
+    for name, entry in sorted(safetensors.deserialize(data)):
+        sha.update(f'{name} {entry["dtype"]} {entry["shape"]}'.encode())
+        sha.update(entry['data'])
+    return sha.hexdigest()
+
+
 def _parse(data: bytes) -> Packed:
     try:
         entries = safetensors.deserialize(data)
@@ -594,6 +615,9 @@ def _parse(data: bytes) -> Packed:
     metadata = json.loads(data[8 : 8 + header_bytes]).get('__metadata__') or {}
     if 'mmirnet' not in metadata:
         raise PackedFileError('metadata: no field mmirnet, not a packed network')
+    # Files of earlier versions have none.
+    if metadata.get('sha256') not in (None, digest(metadata['mmirnet'], data)):
+        raise PackedFileError('sha256: the file was damaged after it was packed')
     try:
         spec = json.loads(metadata['mmirnet'])
     except (ValueError, RecursionError) as error:

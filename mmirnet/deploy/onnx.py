@@ -1,11 +1,11 @@
 """ONNX export, for compatibility: its binary layers compute in float."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import MissingPackageError
+from ..files import write_whole
 from .engine import binary_weight
 from .format import Geometry, Packed, geometry, slope_and_offset
 
@@ -191,7 +191,7 @@ def to_onnx(packed: Packed):
 
 def export(packed: Packed, path: str | os.PathLike) -> None:
     """Writes a network as ONNX, see :func:`to_onnx`."""
-    Path(path).write_bytes(to_onnx(packed).SerializeToString())
+    write_whole(path, to_onnx(packed).SerializeToString())
 
 
 def largest_difference(

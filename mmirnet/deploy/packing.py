@@ -4,17 +4,17 @@ import hashlib
 import json
 import os
 from math import inf, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..binary.estimators import sign
 from ..errors import PackedFileError, UnsupportedModelError
+from ..files import write_whole
 from . import format, preparation
 from .engine import binary_weight
 from .format import Packed
@@ -151,7 +151,8 @@ def write(packed: Packed, path: str | os.PathLike) -> None:
         for name, array in packed.tensors.items()
     }
     text = json.dumps(spec, separators=(',', ':'), allow_nan=False)
-    save_file(tensors, Path(path), {'mmirnet': text})
+    digest = format.digest(text, save(tensors, {'mmirnet': text}))
+    write_whole(path, save(tensors, {'mmirnet': text, 'sha256': digest}))
 
 
 # --------------------------------------------------------------------------
