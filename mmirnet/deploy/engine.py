@@ -204,6 +204,11 @@ class Engine:
         self, packed: Packed, threads: int | None = None, isa: str | None = None
     ):
         native = _native()
+        if not isinstance(packed, Packed):
+            raise ConfigError(
+                f'Engine takes what mmirnet.deploy.read gives, not {packed!r}; '
+                'mmirnet.deploy.load takes a file'
+            )
         self._options = threads, isa
         self.packed = dataclasses.replace(packed)
         self.input = packed.input
@@ -294,10 +299,10 @@ class Engine:
         """Logits of a batch.
 
         Args:
-            images: uint8 of shape (N, H, W, C), RGB or grey, also for a network
-                that was trained on BGR, which the engine turns them to; or
-                floats of shape (N, C, H, W), already normalised, in the
-                network's own order. A numpy array, a torch tensor, or a list
+            images: uint8 of shape (N, H, W, C), RGB or grey (then also
+                (N, H, W)), also for a network that was trained on BGR, which
+                the engine turns them to; or floats of shape (N, C, H, W),
+                already normalised, in the network's own order. A numpy array, a torch tensor, or a list
                 of either or of PIL images.
 
         Returns:
@@ -333,6 +338,9 @@ class Engine:
             wanted = size
         else:
             raise TypeError(f'images must be uint8 or float, not {images.dtype}')
+        grey = images.dtype == np.uint8 and size[0] == 1
+        if grey and images.ndim == 3 and images.shape[1:] == size[1:]:
+            images = images[..., None]  # as Pillow and OpenCV give them
         if images.shape[1:] != wanted:
             raise ConfigError(
                 f'{images.dtype} images must have shape (N, '
@@ -356,8 +364,10 @@ def _array(images) -> np.ndarray:
         images = images.detach().cpu()
         # numpy has no bfloat16.
         return (images.float() if images.is_floating_point() else images).numpy()
-    if not isinstance(images, list | tuple) or not images:
+    if not isinstance(images, list | tuple):
         return np.asarray(images)
+    if not images:
+        raise ConfigError('images must be one or more, not [], an empty list')
     arrays = [_array(image) for image in images]
     kinds = sorted({f'{array.dtype} {array.shape}' for array in arrays})
     if len(kinds) > 1:  # uint8 made floats would pass for normalised

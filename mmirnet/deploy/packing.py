@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from math import inf, prod
 from typing import Any
 
@@ -13,11 +14,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..binary.estimators import sign
-from ..errors import PackedFileError, UnsupportedModelError
+from ..errors import (
+    ConfigError,
+    PackedFileError,
+    UnsupportedModelError,
+    check_choice,
+)
 from ..files import write_whole
 from . import format, preparation
 from .engine import binary_weight
-from .format import Packed
+from .format import MAX_SIDE, Packed
 from .tracing import trace, unwrap
 
 _DTYPES = {'fp32': 'F32', 'fp16': 'F16', 'bf16': 'BF16'}
@@ -64,7 +70,7 @@ def pack(
         model: A classifier of MMPretrain, whose data preprocessor gives the
             normalisation, or any module from images to logits.
         input_size: Height and width of the images.
-        classes: Names of the classes.
+        classes: Names of the classes, in any sequence.
         float_dtype: 'fp32', 'fp16' or 'bf16' for the weights of float
             convolutions and linear layers. BatchNorm stays in fp32.
         source: Digest of what was packed; by default that of the weights.
@@ -81,6 +87,7 @@ def pack(
         ``mmirnet.deploy.Engine`` runs it.
 
     Raises:
+        ConfigError: If an argument cannot be.
         UnsupportedModelError: For a layer that the format does not have.
 
     Example:
@@ -96,6 +103,8 @@ def pack(
         >>> packed.tensors['1.signs'].nbytes  # 72 bits for each of 8 channels
         128
     """
+    check_choice('float_dtype', float_dtype, _DTYPES)
+    input_size = _size(input_size)
     recording = trace(model, input_size)
     model = unwrap(model)
     graph, tensors = recording.graph, recording.tensors
@@ -106,6 +115,11 @@ def pack(
         if role == 'weight':
             dtypes[name] = _DTYPES[float_dtype]
             tensors[name] = _round(array, dtypes[name])
+            if np.isfinite(array).all() and not np.isfinite(tensors[name]).all():
+                raise UnsupportedModelError(
+                    f'cannot pack {name}: {abs(array).max():.3g} is more than '
+                    f'{float_dtype} holds; take bf16 or fp32 as float_dtype'
+                )
     channels = recording.channels
     mean, std = _normalisation(model, channels)
     height, width = input_size
@@ -120,7 +134,7 @@ def pack(
         | (image or preparation.default(channels, height, width)),
         graph=graph,
         tensors=tensors,
-        classes=classes,
+        classes=classes if classes is None else _texts(classes),
         source=source or _digest(tensors),
         dtypes=dtypes,
         head=head or format.SOFTMAX.copy(),
@@ -129,6 +143,23 @@ def pack(
         return format.check(packed)
     except PackedFileError as error:
         raise UnsupportedModelError(f'cannot pack the model: {error}') from None
+
+
+def _size(given: Any) -> tuple[int, int]:
+    """Height and width as an argument has them."""
+    sides = list(given) if isinstance(given, Iterable) else []
+    whole = all(hasattr(side, '__index__') for side in sides)
+    if len(sides) != 2 or not whole or not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
+        raise ConfigError(
+            f'input_size must be (height, width), whole numbers from 1 to {MAX_SIDE}, '
+            f'not {given!r}'
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _texts(names: Iterable[Any]) -> list[Any]:
+    """Names in a plain list; what is no text stays, for the check to refuse."""
+    return [str(name) if isinstance(name, str) else name for name in names]
 
 
 def _round(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -189,7 +220,18 @@ class Simulation(nn.Module):
             self.layers.append(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W)."""
+        """Logits (N, classes) of images (N, C, H, W).
+
+        Raises:
+            ConfigError: If the images have another shape, or are not float.
+        """
+        wanted = self.packed.shapes['input']
+        fits = torch.jit.is_tracing() or tuple(x.shape[1:]) == wanted
+        if not fits or not x.is_floating_point():
+            raise ConfigError(
+                'images must be normalised floats of shape (N, '
+                f'{", ".join(map(str, wanted))}), not {x.dtype} of {tuple(x.shape)}'
+            )
         values = {'input': x}
         for i, op in enumerate(self.graph):
             values[op['dst']] = self.operation(i, *(values[v] for v in op['src']))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import EveryOperation, dyadic_images, mixed_network, warm_up
 from PIL import Image
+from torch import nn
 
 from mmirnet import deploy
 from mmirnet.deploy import Engine, instruction_sets, plan, preparation
@@ -249,7 +250,7 @@ REFUSED = {
     'PIL image': (Image.new('RGB', (10, 13)), r'one image is images\[None\]'),
     'grey PIL image': ([Image.new('L', (10, 13))], r'not \(1, 13, 10\)'),
     'number': (1.5, r'not \(\)'),
-    'nothing': ([], r'not \(0,\)'),
+    'nothing': ([], r'not \[\], an empty list'),
     'five axes': (np.zeros((1, 1, 3, 13, 10)), r'not \(1, 1, 3, 13, 10\)'),
     'int64': (np.zeros((1, 13, 10, 3), np.int64), 'not int64'),
     'int8': (np.zeros((1, 13, 10, 3), np.int8), 'not int8'),
@@ -370,3 +371,28 @@ def test_engine_needs_no_torch():
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == 'portable'
+
+
+def test_grey_images_need_no_axis_for_their_colour():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    engine = Engine(deploy.pack(network, (6, 5)), 1)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 5), np.uint8)
+    wanted = engine.predict(pixels[..., None])
+    np.testing.assert_array_equal(engine.predict(pixels), wanted)
+    pictures = [Image.fromarray(image) for image in pixels]
+    np.testing.assert_array_equal(engine.predict(pictures), wanted)
+    for other in (pixels[0], pixels.transpose(0, 2, 1), pixels.astype(np.float32)):
+        with pytest.raises(ConfigError, match='images must have shape'):
+            engine.predict(other)
+
+
+def test_what_is_no_network_and_no_image_is_said():
+    with pytest.raises(
+        ConfigError, match=r"not 'a\.safetensors'; .*deploy\.load takes"
+    ):
+        Engine('a.safetensors')
+    engine = Engine(deploy.pack(mixed_network().eval(), (9, 9)), 1)
+    with pytest.raises(ConfigError, match='an empty list'):
+        engine.predict([])

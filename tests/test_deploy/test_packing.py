@@ -9,7 +9,7 @@ from torch import nn
 from mmirnet import deploy
 from mmirnet.binary import IRConv2d
 from mmirnet.deploy import Engine
-from mmirnet.errors import UnsupportedModelError
+from mmirnet.errors import ConfigError, UnsupportedModelError
 
 
 def classifier(backbone, width, neck='GlobalAveragePooling', head='BNLinearClsHead'):
@@ -144,6 +144,56 @@ def test_normalisation_and_classes_travel(tmp_path):
     data = dict(inputs=list(torch.from_numpy(images).permute(0, 3, 1, 2)))
     x = model.data_preprocessor(data)['inputs']
     np.testing.assert_array_equal(engine.predict(images), engine.predict(x))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(input_size=224), r'input_size must be .*, not 224'),
+        (dict(input_size=(8,)), 'input_size must be'),
+        (dict(input_size=(8, 8, 8)), 'input_size must be'),
+        (dict(input_size=(0, 8)), 'input_size must be'),
+        (dict(input_size=(-1, 8)), 'input_size must be'),
+        (dict(input_size=(10**7, 10**7)), 'input_size must be'),
+        (dict(input_size=('8', '8')), 'input_size must be'),
+        (dict(input_size=(8.0, 8.0)), 'input_size must be'),
+        (dict(float_dtype='int8'), r"float_dtype must be one of .*'bf16'.*'int8'"),
+        (dict(classes=['a']), '5 logits do not fit the classes'),
+        (dict(classes=range(5)), 'classes: must be a list of names'),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        deploy.pack(mixed_network().eval(), **{'input_size': (9, 9), **arguments})
+
+
+def test_arguments_of_other_kinds():
+    network = mixed_network().eval()
+    for names in (tuple('abcde'), np.array(list('abcde'))):
+        packed = deploy.pack(network, np.array([9, 9]), names)
+        assert packed.classes == list('abcde')
+        assert type(packed.classes[0]) is str
+        assert packed.shapes['input'] == (3, 9, 9)
+
+
+def test_a_weight_that_a_reduced_type_does_not_hold_is_named():
+    network = mixed_network().eval()
+    first = next(m for m in network.modules() if type(m) is nn.Conv2d)
+    first.weight.data[0] = 1e10
+    with pytest.raises(UnsupportedModelError, match=r'1e\+10 is more than fp16 holds'):
+        deploy.pack(network, (9, 9), float_dtype='fp16')
+    deploy.pack(network, (9, 9), float_dtype='bf16')
+
+
+@pytest.mark.parametrize(
+    'images', [torch.zeros(1, 3, 18, 18), torch.zeros(1, 3, 9, 9, dtype=torch.uint8)]
+)
+def test_the_simulation_refuses_other_images(images, tmp_path):
+    deploy.write(
+        deploy.pack(mixed_network().eval(), (9, 9)), tmp_path / 'a.safetensors'
+    )
+    with pytest.raises(ConfigError, match=r'floats of shape \(N, 3, 9, 9\), not torch'):
+        deploy.unpack(tmp_path / 'a.safetensors')(images)
 
 
 def test_packing_leaves_the_model_as_it_was():
