@@ -551,3 +551,11 @@ def test_names_of_ones_own(tmp_path):
         arguments['model'] = str(arguments['model'])
         (found,) = infer(images, classes=['x', 'y', 'z'], **arguments)
         assert {top['class'] for top in found['top']} == {'x', 'y', 'z'}
+
+
+def test_a_mean_of_more_numbers_than_channels_is_refused(tmp_path):
+    data = folder_set(tmp_path, WHOLE, read=dict(READ, color_type='grayscale'))
+    preprocessor = dict(mean=MEAN, std=STD)
+    settings = table_config(tmp_path, data, data_preprocessor=preprocessor)
+    with pytest.raises(UnsupportedModelError, match='it makes 3 channels of 1; train'):
+        pack_checkpoint(*written(tmp_path, settings), tmp_path / 'model.safetensors')

@@ -102,6 +102,15 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
             'preprocessor, which a packed file does not do; train with one of them'
         )
     image = preparation(facts.dataset, facts.channels == 3 and turns(facts.model))
+    name = type(facts.model.data_preprocessor).__name__
+    if image['order'] == 'grey' and facts.channels != 1:
+        channels = len(next(samples(facts.dataset))['inputs'])
+        raise UnsupportedModelError(
+            f'cannot pack {name}: it makes {facts.channels} channels of {channels}; '
+            'train with as many numbers in mean and std as images have channels'
+            if channels != facts.channels
+            else f'cannot pack images of {channels} channels: files have one or three'
+        )
     if size is not None:
         height, width = size
         fit = dict(op='fit', width=width, height=height, pad=0, cover=1.0)
@@ -109,7 +118,6 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
         return image
     given = tuple(next(samples(facts.dataset))['inputs'].shape[1:])
     if given != facts.size:
-        name = type(facts.model.data_preprocessor).__name__
         raise UnsupportedModelError(
             f'cannot pack {name}: it pads images of {given} to {facts.size} (height, '
             'width); pad or resize them in the test pipeline'

@@ -13,9 +13,11 @@ from typing import Any
 
 import mmengine
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
+from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import DATASETS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 
@@ -244,6 +246,7 @@ def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception
         yield from _missing_parts(cfg, loaders)
     if 'train_dataloader' in loaders:
         yield from _number_problems(cfg)
+        yield from _precision_problems(cfg)
     for key in loaders:
         if isinstance(loader := cfg.get(key), dict):
             yield from _loader_problems(key, loader)
@@ -288,6 +291,17 @@ def _number_problems(cfg: Config) -> Iterator[Exception]:
                 bound = f'more than {least}' if more else f'at least {least}'
                 place = '.'.join([place, *path[1:], name])
                 yield ConfigError(f'{place} must be {what}, {bound}, got {value!r}')
+
+
+def _precision_problems(cfg: Config) -> Iterator[Exception]:
+    spec = cfg.get('optim_wrapper')
+    kind = spec.get('type') if isinstance(spec, dict) else None
+    half = find_class(OPTIM_WRAPPERS, kind, cfg.get('default_scope')) is AmpOptimWrapper
+    if half and get_device() == 'cpu':
+        yield ConfigError(
+            'optim_wrapper.type: AmpOptimWrapper needs a GPU; on a CPU take '
+            "type='Bf16OptimWrapper', or --amp, which takes what the machine has"
+        )
 
 
 def _loader_problems(key: str, loader: dict) -> Iterator[Exception]:

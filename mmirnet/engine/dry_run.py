@@ -239,6 +239,8 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
     try:
         with torch.compiler.set_stance('force_eager'):
             data = model.data_preprocessor(batch, False)
+            if (given := _channels(batch)) != (made := _channels(data)):
+                found.problems.append(UserWarning(_repeats(key, given, made)))
             model._run_forward(data, mode='tensor')
     except _Unfit as e:
         found.problems.append(DataError(str(e)))
@@ -247,6 +249,19 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _channels(batch: dict) -> int:
+    inputs = batch['inputs'][0]  # the first image, of a tensor or a list
+    return inputs.shape[0]
+
+
+def _repeats(key: str, given: int, made: int) -> str:
+    return (
+        f'{key}: images of {given} channel{"s" * (given > 1)} become {made}, as mean '
+        f'and std of the data preprocessor have {made} numbers; give them {given}, or '
+        'another color_type to LoadImageFromFile'
+    )
 
 
 def _of_one_sign(x: Tensor) -> bool:

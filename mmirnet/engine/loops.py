@@ -62,7 +62,7 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
         >>> cfg['sampler']
         {'type': 'ExactSampler'}
     """
-    if isinstance(cfg, DataLoader):
+    if not isinstance(cfg, dict):
         return _seeded(cfg)
     cfg = copy.copy(cfg)
     sampler = copy.copy(cfg.get('sampler') or {})
@@ -87,13 +87,15 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
 
 def _seeded(loader: DataLoader) -> DataLoader:
     """A ready loader, with what its samples draw seeded."""
+    sampler = getattr(loader, 'sampler', None)
     if not (
-        isinstance(loader.sampler, ExactSampler)
+        isinstance(loader, DataLoader)
+        and isinstance(sampler, ExactSampler)
         and type(loader.batch_sampler) is BatchSampler
     ):
         raise ConfigError(
-            'train_dataloader is a loader with '
-            f'{type(loader.sampler).__name__}, and an exact training loop needs '
+            f'train_dataloader is a {type(loader).__name__} with '
+            f'{type(sampler).__name__}, and an exact training loop needs '
             'sampler=mmirnet.datasets.ExactSampler(dataset) and a batch_size: give '
             f'it these, {_WAY_OUT}'
         )

@@ -382,6 +382,11 @@ def test_what_cannot_work_is_one_line(tmp_path, changes, message):
             'all have one sign, as behind a ReLU',
         ),
         (
+            {'val_dataloader.dataset.channels': 1},
+            'val_dataloader: images of 1 channel become 3, as mean and std of the data '
+            'preprocessor have 3 numbers; give them 1',
+        ),
+        (
             {'optim_wrapper.paramwise_cfg': dict(custom_keys={'layer9': {}, 'bn': {}})},
             "custom_keys: no parameter has 'layer9' in its name",
         ),

@@ -256,6 +256,14 @@ def test_numbers_in_a_list_of_schedules_have_their_place(data):
     assert line == 'param_scheduler[1].T_max must be a number, more than 0, got -1'
 
 
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_half_precision_of_gpus_needs_one(data, monkeypatch, device):
+    monkeypatch.setattr('mmirnet.engine.config_checks.get_device', lambda: device)
+    found = problems(config(data, **{'optim_wrapper.type': 'AmpOptimWrapper'}))
+    line = 'optim_wrapper.type: AmpOptimWrapper needs a GPU'
+    assert [p.partition(';')[0] for p in found] == [line] * (device == 'cpu')
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

@@ -260,6 +260,10 @@ class TestWrappers:
         with pytest.raises(ConfigError, match=r'RandomSampler, .*ExactSampler'):
             exact_dataloader(DataLoader(Points(), batch_size=2, shuffle=True))
 
+    def test_what_only_counts_batches_is_no_loader(self):
+        with pytest.raises(ConfigError, match=r'is a range .*EpochBasedTrainLoop'):
+            exact_dataloader(range(4))
+
 
 class Described(BaseDataset):
     """The same points for MMEngine's wrappers, with the noise in the pipeline."""
