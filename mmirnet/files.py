@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TextIO
 
+from .errors import ConfigError
+
 _CHUNK = 1 << 20
 _WINDOWS = os.name == 'nt'
 _IDLE = 600
@@ -136,16 +138,21 @@ def _is_running(number: int) -> bool:
     return True
 
 
-def check_writable(path: str | os.PathLike) -> None:
+def check_writable(path: str | os.PathLike, *sources: str | os.PathLike | None) -> None:
     """Refuses, before the work is done, a file that its result could not go to.
 
     Args:
         path (str | os.PathLike): The file; its folder is made.
+        *sources (str | os.PathLike, optional): What the result is made of.
 
     Raises:
+        ConfigError: If the result would take the place of a source.
         OSError: If it cannot be written.
     """
     path = Path(path)
+    for source in filter(None, sources):
+        if path.exists() and os.path.exists(source) and path.samefile(source):
+            raise ConfigError(f'{path} is read here, and the result would replace it')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()

@@ -100,7 +100,9 @@ def read(
     """
     path = Path(path)
     if path.is_dir():
-        raise OSError(f'cannot read image {path}: it is a folder')
+        images = any(p.suffix.lower() in SUFFIXES for p in path.rglob('*'))
+        what = 'a folder' if images else 'a folder without images'
+        raise OSError(f'cannot read image {path}: it is {what}')
     try:
         data = path.read_bytes()
     except ValueError as error:  # a zero byte in the name

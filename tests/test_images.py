@@ -163,7 +163,13 @@ def test_any_name_is_read(name, tmp_path):
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path):
-    with pytest.raises(OSError, match=f'cannot read image {tmp_path}: it is a folder'):
+    with pytest.raises(
+        OSError, match=f'cannot read image {tmp_path}: it is a folder w'
+    ):
+        read(tmp_path)
+    (tmp_path / 'deep').mkdir()
+    (tmp_path / 'deep' / 'a.PNG').write_bytes(GOOD['PNG'])
+    with pytest.raises(OSError, match=f'cannot read image {tmp_path}: it is a folder$'):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match='absent'):
         read(tmp_path / 'absent.png')

@@ -455,7 +455,7 @@ def summarize_config(
     from ..engine.run import load_config
 
     for file in filter(None, (json_file, csv_file)):
-        check_writable(file)
+        check_writable(file, config, checkpoint)
     cfg = load_config(str(config), None, 'none')
     merge_options(cfg, cfg_options)
     model = build_model(cfg, checkpoint)

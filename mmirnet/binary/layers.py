@@ -75,8 +75,8 @@ class _BinaryLayer:
                 raise ConfigError(
                     f'{type(self).__name__} cannot be fused with a batch norm: its '
                     'weight was replaced by itself times a factor a channel, which '
-                    'binarisation takes away again. Keep the norm; tools/pack.py '
-                    'folds it'
+                    'binarisation takes away again. Keep the norm: '
+                    'tools/deploy/pack.py folds it'
                 )
         super().register_parameter(name, param)
 

@@ -64,7 +64,7 @@ def pack_checkpoint(
         CheckpointError: If the checkpoint is damaged or does not fit.
         UnsupportedModelError: For a layer that the format does not have.
     """
-    check_writable(out)
+    check_writable(out, config, checkpoint)
     if not str(out).endswith('.safetensors'):
         raise ConfigError(
             f'{out}: the tools know a packed file by its name, .safetensors'
@@ -182,7 +182,7 @@ def export_checkpoint(
     Raises:
         ValueError: If it does not.
     """
-    check_writable(out)
+    check_writable(out, config, checkpoint)
     cfg = load_config(config, None, 'none')
     merge_options(cfg, cfg_options)
     facts = gather(cfg, checkpoint, size=size)

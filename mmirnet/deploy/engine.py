@@ -302,8 +302,8 @@ class Engine:
             images: uint8 of shape (N, H, W, C), RGB or grey (then also
                 (N, H, W)), also for a network that was trained on BGR, which
                 the engine turns them to; or floats of shape (N, C, H, W),
-                already normalised, in the network's own order. A numpy array, a torch tensor, or a list
-                of either or of PIL images.
+                already normalised, in the network's own order. A numpy array, a torch
+                tensor, or a list of either or of PIL images.
 
         Returns:
             float32 of shape (N, classes). An image's logits do not depend on

@@ -231,7 +231,7 @@ def evaluate(
     if interval < 1:
         raise ConfigError(f'--interval {interval}: draw one image in 1 or more')
     if out:
-        check_writable(out)
+        check_writable(out, config, checkpoint)
 
     cfg = load_config(config, work_dir, launcher)
     merge_options(cfg, cfg_options)

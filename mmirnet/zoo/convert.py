@@ -18,7 +18,7 @@ from torch import Tensor
 from ..engine.checkpoint import load_checkpoint_file, sealed
 from ..engine.run import load_config
 from ..errors import CheckpointError, check_choice
-from ..files import write_whole
+from ..files import check_writable, write_whole
 
 _HEAD = ((r'bn2\.', 'head.bn.'), (r'(linear|fc)\.', 'head.fc.'))
 _STEM = ((r'conv1\.', 'backbone.conv1.'), (r'bn1\.', 'backbone.bn1.'))
@@ -137,6 +137,10 @@ def convert_state_dict(
     """
     check_choice('arch', arch, ARCHITECTURES)
     weights, dropped = _weights(checkpoint, arch)
+    if any(name.startswith('backbone.') for name in weights):
+        raise CheckpointError(
+            'it has the names of this package already, and needs no conversion'
+        )
     if why := _difference(weights, arch):
         for other in ARCHITECTURES:
             if not _difference(_weights(checkpoint, other)[0], other):
@@ -165,6 +169,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, arch: str) -> str:
     Example:
         >>> convert('model_best.pth', 'resnet20.pth', 'resnet20')  # doctest: +SKIP
     """
+    check_writable(dst, src)
     checkpoint = load_checkpoint_file(str(src), map_location='cpu')
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{src} holds no state dict')

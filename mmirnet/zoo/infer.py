@@ -102,7 +102,7 @@ def infer(
     """
     check_topk(topk)
     if out is not None:
-        check_writable(out)
+        check_writable(out, model, checkpoint, *images)
     if show_dir is not None:
         Path(show_dir).mkdir(parents=True, exist_ok=True)
     packed = _packed_file(model, checkpoint)

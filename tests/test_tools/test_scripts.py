@@ -284,3 +284,20 @@ def test_every_tool_is_tried():
     own |= {'deploy/run.py'}  # for machines without OpenMMLab
     found = {path.relative_to(TOOLS).as_posix() for path in TOOLS.rglob('*.py')}
     assert found == own | ALL.keys() | {f for f in found if f.startswith('benchmarks')}
+
+
+def test_tools_are_called_what_they_are():
+    """In messages, docstrings and the documentation."""
+    named = re.compile(r'tools/[\w/]+\.(?:py|sh)')
+    files = [
+        *ROOT.glob('mmirnet/**/*.py'),
+        *ROOT.glob('docs/**/*.md'),
+        ROOT / 'README.md',
+    ]
+    wrong = {
+        (str(path.relative_to(ROOT)), name)
+        for path in files
+        for name in named.findall(path.read_text())
+        if not (ROOT / name).is_file()
+    }
+    assert not wrong

@@ -183,6 +183,11 @@ def test_what_does_not_fit_is_named(name, tensor, message):
         convert_state_dict(weights, 'resnet20')
 
 
+def test_what_needs_no_conversion_is_told():
+    with pytest.raises(ValueError, match='needs no conversion'):
+        convert_state_dict({'backbone.conv1.weight': torch.zeros(1)}, 'resnet20')
+
+
 def test_unknown_architecture_and_files_with_code(tmp_path):
     with pytest.raises(ValueError, match='arch must be one of'):
         convert_state_dict({}, 'resnet50')

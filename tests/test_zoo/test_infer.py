@@ -18,6 +18,8 @@ from mmirnet.datasets import Digits
 from mmirnet.deploy.checkpoint import export_checkpoint, pack_checkpoint
 from mmirnet.engine.facts import build_model
 from mmirnet.engine.run import load_config
+from mmirnet.errors import ConfigError
+from mmirnet.zoo.convert import convert
 from mmirnet.zoo.infer import infer
 
 CONFIG = 'mmirnet::irnet/resnet20_bireal_digits.py'
@@ -397,6 +399,28 @@ def test_mistakes_are_named(model, arguments, error, message):
     given = dict(images=model['images'], model=CONFIG, checkpoint=model['checkpoint'])
     with pytest.raises(error, match=message):
         infer(**{**given, **arguments})
+
+
+def test_no_tool_writes_over_what_it_reads(model, tmp_path):
+    image, config, weights = (tmp_path / name for name in ('a.png', 'b.py', 'c.pth'))
+    image.write_text('an image')
+    config.write_text('a config')
+    weights.write_text('weights')
+    packed = tmp_path / 'd.safetensors'
+    packed.write_text('a packed file')
+    for tool in (
+        lambda: infer([image], str(config), checkpoint=str(weights), out=image),
+        lambda: infer([image], str(packed), out=packed),
+        lambda: pack_checkpoint(str(config), str(packed), packed),
+        lambda: export_checkpoint(str(config), str(weights), weights),
+        lambda: summarize_config(config, json_file=config),
+        lambda: summarize_config(config, str(weights), csv_file=weights),
+        lambda: convert(weights, tmp_path / 'sub' / '..' / 'c.pth', 'resnet20'),
+    ):
+        (tmp_path / 'sub').mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match='is read here, and the result would'):
+            tool()
+    assert weights.read_text() == 'weights'
 
 
 def test_every_tool_says_first_where_its_results_cannot_go(tmp_path):
