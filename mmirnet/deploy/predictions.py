@@ -97,7 +97,7 @@ def image_files(arguments: Iterable[str | os.PathLike]) -> list[str]:
     for argument in map(str, arguments):
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(filter(_is_image, path.rglob('*')))
+            inside = sorted(p for p in path.rglob('*') if _is_image(p, path))
             found += [str(file) for file in inside] or [argument]
         elif not os.path.lexists(path) and glob.has_magic(argument):
             found += sorted(filter(os.path.isfile, glob.glob(argument, recursive=True)))
@@ -107,9 +107,11 @@ def image_files(arguments: Iterable[str | os.PathLike]) -> list[str]:
     return found
 
 
-def _is_image(path: Path) -> bool:
-    hidden = path.name.startswith('.')
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+def _is_image(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder is meant; a link to nothing is, to be named."""
+    hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
+    named = path.suffix.lower() in SUFFIXES and not hidden
+    return named and (path.is_file() or not path.exists())
 
 
 def each(

@@ -92,6 +92,22 @@ def test_bad_files_are_left_out_and_named(network, folder, capsys):
         np.testing.assert_array_equal(scores, alone[path])
 
 
+def test_a_folder_means_no_hidden_ones_and_hides_no_broken_link(tmp_path):
+    root = tmp_path / '.cache' / 'photos'  # what the user names is never hidden
+    for name in (
+        'a.png',
+        '.b.png',
+        '.thumbnails/a.png',
+        'sub/.ipynb_checkpoints/c.png',
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b'')
+    (root / 'd.png').symlink_to('nowhere')
+    (root / 'e.png').mkdir()
+    found = [os.path.relpath(file, root) for file in image_files([root])]
+    assert found == ['a.png', 'd.png']
+
+
 def test_without_a_listener_a_bad_file_is_raised(network, folder):
     engine = Engine(packed(network), 1)
     with pytest.raises(OSError, match=r'cannot read image .*b\.jpg'):
