@@ -122,6 +122,8 @@ class InMemory(Dataset):
         # Wrappers may show an image several times, and it is kept once.
         places = [_place(source, i, name) for i in range(len(source))]
         rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
+        #: Names of the data sets that the images come from.
+        self.sources = list(dict.fromkeys(type(leaf).__name__ for leaf, _ in rows))
         found = [read(leaf.get_data_info(index)) for leaf, index in rows]
         images = _same_size([item.get('img') for item in found], name)
         labels = _single_labels([item.get('gt_label') for item in found], name)

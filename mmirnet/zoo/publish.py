@@ -98,7 +98,9 @@ def publish(
     digest = hashlib.sha256(data).hexdigest()
     stem = f'{name}-{digest[:8]}'
     test_set = facts.test_set(run.load_config(config, None, 'none'))
-    kinds = dict.fromkeys(type(part).__name__ for part in facts.parts(test_set))
+    parts = facts.parts(test_set)
+    kinds = [getattr(part, 'sources', [type(part).__name__]) for part in parts]
+    kinds = dict.fromkeys(kind for several in kinds for kind in several)
     entry = Entry(
         file=f'{stem}.safetensors',
         bytes=len(data),
