@@ -35,7 +35,17 @@ html_css_files = ['math.css']
 PICTURES = ('ede_family', 'ede_stages', 'estimator_errors')
 
 #: Packages whose names are used as ``from PACKAGE import NAME``.
-FACES = ('binary', 'models', 'engine', 'datasets', 'analysis', 'deploy', 'zoo')
+FACES = (
+    'binary',
+    'models',
+    'engine',
+    'datasets',
+    'packed',
+    'runtime',
+    'analysis',
+    'zoo',
+    'apis',
+)
 
 
 def show_where_imported() -> None:

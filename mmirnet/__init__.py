@@ -16,6 +16,7 @@ if find_spec('mmengine'):
     compat.apply()
 
     from . import datasets, engine, models  # noqa: F401
+    from .packed import latent  # noqa: F401
     from .zoo import hub  # noqa: F401
 
 

@@ -1,7 +1,7 @@
 """Configs of all kinds through every tool: one network, one answer.
 
 Each row of the table is a config as users write them, with a checkpoint. Predictions
-of the checkpoint and of the packed file, simulated and on the engine, by test.py and
+of the checkpoint and of the packed file, simulated and on the runtime, by test.py and
 by infer.py, are the same numbers; summary, report, ONNX and release have the same
 size, classes and kind of scores.
 """
@@ -21,16 +21,18 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from PIL import Image
 
-from mmirnet import deploy
-from mmirnet.analysis import report
-from mmirnet.analysis.summary import summarize_config
+from mmirnet.analysis.cost.count import summarize_config
+from mmirnet.apis import reports as report
+from mmirnet.apis.evaluation import evaluate
+from mmirnet.apis.inference import infer
+from mmirnet.apis.packing import export_checkpoint, pack_checkpoint
+from mmirnet.apis.publishing import publish
 from mmirnet.datasets import Digits
-from mmirnet.deploy.checkpoint import export_checkpoint, pack_checkpoint
+from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import gather
-from mmirnet.engine.run import evaluate, load_config
 from mmirnet.errors import ConfigError, UnsupportedModelError
-from mmirnet.zoo.infer import infer
-from mmirnet.zoo.publish import publish
+from mmirnet.packed import read
+from mmirnet.runtime import load
 
 ROWS = {}
 
@@ -356,7 +358,7 @@ def by_file(case, predictions):
 def test_test_py_says_the_same_of_the_packed_file(case, tested):
     metrics, predictions = tested
     for engine in (False, True):
-        got, others = by_test(case, case.packed, engine=engine)
+        got, others = by_test(case, case.packed, runtime=engine)
         for name, value in metrics.items():
             assert np.array_equal(got[name], value, equal_nan=True), name
         for one, other in zip(predictions, others, strict=True):
@@ -371,7 +373,7 @@ def test_infer_py_says_what_test_py_says(case, tested):
     ways = {
         'checkpoint': dict(model=case.config, checkpoint=case.checkpoint),
         'packed': dict(model=case.packed),
-        'engine': dict(model=case.packed, engine=True),
+        'engine': dict(model=case.packed, runtime=True),
     }
     for way, arguments in ways.items():
         for result in infer(files, topk=99, **arguments):
@@ -399,7 +401,7 @@ def test_every_tool_knows_the_same(case):
     assert (facts.classes, facts.kind) == (case.names, case.kind)
     shape = summarize_config(case.config, case.checkpoint).input_shape
     assert shape == (case.channels, *case.size)
-    spec = deploy.read(case.packed)
+    spec = read(case.packed)
     assert spec.classes == case.names
     size = tuple(spec.input[name] for name in ('channels', 'height', 'width'))
     assert size == (case.channels, *case.size)
@@ -415,7 +417,7 @@ def test_onnx_gives_the_same_logits(case):
     )
     x = np.float32(x / 32)
     (got,) = session.run(None, {session.get_inputs()[0].name: x})
-    np.testing.assert_array_equal(got, deploy.load(case.packed).predict(x))
+    np.testing.assert_array_equal(got, load(case.packed).predict(x))
 
 
 def test_the_report_has_the_predictions(case, tested):
@@ -441,7 +443,7 @@ def test_the_release_has_the_metrics(case, tested):
     }
     assert entry['metrics'] == numbers
     assert entry['dataset'] == case.dataset
-    assert deploy.read(zoo / entry['file']).classes == case.names
+    assert read(zoo / entry['file']).classes == case.names
 
 
 # --------------------------------------------------------------------------
@@ -538,14 +540,14 @@ def test_a_size_that_depends_on_the_file_is_asked_for(tmp_path):
         with pytest.raises(ConfigError, match='--size H W'):
             tool()
         tool(size=(32, 48))
-    assert deploy.load(packed).input['width'] == 48
+    assert load(packed).input['width'] == 48
 
 
 def test_names_of_ones_own(tmp_path):
     config, checkpoint = written(tmp_path, table_config(tmp_path, folder_set(tmp_path)))
     packed = tmp_path / 'model.safetensors'
     pack_checkpoint(config, checkpoint, packed, classes=['a', 'b', 'c'])
-    assert deploy.read(packed).classes == ['a', 'b', 'c']
+    assert read(packed).classes == ['a', 'b', 'c']
     images = sorted(map(str, (tmp_path / 'images').rglob('*.png')))[:1]
     for arguments in (dict(model=config, checkpoint=checkpoint), dict(model=packed)):
         arguments['model'] = str(arguments['model'])

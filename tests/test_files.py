@@ -6,11 +6,7 @@ import time
 import pytest
 
 from mmirnet import files
-from mmirnet.files import (
-    lock_folder,
-    remove_stale_temporaries,
-    write_whole,
-)
+from mmirnet.files import lock_folder, remove_stale_temporaries, write_whole
 
 
 def names(folder):

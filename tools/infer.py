@@ -26,7 +26,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--checkpoint', metavar='FILE', help='a checkpoint of a config')
     parser.add_argument(
-        '--engine', action='store_true', help='run a packed file on the 1-bit engine'
+        '--runtime', action='store_true', help='run a packed file on the 1-bit runtime'
+    )
+    parser.add_argument(
+        '--engine',
+        action='store_true',
+        dest='runtime',
+        help='former name of --runtime',
     )
     parser.add_argument(
         '--classes',
@@ -50,13 +56,13 @@ def main() -> None:
     args = parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.deploy.predictions import Failures, report
-        from mmirnet.zoo.infer import infer
+        from mmirnet.apis.inference import infer
+        from mmirnet.runtime.predictions import Failures, report
 
         failures = Failures()
         results = infer(**vars(args), failed=failures)

@@ -21,7 +21,13 @@ def parse_args() -> argparse.Namespace:
         help='checkpoint file, a packed one (.safetensors), or irnet://NAME',
     )
     parser.add_argument(
-        '--engine', action='store_true', help='run a packed file on the 1-bit engine'
+        '--runtime', action='store_true', help='run a packed file on the 1-bit runtime'
+    )
+    parser.add_argument(
+        '--engine',
+        action='store_true',
+        dest='runtime',
+        help='former name of --runtime',
     )
     parser.add_argument('--work-dir', help='folder for logs (work_dirs/CONFIG)')
     parser.add_argument('--out', metavar='FILE', help='where to write the results')
@@ -74,15 +80,15 @@ def main() -> None:
     args = parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet import zoo
-        from mmirnet.engine import errors, run
+        from mmirnet import apis, zoo
+        from mmirnet.apis import command_line as errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():
-        if args.engine and args.checkpoint.startswith('irnet://'):
+        if args.runtime and args.checkpoint.startswith('irnet://'):
             args.checkpoint = str(zoo.fetch(args.checkpoint.removeprefix('irnet://')))
-        run.evaluate(**vars(args))
+        apis.evaluate(**vars(args))
 
 
 if __name__ == '__main__':

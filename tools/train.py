@@ -75,12 +75,13 @@ def main() -> None:
     args = parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine import errors, run
+        from mmirnet import apis
+        from mmirnet.apis import command_line as errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():
-        run.train(**vars(args))
+        apis.train(**vars(args))
 
 
 if __name__ == '__main__':

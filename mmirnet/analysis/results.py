@@ -1,6 +1,7 @@
 """What experiments came to: tables and pictures in the README beside their configs."""
 
 import json
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..errors import ConfigError
 from . import plots
-from .experiments import read_results
 
 #: What :func:`update_readme` writes, with its arguments, between two comments.
 _MARK = re.compile(
@@ -18,6 +19,24 @@ _MARK = re.compile(
     r'(?P<end><!-- end -->)',
     re.DOTALL,
 )
+
+
+def read_results(path: str | Path) -> list[dict]:
+    """The lines of a file of results; none if there is no file.
+
+    Raises:
+        ValueError: If a line is not JSON; names it.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    results = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ConfigError(f'{path}, line {number}: {error}') from None
+    return results
 
 
 def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
@@ -51,12 +70,14 @@ def _spread(values: Sequence[float]) -> str:
     return f'{statistics.fmean(values):.2f}{deviation}'
 
 
-def table(folder: str | Path) -> str:
+def table(folder: str | Path, *configs: str, links: str = '') -> str:
     """The results of a folder of configs as a Markdown table.
 
     Args:
         folder (str | Path): With the configs and their ``results.jsonl``; costs from
             ``costs.json`` if it is there.
+        *configs (str): Names of those to list; by default all that have results.
+        links (str): What leads from the page to the folder.
 
     Returns:
         str: A row for each config that has results, best first: mean and standard
@@ -66,18 +87,20 @@ def table(folder: str | Path) -> str:
     measured = read_costs(folder)
     rows = [
         '| config | what it is | accuracy in % | seeds | packed size '
-        '| engine, one image | training step |',
+        '| runtime, one image | training step |',
         '|---|---|---|---|---|---|---|',
     ]
     for name, lines in _results(folder).items():
+        if configs and name not in configs:
+            continue
         cost = measured.get(name)
         cells = [
-            f'[{name}]({name}.py)',
+            f'[{name}]({links}{name}.py)',
             description(folder / f'{name}.py'),
             _spread([line['accuracy'] for line in lines]),
             str(len(lines)),
             f'{cost["packed_bytes"] / 1e3:.1f} kB' if cost else '',
-            f'{cost["engine_us"]:.0f} µs' if cost else '',
+            f'{cost["runtime_us"]:.0f} µs' if cost else '',
             f'{cost["step_ms"]:.0f} ms' if cost else '',
         ]
         rows.append(f'| {" | ".join(cells)} |')
@@ -92,7 +115,7 @@ def read_costs(folder: str | Path) -> dict[str, dict[str, float]]:
             ``tools/benchmarks/ablation_costs.py`` writes.
 
     Returns:
-        dict[str, dict[str, float]]: ``packed_bytes``, ``engine_us``, ``step_ms``.
+        dict[str, dict[str, float]]: ``packed_bytes``, ``runtime_us``, ``step_ms``.
     """
     path = Path(folder) / 'costs.json'
     return json.loads(path.read_text())['configs'] if path.exists() else {}
@@ -144,11 +167,11 @@ def costs(folder: str | Path, picture: str) -> str:
     axes = {
         'packed file (kB)': {n: c['packed_bytes'] / 1e3 for n, c in measured.items()},
         'training step (ms)': {n: c['step_ms'] for n, c in measured.items()},
-        'engine, one image (µs)': {n: c['engine_us'] for n, c in measured.items()},
+        'runtime, one image (µs)': {n: c['runtime_us'] for n, c in measured.items()},
     }
     return _picture(
         Path(folder) / picture,
-        'Test accuracy against packed size, training step and engine latency; '
+        'Test accuracy against packed size, training step and runtime latency; '
         'the table above has the numbers',
         lambda dark: plots.accuracy_and_costs(accuracies, axes, dark),
     )
@@ -169,23 +192,27 @@ def _picture(path: Path, text: str, draw: Callable[[bool], Figure]) -> str:
 _WRITERS = {'table': table, 'curves': curves, 'costs': costs}
 
 
-def update_readme(folder: str | Path) -> str:
-    """Writes what the results say into a folder's README.md, and draws its pictures.
+def update_readme(folder: str | Path, readme: str | Path | None = None) -> str:
+    """Writes what the results say into a page, and draws its pictures.
 
     That is what stands between ``<!-- generated: WHAT ARGUMENTS... -->`` and
     ``<!-- end -->``, where WHAT is ``table``, ``curves`` or ``costs``: the functions
     here of these names.
 
     Args:
-        folder (str | Path): Of the configs, their results and the README.
+        folder (str | Path): Of the configs and their results.
+        readme (str | Path, optional): The page; the folder's README.md by default. One
+            in another folder has tables alone.
 
     Returns:
-        str: The README's new text.
+        str: The page's new text.
     """
-    readme = Path(folder) / 'README.md'
+    readme = Path(readme or Path(folder) / 'README.md')
+    links = os.path.relpath(folder, readme.parent)
+    options = {} if links == '.' else dict(links=f'{links}/')
 
     def write(mark: re.Match) -> str:
-        text = _WRITERS[mark['what']](folder, *mark['names'].split())
+        text = _WRITERS[mark['what']](folder, *mark['names'].split(), **options)
         return f'{mark["begin"]}\n{text}\n\n{mark["end"]}'
 
     text = _MARK.sub(write, readme.read_text())

@@ -1,13 +1,7 @@
 """IR-Net's mathematics and layers. Needs torch and nothing else."""
 
 from .activations import Hardtanh, hardtanh
-from .estimators import (
-    ESTIMATORS,
-    Estimator,
-    binary_sign,
-    register_estimator,
-    sign,
-)
+from .estimators import ESTIMATORS, Estimator, binary_sign, register_estimator, sign
 from .functional import ConvGeometry, binary_conv2d
 from .layers import IRConv2d, IRLinear, binary_layers, set_ede
 from .schedules import ede

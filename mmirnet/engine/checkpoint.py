@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -119,13 +120,17 @@ def _digest(f, size: int) -> str:
     return sha.hexdigest()
 
 
+#: Readers of files that are no checkpoints of torch, by the end of their names. Packed
+#: files (``.safetensors``) give latent weights, see :mod:`mmirnet.packed.latent`.
+FILE_READERS: dict[str, Callable[[str, Any], dict]] = {}
+
+
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_checkpoint_file(filename: str, map_location=None) -> dict:
     """Load a checkpoint file that is whole and holds nothing but data.
 
     MMEngine's loader for paths: resuming, ``load_from``, tests and ``Pretrained``
-    weights all come through here. A packed file (``.safetensors``) gives latent
-    weights, see :mod:`mmirnet.deploy.latent`.
+    weights all come through here. :data:`FILE_READERS` has the files of another kind.
 
     Args:
         filename (str): Path of the file.
@@ -141,11 +146,8 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {filename}: there is no such file')
-    if path.endswith('.safetensors'):
-        # Not above: deploy builds on engine, and needs safetensors.
-        from ..deploy.latent import load_packed_checkpoint
-
-        return load_packed_checkpoint(path, map_location)
+    if reader := FILE_READERS.get(os.path.splitext(path)[1]):
+        return reader(path, map_location)
     check_whole(path)
     return read_checkpoint(path, map_location)
 

@@ -94,7 +94,7 @@ def gather(
     """All facts of a config and its checkpoint.
 
     Args:
-        cfg (Config): The config, as ``mmirnet.engine.run.load_config`` gives it.
+        cfg (Config): The config, as ``mmirnet.engine.config.load_config`` gives it.
         checkpoint (str | None): Its checkpoint; None for a new network.
         size (tuple[int, int], optional): Height and width of the images; by default
             what the test set's pipeline gives.
@@ -111,7 +111,7 @@ def gather(
         FileNotFoundError: If the checkpoint is missing.
 
     Example:
-        >>> from mmirnet.engine.run import load_config
+        >>> from mmirnet.engine.config import load_config
         >>> config = 'mmirnet::irnet/resnet20_bireal_digits.py'
         >>> facts = gather(load_config(config, None, 'none'), None)
         >>> facts.channels, facts.size, facts.outputs, facts.kind

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.apis import ModelHub
 
+from ..packed.latent import load_packed_checkpoint
 from .names import MIM, SCHEME
 from .store import fetch
 
@@ -31,8 +32,6 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict:
     Raises:
         ZooError: As :func:`~mmirnet.zoo.fetch`.
     """
-    from ..deploy.latent import load_packed_checkpoint
-
     return load_packed_checkpoint(fetch(filename.removeprefix(SCHEME)), map_location)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from mmengine.config import Config
 
-from ..analysis.summary import summarize_config
+from ..analysis.cost.count import summarize_config
 from ..errors import ConfigError
 from .index import Entry, parse_index
 from .names import MIM, PREFIX, SCHEME, dataset_of

@@ -97,8 +97,8 @@ def fetch(name: str) -> Path:
             cannot be reached, or what it sends is not what its index says.
 
     Example:
-        >>> from mmirnet.deploy import load
-        >>> engine = load(fetch('resnet20_bireal_digits'))  # doctest: +SKIP
+        >>> from mmirnet.runtime import load
+        >>> session = load(fetch('resnet20_bireal_digits'))  # doctest: +SKIP
     """
     zoo = address()
     if (folder := _folder(zoo)) is not None:

@@ -1,4 +1,4 @@
-"""Feeds packed files that libFuzzer has made to the reader and the engine.
+"""Feeds packed files that libFuzzer has made to the reader and the runtime.
 
     pip install atheris
     python tests/by_hand/fuzz_packed.py -max_total_time=600
@@ -15,12 +15,13 @@ from types import FunctionType
 import atheris
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'helpers'))
 
 from networks import EveryOperation, mixed_network, warm_up
 
-from mmirnet import deploy
-from mmirnet.deploy import engine, format, plan
+from mmirnet.packed import PackedFileError, format, pack, read, write
+from mmirnet.runtime import Session, plan
+from mmirnet.runtime import session as engine
 
 FOLDER = Path(tempfile.mkdtemp())
 
@@ -36,14 +37,14 @@ def one(data: bytes) -> None:
     path = FOLDER / 'input.safetensors'
     path.write_bytes(data)
     try:
-        packed = deploy.read(path)
-    except deploy.PackedFileError:
+        packed = read(path)
+    except PackedFileError:
         return
     spec = packed.input
     if spec['height'] * spec['width'] > 10_000:
         return  # right, and slow
     shape = (1, spec['height'], spec['width'], spec['channels'])
-    deploy.Engine(packed, threads=1).predict(np.zeros(shape, np.uint8))
+    Session(packed, threads=1).predict(np.zeros(shape, np.uint8))
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
     corpus.mkdir()
     for network in (mixed_network(), EveryOperation()):
         seed = corpus / f'{type(network).__name__}.safetensors'
-        deploy.write(deploy.pack(warm_up(network, 3, 9, 9), (9, 9)), seed)
+        write(pack(warm_up(network, 3, 9, 9), (9, 9)), seed)
     options = ['-max_len=40000', '-rss_limit_mb=2048', '-timeout=30', '-len_control=0']
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:], str(corpus)], one)
     atheris.Fuzz()

@@ -3,7 +3,7 @@
     python tests/by_hand/pack_random_networks.py 10000 30000
 
 Takes the first and last seed. Any error but UnsupportedModelError, and any difference
-between the network, its simulation and the engine, ends the run and names the seed,
+between the network, its simulation and the runtime, ends the run and names the seed,
 unless the network itself amplifies rounding.
 """
 
@@ -15,11 +15,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test_deploy'))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'helpers'))
 
-from random_networks import images, random_network
-from test_tracing import agrees
+from random_networks import agrees, images, random_network
 
 
 def rounds(network, shape, seed):

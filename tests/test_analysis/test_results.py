@@ -33,7 +33,7 @@ def folder(tmp_path):
         line('good', 0, 90.0),
         line('good', 1, 92.0),
     )
-    costs = dict(packed_bytes=59_700, engine_us=310.2, step_ms=229.0)
+    costs = dict(packed_bytes=59_700, runtime_us=310.2, step_ms=229.0)
     (tmp_path / 'costs.json').write_text(json.dumps(dict(configs=dict(good=costs))))
     return tmp_path
 
@@ -92,3 +92,13 @@ def test_the_readme_is_what_the_results_say(tmp_path):
     assert pictures
     for picture in pictures:
         assert texts(picture) == texts(ABLATION / picture.name)
+
+
+def test_the_projects_readme_is_what_the_results_say(tmp_path):
+    written = (ROOT / 'README.md').read_text()
+    assert '<!-- generated: table ' in written
+    (tmp_path / 'configs').mkdir()
+    shutil.copytree(ROOT / 'configs' / 'ablation', tmp_path / 'configs' / 'ablation')
+    page = tmp_path / 'README.md'
+    page.write_text(written)
+    assert results.update_readme(tmp_path / 'configs' / 'ablation', page) == written

@@ -14,12 +14,12 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from mmirnet import deploy
 from mmirnet.analysis import summary
-from mmirnet.analysis.summary import summarize_config
+from mmirnet.analysis.cost.count import summarize_config
+from mmirnet.apis.packing import pack_checkpoint
 from mmirnet.binary import IRConv2d, IRLinear
-from mmirnet.deploy.checkpoint import pack_checkpoint
 from mmirnet.errors import ConfigError
+from mmirnet.packed import pack, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +97,7 @@ def test_resnet18_by_hand():
 @pytest.mark.parametrize('stem', ['resnet20_bireal_cifar10', 'vgg-small_cifar10'])
 def test_packed_bytes_are_those_of_a_file(stem, tmp_path):
     model = build(stem)
-    deploy.write(deploy.pack(model, (32, 32)), tmp_path / 'a.safetensors')
+    write(pack(model, (32, 32)), tmp_path / 'a.safetensors')
     stored = safetensors.deserialize((tmp_path / 'a.safetensors').read_bytes())
     layers = summary(model, (3, 32, 32)).layers
     for layer in layers:

@@ -3,10 +3,7 @@ import math
 import pytest
 import torch
 
-from mmirnet.binary import (
-    WeightRule,
-    hardtanh,
-)
+from mmirnet.binary import WeightRule, hardtanh
 
 ESTIMATOR_FORMULAS = {
     'ede': lambda x, t, k: k * t * (1 - torch.tanh(t * x) ** 2),

@@ -5,10 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmirnet.binary import (
-    WeightRule,
-    ede,
-)
+from mmirnet.binary import WeightRule, ede
 
 ESTIMATOR_FORMULAS = {
     'ede': lambda x, t, k: k * t * (1 - torch.tanh(t * x) ** 2),

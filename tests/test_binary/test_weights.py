@@ -8,12 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmirnet.binary import (
-    WeightRule,
-    binary_sign,
-    binary_weight,
-    libra_pb,
-)
+from mmirnet.binary import WeightRule, binary_sign, binary_weight, libra_pb
 from mmirnet.errors import ConfigError
 
 ESTIMATOR_FORMULAS = {

@@ -62,7 +62,17 @@ def test_the_reference_has_every_public_module():
     assert sorted(listed) == sorted({'mmirnet', *public_modules()})
 
 
-FACES = ['analysis', 'binary', 'datasets', 'deploy', 'engine', 'models', 'zoo']
+FACES = [
+    'analysis',
+    'apis',
+    'binary',
+    'datasets',
+    'engine',
+    'models',
+    'packed',
+    'runtime',
+    'zoo',
+]
 
 
 @pytest.mark.parametrize('face', FACES)

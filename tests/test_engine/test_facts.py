@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from mmirnet.datasets.seeding import SeededDataset
 from mmirnet.engine import facts
+from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import (
     build_dataset,
     build_model,
@@ -26,7 +27,6 @@ from mmirnet.engine.facts import (
     transforms,
     turns,
 )
-from mmirnet.engine.run import load_config
 from mmirnet.errors import ConfigError, DataError
 
 READ = dict(type='LoadImageFromFile')

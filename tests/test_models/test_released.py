@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmirnet  # noqa: F401
+from mmirnet.apis.conversion import ARCHITECTURES, convert, convert_state_dict
 from mmirnet.binary import binary_layers, set_ede
-from mmirnet.zoo.convert import ARCHITECTURES, convert, convert_state_dict
 
 SMALL = [name for name in RELEASED if 'resnet20' in name or 'vgg' in name]
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'irnet'

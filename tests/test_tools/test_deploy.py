@@ -16,8 +16,8 @@ from networks import warm_up
 from PIL import Image
 from small_run import PATIENCE, ROOT, TEST_IMAGES, TOOLS, environment, small_config
 
-from mmirnet.deploy.checkpoint import pack_checkpoint
-from mmirnet.engine import run
+from mmirnet import apis
+from mmirnet.apis.packing import pack_checkpoint
 from mmirnet.errors import ConfigError
 
 
@@ -69,7 +69,7 @@ def test_run_prints_the_best_classes(made, tmp_path):
 
 def test_run_shows_a_bug_as_one(made, tmp_path):
     code = (
-        'import runpy, sys, mmirnet.deploy as d; d.load = lambda *a, **k: int("x"); '
+        'import runpy, sys, mmirnet.runtime as d; d.load = lambda *a, **k: int("x"); '
         f'sys.argv = ["run.py", {str(made[2])!r}, "a.png"]; '
         f'runpy.run_path({str(TOOLS / "deploy/run.py")!r}, run_name="__main__")'
     )
@@ -91,7 +91,7 @@ def test_pack_wants_the_name_that_the_tools_know(made, tmp_path):
 
 def test_engine_and_simulation_have_the_same_accuracy(made, tmp_path):
     accuracies = []
-    for flags in ([], ['--engine']):
+    for flags in ([], ['--runtime']):
         out = tmp_path / f'metrics{len(flags)}.json'
         arguments = [made[0], made[2], '--out', out, '--out-item', 'metrics']
         call('test.py', *arguments, '--work-dir', tmp_path, *flags)
@@ -104,7 +104,7 @@ def test_engine_and_simulation_have_the_same_accuracy(made, tmp_path):
 def test_averaged_weights_are_packed_and_tested(tmp_path):
     hooks = "[dict(type='EDEHook'), dict(type='EMAHook', momentum=0.5)]"
     config = small_config(tmp_path / 'ema', f'custom_hooks = {hooks}')
-    run.train(str(config), work_dir=str(tmp_path / 'run'))
+    apis.train(str(config), work_dir=str(tmp_path / 'run'))
     checkpoint = tmp_path / 'run' / 'epoch_2.pth'
     packed = tmp_path / 'ema.safetensors'
     call('deploy/pack.py', config, checkpoint, packed)
@@ -126,7 +126,7 @@ def test_averaged_weights_are_packed_and_tested(tmp_path):
     plain = small_config(tmp_path / 'plain')
     torch.save(dict(state_dict=last), tmp_path / 'last.pth')
     out = tmp_path / 'last.pkl'
-    run.evaluate(
+    apis.evaluate(
         str(plain), str(tmp_path / 'last.pth'), work_dir=str(tmp_path), out=str(out)
     )
     assert (
@@ -141,7 +141,7 @@ def test_the_engine_runs_a_model_of_the_zoo(tmp_path):
         'test.py',
         ROOT / f'configs/irnet/{name}.py',
         f'irnet://{name}',
-        '--engine',
+        '--runtime',
         *['--work-dir', tmp_path, '--out', out, '--out-item', 'metrics'],
     )
     index = json.loads((ROOT / 'zoo' / 'index.json').read_text())

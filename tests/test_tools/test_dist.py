@@ -20,7 +20,7 @@ import torch
 from kill_and_resume import processes
 from small_run import PATIENCE, TEST_IMAGES, TOOLS, environment, small_config
 
-from mmirnet.engine import run
+from mmirnet import apis
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason='counts on CPU processes'
@@ -156,7 +156,7 @@ def one_process(two_ranks, tmp_path_factory):
     config, folder = two_ranks
     out = tmp_path_factory.mktemp('one_process') / 'pred.pkl'
     checkpoint = str(folder / 'epoch_2.pth')
-    metrics = run.evaluate(
+    metrics = apis.evaluate(
         str(config), checkpoint, work_dir=str(out.parent), out=str(out)
     )
     return metrics, pickle.loads(out.read_bytes())

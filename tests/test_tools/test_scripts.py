@@ -218,10 +218,15 @@ def test_a_missing_package_is_named_with_its_command(
         PACKED=str(fetch('resnet20_bireal_digits')),
     )
     words = [str(TOOLS / tool), *(known.get(word, word) for word in arguments)]
-    code = (
-        f'import runpy, sys; sys.modules[{package!r}] = None; sys.argv = {words}; '
-        f'runpy.run_path({words[0]!r}, run_name="__main__")'
-    )
+    code = f"""
+import runpy, sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *a: None if name == {package!r} else find(name, *a)
+sys.argv = {words}
+runpy.run_path({words[0]!r}, run_name='__main__')
+"""
     result = subprocess.run(
         [sys.executable, '-c', code],
         cwd=tmp_path,

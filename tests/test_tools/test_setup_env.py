@@ -28,7 +28,7 @@ COMMANDS = ('awk', 'bash', 'cat', 'cksum', 'df', 'dirname', 'grep', 'tail', 'tee
 ITS_COMMANDS = ('cp', 'mkdir')
 
 #: The sources that an installation compiles.
-SOURCES = 'mmirnet/deploy/csrc'
+SOURCES = 'mmirnet/runtime/csrc'
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import yaml
 from mmpretrain.apis.model import ModelHub, get_model, list_models
 from modelindex.load_model_index import load
 
-from mmirnet.analysis.summary import short
+from mmirnet.analysis.cost.table import short
 from mmirnet.zoo import metafile
 from mmirnet.zoo.index import Entry, render_index
 

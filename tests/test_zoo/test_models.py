@@ -1,6 +1,4 @@
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mmpretrain
 import numpy as np
@@ -15,10 +13,10 @@ from tiny import TinyNet, tiny_runner
 from web import NAME, files
 
 import mmirnet
-from mmirnet import deploy
 from mmirnet.binary import binary_layers
-from mmirnet.engine.run import check_checkpoint
-from mmirnet.zoo import ZooError, store
+from mmirnet.engine.weights import check_checkpoint
+from mmirnet.packed import pack, unpack, write
+from mmirnet.zoo import ZooError, hub, store
 from mmirnet.zoo.names import DATASETS
 
 
@@ -74,8 +72,7 @@ def state(web, monkeypatch):
         assert path.is_file()
         return dict(state_dict={k: v.to(map_location) for k, v in state.items()})
 
-    stand_in = SimpleNamespace(load_packed_checkpoint=load_packed_checkpoint)
-    monkeypatch.setitem(sys.modules, 'mmirnet.deploy.latent', stand_in)
+    monkeypatch.setattr(hub, 'load_packed_checkpoint', load_packed_checkpoint)
     return state
 
 
@@ -145,15 +142,15 @@ def test_the_layout_that_mim_reads():
 
 
 def test_a_packed_file_becomes_a_model(tmp_path, monkeypatch):
-    pytest.importorskip('mmirnet.deploy.latent')
+    pytest.importorskip('safetensors')
     model = mmirnet.get_model(NAME)
     packed = tmp_path / 'packed'
-    deploy.write(deploy.pack(model, (32, 32)), packed)
+    write(pack(model, (32, 32)), packed)
     for name, content in files(**{NAME: packed.read_bytes()}).items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setenv('MMIRNET_ZOO', str(tmp_path))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         logits = mmirnet.get_model(NAME, pretrained=True)(images)
-    torch.testing.assert_close(logits, deploy.unpack(packed)(images))
+    torch.testing.assert_close(logits, unpack(packed)(images))
     assert not torch.allclose(logits, mmirnet.get_model(NAME)(images))

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from mmirnet import deploy
-from mmirnet.engine import run
+from mmirnet import apis
+from mmirnet.runtime import instruction_sets
 from mmirnet.zoo import fetch, metafile
 
 ZOO = metafile.ROOT / 'zoo'
@@ -47,10 +47,10 @@ def test_accuracy_of_the_packed_file(name, tmp_path, monkeypatch):
     monkeypatch.setenv('MMIRNET_ZOO', str(ZOO))
     monkeypatch.chdir(metafile.ROOT)
     path = str(fetch(name))
-    # The engine is the faster one, and exact where activations are bits.
-    engine = bool(deploy.instruction_sets()) and 'w1a32' not in name
-    metrics = run.evaluate(
-        f'configs/irnet/{name}.py', path, work_dir=str(tmp_path), engine=engine
+    # The runtime is the faster one, and exact where activations are bits.
+    engine = bool(instruction_sets()) and 'w1a32' not in name
+    metrics = apis.evaluate(
+        f'configs/irnet/{name}.py', path, work_dir=str(tmp_path), runtime=engine
     )
     assert metrics == pytest.approx(MODELS[name].metrics, abs=1e-3)
 

@@ -39,7 +39,7 @@ def main() -> None:
     args = parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 

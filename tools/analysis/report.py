@@ -32,12 +32,12 @@ def main() -> None:
     args = parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.analysis.report import write_report
+        from mmirnet.apis.reports import write_report
 
         size = args.size and tuple(args.size)
         print(write_report(args.run_dirs, args.out, args.checkpoint, size))

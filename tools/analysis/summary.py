@@ -46,12 +46,12 @@ def main() -> None:
     args = parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.analysis.summary import summarize_config
+        from mmirnet.analysis.cost.count import summarize_config
 
         summarize_config(
             args.config,

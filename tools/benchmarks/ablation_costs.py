@@ -1,4 +1,4 @@
-"""What the networks of configs/ablation cost: training step, packed file, engine."""
+"""What the networks of configs/ablation cost: training step, packed file, runtime."""
 
 import argparse
 import copy
@@ -15,10 +15,11 @@ from timing import interleaved, machine, write_json
 from torch import nn
 
 import mmirnet  # noqa: F401
-from mmirnet import deploy
-from mmirnet.analysis.costs import engine_seconds, packed_bytes
+from mmirnet.analysis.cost.measure import packed_bytes, seconds_an_image
 from mmirnet.binary import set_ede
 from mmirnet.engine.speed import compile_model
+from mmirnet.packed import pack
+from mmirnet.runtime import Session
 
 BATCH = 128
 
@@ -59,10 +60,10 @@ def main() -> None:
         for way, network in (('eager', model), ('compiled', compiled)):
             steps[path.stem, way] = step_of(network, x, labels)
             steps[path.stem, way]()  # warm, and with statistics
-        packed = deploy.pack(model, (32, 32))
-        _, seconds, _ = engine_seconds(deploy.Engine(packed, threads=1))
+        packed = pack(model, (32, 32))
+        _, seconds, _ = seconds_an_image(Session(packed, threads=1))
         costs[path.stem] = dict(
-            packed_bytes=packed_bytes(packed), engine_us=round(1e6 * seconds, 1)
+            packed_bytes=packed_bytes(packed), runtime_us=round(1e6 * seconds, 1)
         )
     times = interleaved(steps, args.repeats, x.device)
     medians = {key: statistics.median(values) for key, values in times.items()}

@@ -1,4 +1,4 @@
-"""Time the 1-bit engine beside other runtimes on the same network shape.
+"""Time the 1-bit runtime beside other runtimes on the same network shape.
 
 Everything takes turns in one process, so that a noisy neighbour hits all alike;
 medians are printed. Runtimes that are not installed are named and left out.
@@ -26,9 +26,9 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 import mmirnet  # noqa: F401
-from mmirnet import deploy
-from mmirnet.deploy import _engine
-from mmirnet.deploy.onnx import to_onnx
+from mmirnet.packed import pack
+from mmirnet.packed.onnx import to_onnx
+from mmirnet.runtime import Session, _native, instruction_sets
 
 BLOCKS = ((64, 56), (128, 28), (256, 14), (512, 7))
 Candidates = dict[str, Callable[[], object]]
@@ -287,10 +287,10 @@ def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: i
     one pass. With `only_bits` nothing follows but a threshold: the bare loop over
     xor and popcount.
     """
-    kinds = _engine.Kind
+    kinds = _native.Kind
     floats = -(-(4 * size * size * channels + 256) // 64) * 64
     bits = -(-(8 * size * (size + 2) * (channels // 64) + 256) // 64) * 64
-    network = _engine.Network(isa, '', 1, floats + 2 * bits)
+    network = _native.Network(isa, '', 1, floats + 2 * bits)
     shape = size, size, channels
     stream = network.add_tensor(kinds.FLOATS, *shape, 0, 0)
     source = network.add_tensor(kinds.BITS, *shape, 1, floats)
@@ -300,8 +300,8 @@ def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: i
     )
     alpha = np.full(channels, 0.01, np.float32)
     ends = (-1, -1, packed) if only_bits else (stream, stream, packed)
-    finish = _engine.Finish(alpha, alpha, -1.0, 1.0, *ends)
-    network.add_binary_conv(source, _engine.Window(3, 3, 1, 1), signs, finish)
+    finish = _native.Finish(alpha, alpha, -1.0, 1.0, *ends)
+    network.add_binary_conv(source, _native.Window(3, 3, 1, 1), signs, finish)
     return float(np.median(network.time_operations(repeats)))
 
 
@@ -332,7 +332,7 @@ def show(title: str, times: dict[str, float], ours: str) -> None:
 
 def measure_blocks(args, folder: Path) -> None:
     """Binary blocks beside float and int8 ones; share of the peak."""
-    peak = max(_engine.peak_rate() for _ in range(5))
+    peak = max(_native.peak_rate() for _ in range(5))
     print(f'peak of xor + popcount + add: {peak / 1e12:.2f} T multiply-accumulates/s')
     for channels, size in BLOCKS:
         x = torch.randn(1, channels, size, size).clamp(-1, 1)
@@ -341,19 +341,21 @@ def measure_blocks(args, folder: Path) -> None:
         candidates |= dict(torch_int8_block(block, x))
         graph = partial(onnx_block, block, tuple(x.shape))
         candidates |= dict(onnx_candidates(graph, x.numpy(), folder))
-        isas = deploy.instruction_sets()[:-1]
-        samples = {f'engine {isa}': [] for isa in isas}
+        isas = instruction_sets()[:-1]
+        samples = {f'runtime {isa}': [] for isa in isas}
         others, bare = [], []
         for _ in range(args.rounds):
             for isa in isas:
-                samples[f'engine {isa}'].append(
+                samples[f'runtime {isa}'].append(
                     engine_block(channels, size, isa, False, 200)
                 )
             bare.append(engine_block(channels, size, isas[0], True, 200))
             others.append(alternate(candidates, 1, 0.05))
         times = {name: statistics.median(values) for name, values in samples.items()}
         times |= {n: statistics.median(o[n] for o in others) for n in candidates}
-        show(f'block {channels} x {size} x {size}, batch 1', times, f'engine {isas[0]}')
+        show(
+            f'block {channels} x {size} x {size}, batch 1', times, f'runtime {isas[0]}'
+        )
         if peak:
             # Rows outside of the image are skipped, so they do not count.
             work = channels**2 * size * 3 * (3 * size - 2)
@@ -362,27 +364,27 @@ def measure_blocks(args, folder: Path) -> None:
 
 
 def measure_network(args, folder: Path) -> None:
-    """The whole ResNet-18, one thread, and the engine's own scaling."""
+    """The whole ResNet-18, one thread, and the runtime's own scaling."""
     sample = torch.randn(4, 3, 224, 224)
     float_model = warm_up(resnet18(None), sample)
-    binary = deploy.pack(warm_up(resnet18('IRConv2d'), sample))
-    packed = deploy.pack(float_model)
+    binary = pack(warm_up(resnet18('IRConv2d'), sample))
+    packed = pack(float_model)
     for batch in args.batches:
         x = torch.randn(batch, 3, 224, 224)
         array = x.numpy()
         candidates = {}
-        for isa in deploy.instruction_sets()[:-1]:
-            engine = deploy.Engine(binary, 1, isa)
-            candidates[f'engine {isa}'] = partial(engine.predict, array)
+        for isa in instruction_sets()[:-1]:
+            engine = Session(binary, 1, isa)
+            candidates[f'runtime {isa}'] = partial(engine.predict, array)
         ours = next(iter(candidates))
-        two = deploy.Engine(binary, 2)
-        candidates['engine, 2 threads'] = partial(two.predict, array)
+        two = Session(binary, 2)
+        candidates['runtime, 2 threads'] = partial(two.predict, array)
         candidates |= dict(torch_candidates(float_model, x))
         candidates |= dict(onnx_candidates(partial(to_onnx, packed), array, folder))
         candidates |= dict(openvino_candidates(packed, array, folder))
         times = alternate(candidates, args.rounds, 0.2)
         show(f'ResNet-18, 224x224, batch {batch}', times, ours)
-        ratio = times[ours] / times['engine, 2 threads']
+        ratio = times[ours] / times['runtime, 2 threads']
         print(f'  two threads against one: {ratio:.2f}x')
 
 

@@ -13,8 +13,9 @@ from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from timing import clock, machine, seconds, write_json
 
-from mmirnet.engine import run
-from mmirnet.engine.errors import one_line_errors
+from mmirnet.apis.command_line import one_line_errors
+from mmirnet.apis.running import build_runner, prepare_config
+from mmirnet.engine.config import load_config, set_hook
 
 
 class Throughput(Hook):
@@ -103,8 +104,8 @@ def measure(
     if images:
         options['train_dataloader.dataset.indices'] = images
     loaders = ('train_dataloader', 'val_dataloader')
-    run.prepare_config(cfg, options, loaders, in_memory=in_memory)
-    runner = run.build_runner(cfg, loaders)
+    prepare_config(cfg, options, loaders, in_memory=in_memory)
+    runner = build_runner(cfg, loaders)
     hook = Throughput(next(runner.model.parameters()).device)
     runner.register_hook(hook)
     runner.train()
@@ -142,9 +143,9 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as work_dir, one_line_errors():
-        cfg = run.load_config(args.config, work_dir, 'none')
+        cfg = load_config(args.config, work_dir, 'none')
         if args.compile:
-            run.set_hook(cfg, 'compile', type='CompileHook')
+            set_hook(cfg, 'compile', type='CompileHook')
         report = measure(
             cfg, args.epochs, args.images, args.cfg_options, args.in_memory
         )

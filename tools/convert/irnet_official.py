@@ -17,12 +17,12 @@ def main() -> None:
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.zoo.convert import convert
+        from mmirnet.apis.conversion import convert
 
         print(convert(args.src, args.dst, args.arch))
 

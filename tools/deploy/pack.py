@@ -39,12 +39,12 @@ def main() -> None:
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.deploy.checkpoint import pack_checkpoint
+        from mmirnet.apis.packing import pack_checkpoint
 
         print(
             pack_checkpoint(

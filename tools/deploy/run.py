@@ -21,8 +21,9 @@ def main() -> None:
     parser.add_argument('--threads', type=int)
     args = parser.parse_args()
     try:
-        from mmirnet.deploy import load
-        from mmirnet.deploy.predictions import (
+        from mmirnet.errors import MmirnetError
+        from mmirnet.runtime import load
+        from mmirnet.runtime.predictions import (
             Failures,
             check_topk,
             classify,
@@ -30,17 +31,16 @@ def main() -> None:
             report,
             result,
         )
-        from mmirnet.errors import MmirnetError
     except ImportError as error:
         parser.exit(2, f'error: {error}\n')
     failures = Failures()
     try:
         check_topk(args.topk)
-        engine = load(args.model, threads=args.threads)
+        session = load(args.model, threads=args.threads)
         images = image_files(args.images)
-        for path, scores in classify(engine, images, failures):
-            head = engine.packed.head
-            entry = result(path, scores, engine.classes, args.topk, head)
+        for path, scores in classify(session, images, failures):
+            head = session.packed.head
+            entry = result(path, scores, session.classes, args.topk, head)
             print(report(**entry))
     except (MmirnetError, OSError) as error:
         parser.exit(2, f'error: {error}\n')

@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# sanitize.sh address|thread [pytest's arguments]: runs the engine's tests under
+# sanitize.sh address|thread [pytest's arguments]: runs the runtime's tests under
 # AddressSanitizer and UBSan, or under ThreadSanitizer, in build/sanitize-NAME.
 # Needs gcc, cmake and, from pip: nanobind, onednn-cpu-gomp, onednn-devel-cpu-gomp.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mode=${1:-address}
 shift || true
-tests=tests/test_deploy
+tests=tests/test_runtime
 case $mode in
   address)
     sanitizers=address,undefined
     libraries="libasan.so libubsan.so"
-    chosen="$tests/test_engine.py $tests/test_format.py $tests/test_non_finite.py"
+    chosen="$tests/test_session.py tests/test_packed/test_format.py $tests/test_non_finite.py"
     ;;
   thread)
     sanitizers=thread
     libraries=libtsan.so
-    chosen="$tests/test_engine.py::test_batches_and_threads
-      $tests/test_engine_processes.py::test_two_callers_get_their_own_logits
-      $tests/test_engine_processes.py::test_engines_share_threads
-      $tests/test_engine_processes.py::test_logits_depend_on_the_image_alone"
+    chosen="$tests/test_session.py::test_batches_and_threads
+      $tests/test_processes.py::test_two_callers_get_their_own_logits
+      $tests/test_processes.py::test_engines_share_threads
+      $tests/test_processes.py::test_logits_depend_on_the_image_alone"
     ;;
   *)
     echo "sanitize.sh: address or thread, not $mode" >&2
@@ -29,7 +29,7 @@ esac
 python=$("${PYTHON:-python}" -c 'import sys; print(sys.executable)')
 build=build/sanitize-$mode
 rm -rf "$build" && mkdir -p "$build/tree"
-cmake -S mmirnet/deploy/csrc -B "$build/cmake" -DSKBUILD=ON \
+cmake -S mmirnet/runtime/csrc -B "$build/cmake" -DSKBUILD=ON \
   -DMMIRNET_SANITIZE=$sanitizers -DPython_EXECUTABLE="$python" \
   -Dnanobind_DIR="$("$python" -m nanobind --cmake_dir)"
 cmake --build "$build/cmake" --parallel
@@ -51,12 +51,12 @@ LD_PRELOAD=$preload \
 import os
 import sys
 
-# An editable install would put the engine without sanitizers in front.
+# An editable install would put the runtime without sanitizers in front.
 sys.meta_path[:] = [f for f in sys.meta_path if 'Redirecting' not in type(f).__name__]
 sys.path.insert(0, os.getcwd())
-from mmirnet.deploy import _engine
+from mmirnet.runtime import _native
 
-assert _engine.__file__.startswith(os.getcwd()), _engine.__file__
+assert _native.__file__.startswith(os.getcwd()), _native.__file__
 import pytest
 
 sys.exit(pytest.main(sys.argv[1:]))

@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
@@ -50,7 +50,7 @@ def main() -> None:
         parser.error(f'there is no config in {", ".join(args.configs)}')
     results = args.results or configs[0].parent / 'results.jsonl'
     with one_line_errors():
-        from mmirnet.analysis.experiments import run_all
+        from mmirnet.apis.experiments import run_all
 
         run_all(
             configs,

@@ -33,12 +33,12 @@ def main() -> None:
     args.size = args.size and tuple(args.size)
     # Seconds of imports that -h does not need.
     try:
-        from mmirnet.engine.errors import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors
     except ImportError as error:  # OpenMMLab is not here, or not the right one
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.zoo.publish import publish
+        from mmirnet.apis.publishing import publish
 
         print(publish(**vars(args)))
 

@@ -16,12 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...files import (
-    check_writable,
-    lock_folder,
-    remove_stale_temporaries,
-    write_whole,
-)
+from ...files import check_writable, lock_folder, remove_stale_temporaries, write_whole
 from ..plain import plain
 
 

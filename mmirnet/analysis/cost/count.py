@@ -1,0 +1,402 @@
+"""What a network costs: bits, bytes and operations of every layer.
+
+Operations are counted as in `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_
+(table 4) and `ReActNet <https://arxiv.org/abs/2003.03488>`_:
+
+.. math:: OPs = BOPs / 64 + FLOPs
+
+BOPs
+    multiply-accumulates of one bit with one bit, one each: a CPU does 64 in one
+    instruction.
+FLOPs
+    all other multiply-accumulates of convolutions, linear layers and attention,
+    one each, not two. BatchNorm, activations, additions and the scale of binary
+    weights are not counted. Layers of W/A bits 1/32 add floats without
+    multiplying them; they count here.
+
+Padded taps count. For ResNet-18 at 224x224, whose stem, 1x1 shortcuts and
+classifier are in full precision, that is 1.676e9 / 64 + 1.378e8 = 1.640e8 OPs.
+Bi-Real Net gives 1.63e8, cut off behind the second digit: its factor against the
+1.814e9 of full precision, 11.06, is the one of 1.640e8.
+"""
+
+import dataclasses
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...binary import IRConv2d, IRLinear, binary_layers, log2_scales
+from ...files import check_writable
+from .table import COLUMNS, LEGEND, NATURAL_WIDTH, cells, short, write_csv
+
+#: One-bit operations in one instruction.
+WORD = 64
+_FULL = '32/32'
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What one layer costs, for one input.
+
+    Attributes:
+        name: Name in the model.
+        type: Its class.
+        output: Shape of its output, with a batch of 1.
+        bits: W/A bits: '1/1', '1/32' or '32/32'.
+        parameters: Number of parameters.
+        bytes_packed: Bytes in a packed file, see :func:`packed_bytes`.
+        bytes_fp32: Bytes of the parameters as float32.
+        binary_macs: Multiply-accumulates of bits with bits.
+        float_macs: All other multiply-accumulates.
+        log2_scales: Of a binary layer: how many output channels have which log2(s).
+    """
+
+    name: str
+    type: str
+    output: tuple[int, ...]
+    bits: str
+    parameters: int
+    bytes_packed: int
+    bytes_fp32: int
+    binary_macs: int
+    float_macs: int
+    log2_scales: dict[int, int]
+
+    @property
+    def macs(self) -> int:
+        """All multiply-accumulates."""
+        return self.binary_macs + self.float_macs
+
+    @property
+    def binary_share(self) -> float:
+        """Share of the multiply-accumulates that is binary, 0 to 1."""
+        return self.binary_macs / self.macs if self.macs else 0.0
+
+    @property
+    def bops(self) -> int:
+        """Binary operations: one for each binary multiply-accumulate."""
+        return self.binary_macs
+
+    @property
+    def ops(self) -> float:
+        """BOPs / 64 + FLOPs."""
+        return self.bops / WORD + self.float_macs
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers by name."""
+        return dataclasses.asdict(self) | dict(
+            binary_share=self.binary_share, bops=self.bops, ops=self.ops
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a network costs, layer by layer and in all.
+
+    Its text is a table.
+
+    Attributes:
+        model: Class of the model.
+        input_shape: Shape of its input, without the batch.
+        layers: Layers that have parameters or multiply-accumulates.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    layers: list[Layer]
+
+    @property
+    def total(self) -> Layer:
+        """The sums; its bits are those of the binary layers, if there are any."""
+        bits = {layer.bits for layer in self.layers}
+        if len(bits) > 1:
+            bits.discard(_FULL)
+        scales = Counter()
+        for layer in self.layers:
+            scales.update(layer.log2_scales)
+        sums = {
+            name: sum(getattr(layer, name) for layer in self.layers)
+            for name in (
+                'parameters',
+                'bytes_packed',
+                'bytes_fp32',
+                'binary_macs',
+                'float_macs',
+            )
+        }
+        return Layer(
+            name='total',
+            type=self.model,
+            output=(),
+            bits=', '.join(sorted(bits)),
+            log2_scales=dict(sorted(scales.items())),
+            **sums,
+        )
+
+    @property
+    def compression(self) -> float:
+        """Bytes in fp32 for one byte packed."""
+        total = self.total
+        return total.bytes_fp32 / total.bytes_packed if total.parameters else 1.0
+
+    @property
+    def saving(self) -> float:
+        """OPs of the same network in full precision for one OP."""
+        total = self.total
+        return total.macs / total.ops if total.macs else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as :mod:`json` takes it."""
+        return dict(
+            model=self.model,
+            input_shape=self.input_shape,
+            layers=[layer.to_dict() for layer in self.layers],
+            total=self.total.to_dict(),
+            compression=self.compression,
+            saving=self.saving,
+        )
+
+    def comparison(self) -> str:
+        """The network beside the same one in fp32, in one line."""
+        total = self.total
+        was = f'{short(total.bytes_fp32, "B")}, {short(total.macs)} OPs'
+        size = (
+            f'{short(total.bytes_packed, "B")} ({self.compression:.2f} times smaller)'
+        )
+        work = f'{short(total.ops)} OPs ({self.saving:.2f} times fewer)'
+        return f'fp32: {was}; this: {size}, {work}'
+
+    def __rich__(self) -> Group:
+        shape = 'x'.join(map(str, self.input_shape))
+        table = Table(
+            title=f'{self.model}, input {shape}',
+            caption=LEGEND,
+            caption_justify='left',
+            box=box.SIMPLE_HEAD,
+            collapse_padding=True,
+            pad_edge=False,
+        )
+        for header, justify in COLUMNS.items():
+            table.add_column(header, justify=justify)
+        for layer in self.layers:
+            table.add_row(*cells(layer))
+        table.add_section()
+        table.add_row(*cells(self.total), style='bold')
+        return Group(table, self.comparison())
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=NATURAL_WIDTH, color_system=None)
+        console.print(self)
+        lines = console.file.getvalue().splitlines()
+        return '\n'.join(line.rstrip() for line in lines)
+
+    def show(self) -> None:
+        """Prints the table; a terminal too narrow for it wraps its lines."""
+        console = Console()
+        console.width = max(console.width, NATURAL_WIDTH)
+        console.print(self)
+
+
+def packed_bytes(module: nn.Module, parameters: int) -> int:
+    """Bytes of a layer's tensors in a packed file.
+
+    A filter of a binary layer is one bit a weight in whole words of 64, and an int8
+    exponent. All else is float32; BatchNorm is folded into two floats a channel, as
+    many as it has parameters. Layers that the format does not have count alike.
+
+    Args:
+        module (nn.Module): The layer.
+        parameters (int): How many parameters it has.
+
+    Returns:
+        int: The bytes.
+
+    Example:
+        >>> conv = IRConv2d(16, 32, 3, bias=False)
+        >>> packed_bytes(conv, conv.weight.numel())  # 144 bits are 3 words
+        800
+    """
+    if not isinstance(module, IRConv2d | IRLinear):
+        return 4 * parameters
+    words = -(-module.weight[0].numel() // 64)
+    others = parameters - module.weight.numel()
+    return len(module.weight) * (8 * words + 1) + 4 * others
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each module's own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    # torch's attention in one operator, which the counter does not know.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.eval()
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in modes:
+            module.training = training
+
+
+def _run(
+    model: nn.Module, input_shape: tuple[int, ...]
+) -> tuple[Counter[nn.Module], dict[nn.Module, tuple[int, ...]]]:
+    """Each module's own multiply-accumulates, and the shape of its output.
+
+    torch counts the operators that a forward pass calls, a binary layer's among
+    them; the innermost module that is running gets the count.
+    """
+    macs: Counter[nn.Module] = Counter()
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+    running: list[tuple[nn.Module, int]] = []
+
+    def enter(module, args):
+        running.append((module, counter.get_total_flops()))
+
+    def leave(module, args, output):
+        flops = counter.get_total_flops() - running.pop()[1]
+        macs[module] += flops // 2  # torch counts two for each
+        if running:
+            macs[running[-1][0]] -= flops // 2
+        if isinstance(output, Tensor):
+            shapes[module] = tuple(output.shape)
+
+    like = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
+    counter = FlopCounterMode(display=False)
+    with (
+        _evaluating(model),
+        torch.no_grad(),
+        # In products, which every torch counts; of fused kernels each knows others.
+        sdpa_kernel(SDPBackend.MATH),
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave),
+        counter,
+    ):
+        model(image)
+    return macs, shapes
+
+
+def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
+    """Bits, bytes and operations of every layer of a model.
+
+    Runs the model once, in evaluation mode, on one input of zeros.
+
+    Args:
+        model (nn.Module): A model of MMPretrain or any other module. It is left as
+            it was.
+        input_shape (tuple[int, ...]): Shape of one input without the batch, such as
+            (3, 224, 224).
+
+    Returns:
+        Summary: The layers and their sums. What counts as an operation stands at
+        the head of :mod:`mmirnet.analysis.cost.count`.
+
+    Example:
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, bias=False), IRConv2d(8, 8, 3, bias=False)
+        ... )
+        >>> total = summary(net, (3, 8, 8)).total
+        >>> total.binary_macs, total.float_macs  # 16 and 36 pixels of 8 channels
+        (9216, 7776)
+        >>> total.bytes_packed, total.bytes_fp32
+        (1000, 3168)
+    """
+    macs, shapes = _run(model, tuple(input_shape))
+    # named_parameters() gives a shared one once.
+    parameters = Counter()
+    for name, parameter in model.named_parameters():
+        parameters[name.rpartition('.')[0]] += parameter.numel()
+    binary = {layer for _, layer in binary_layers(model)}
+    layers = []
+    for name, module in model.named_modules():
+        if not parameters[name] and not macs[module]:
+            continue
+        bits = module.bits if module in binary else _FULL
+        layers.append(
+            Layer(
+                name=name,
+                type=type(module).__name__,
+                output=shapes.get(module, ()),
+                bits=bits,
+                parameters=parameters[name],
+                bytes_packed=packed_bytes(module, parameters[name]),
+                bytes_fp32=4 * parameters[name],
+                binary_macs=macs[module] if bits == '1/1' else 0,
+                float_macs=0 if bits == '1/1' else macs[module],
+                log2_scales=log2_scales(module) if module in binary else {},
+            )
+        )
+    return Summary(type(model).__name__, tuple(input_shape), layers)
+
+
+def summarize_config(
+    config: str | os.PathLike,
+    checkpoint: str | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    cfg_options: dict | None = None,
+    json_file: str | os.PathLike | None = None,
+    csv_file: str | os.PathLike | None = None,
+) -> Summary:
+    """The summary of a config's model.
+
+    Args:
+        config (str | os.PathLike): As for ``mmirnet.apis.train``.
+        checkpoint (str, optional): Whose weights the scales are of; those of a new
+            network by default.
+        size (tuple[int, int], optional): Height and width of the images; by default
+            what the test pipeline gives.
+        cfg_options (dict, optional): Settings by dotted key, over the config's.
+        json_file (str | os.PathLike, optional): Where to write it as JSON.
+        csv_file (str | os.PathLike, optional): Where to write its table as CSV.
+
+    Returns:
+        Summary: The layers and their sums.
+
+    Raises:
+        ValueError: If the checkpoint does not fit, or the size cannot be told or is
+            one that the model does not take.
+        FileNotFoundError: If the config or the checkpoint is missing.
+
+    Example:
+        >>> config = 'mmirnet::irnet/resnet20_bireal_digits.py'
+        >>> summarize_config(config).total.parameters
+        269850
+    """
+    # They need more than torch.
+    from ...engine.config import load_config
+    from ...engine.config_checks import merge_options
+    from ...engine.facts import build_model, image_shape, takes, test_set
+
+    for file in filter(None, (json_file, csv_file)):
+        check_writable(file, config, checkpoint)
+    cfg = load_config(str(config), None, 'none')
+    merge_options(cfg, cfg_options)
+    model = build_model(cfg, checkpoint)
+    channels, size = image_shape(model, test_set(cfg), size)
+    with takes(model, (channels, *size)):
+        result = summary(model, (channels, *size))
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(result.to_dict(), indent=1) + '\n')
+    if csv_file is not None:
+        write_csv(result, csv_file)
+    return result

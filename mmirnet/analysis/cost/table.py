@@ -1,0 +1,92 @@
+"""Costs as a table, on a screen and in files."""
+
+import csv
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .count import Layer, Summary
+
+
+# Room for every column: squeezed ones are not readable.
+NATURAL_WIDTH = 200
+#: Headers of the table and how their columns are justified.
+COLUMNS = {
+    'layer': 'left',
+    'type': 'left',
+    'output': 'left',
+    'W/A': 'left',
+    'params': 'right',
+    'packed': 'right',
+    'fp32': 'right',
+    'BOPs': 'right',
+    'FLOPs': 'right',
+    'binary': 'right',
+    'OPs': 'right',
+    'log2(s)': 'left',
+}
+#: What the headers stand for.
+LEGEND = (
+    'BOPs: binary multiply-accumulates; FLOPs: all others; binary: share of BOPs in '
+    'both; OPs: BOPs / 64 + FLOPs; log2(s): exponent:channels'
+)
+
+
+def short(value: float, unit: str = '') -> str:
+    """A number as people read it: three digits and a prefix.
+
+    Args:
+        value (float): The number, not negative.
+        unit (str): Its unit.
+
+    Returns:
+        str: The text.
+
+    Example:
+        >>> short(1_676_279_808), short(999.9, 'B'), short(7)
+        ('1.68 G', '1 kB', '7')
+    """
+    power = 0
+    while value >= 999.5:
+        value /= 1000
+        power += 1
+    return f'{value:.3g} {["", "k", "M", "G", "T", "P"][power]}{unit}'.rstrip()
+
+
+def _histogram(counts: dict[int, int]) -> str:
+    return ' '.join(f'{exponent}:{count}' for exponent, count in counts.items())
+
+
+def cells(layer: 'Layer') -> list[str]:
+    """A layer's row in the table: a text for each of :data:`COLUMNS`."""
+    return [
+        layer.name,
+        layer.type,
+        'x'.join(map(str, layer.output)),
+        layer.bits,
+        short(layer.parameters),
+        short(layer.bytes_packed, 'B'),
+        short(layer.bytes_fp32, 'B'),
+        short(layer.binary_macs),
+        short(layer.float_macs),
+        f'{layer.binary_share:.1%}' if layer.macs else '',
+        short(layer.ops),
+        _histogram(layer.log2_scales),
+    ]
+
+
+def write_csv(result: 'Summary', path: str | os.PathLike) -> None:
+    """Writes the table of a summary, its sums as the last row.
+
+    Args:
+        result (Summary): The summary.
+        path (str | os.PathLike): The file.
+    """
+    rows = [layer.to_dict() for layer in [*result.layers, result.total]]
+    for row in rows:
+        row['output'] = 'x'.join(map(str, row['output']))
+        row['log2_scales'] = _histogram(row['log2_scales'])
+    with open(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

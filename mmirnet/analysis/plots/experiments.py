@@ -1,0 +1,114 @@
+"""Pictures of experiments: accuracy by epoch, and against cost."""
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from .style import DASHES, new_axes, styled
+
+
+def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
+    """Accuracy while several configs were trained, each with several seeds.
+
+    Args:
+        runs (dict[str, np.ndarray]): By label: (seeds, epochs), accuracy in % after
+            each epoch. At most five.
+        dark (bool): For a dark background. Defaults to False.
+
+    Returns:
+        Figure: A line of medians for each, thin ones of the seeds behind it. Single
+        evaluations that fail go out of the picture.
+
+    Example:
+        >>> figure = accuracy_curves({'IR-Net': np.array([[60, 79], [72, 81]])})
+        >>> figure.axes[0].lines[-1].get_ydata().tolist()
+        [66.0, 80.0]
+    """
+    with styled(dark) as style:
+        figure, ((axis,),) = new_axes(1, 1, 3.4, style)
+        # Strict: a sixth line would look like another.
+        used = style.curves[: len(runs)], DASHES[: len(runs)]
+        for values, colour in zip(runs.values(), used[0], strict=True):
+            epochs = np.arange(1, values.shape[1] + 1)
+            axis.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.5)
+        for (label, values), colour, dash in zip(runs.items(), *used, strict=True):
+            median = np.median(values, 0)
+            axis.plot(epochs, median, color=colour, linestyle=dash, label=label)
+        every = np.concatenate([values.flatten() for values in runs.values()])
+        low, high = np.quantile(every, (0.1, 1))
+        axis.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(low, high + 1))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc='outside lower center', ncols=2, fontsize='small')
+    return figure
+
+
+def accuracy_and_costs(
+    accuracies: dict[str, Sequence[float]],
+    costs: dict[str, dict[str, float]],
+    dark: bool = False,
+) -> Figure:
+    """What accuracy costs.
+
+    Args:
+        accuracies (dict[str, Sequence[float]]): By config: of each seed, in %.
+        costs (dict[str, dict[str, float]]): By the label of an axis and by config.
+        dark (bool): For a dark background. Defaults to False.
+
+    Returns:
+        Figure: A panel for each cost: medians, on lines from the lowest to the
+        highest. The last one names the configs.
+    """
+    medians = {name: statistics.median(a) for name, a in accuracies.items()}
+    names = sorted(accuracies, key=medians.get)
+    y = [medians[name] for name in names]
+    margin = 0.06 * max(y[-1] - y[0], 1)
+    height, limits = 4.2, (y[0] - margin, y[-1] + margin)
+    with styled(dark) as style:
+        widths = [1] * (len(costs) - 1) + [2]
+        figure, (axes,) = new_axes(
+            1, len(costs), height, style, sharey=True, width_ratios=widths
+        )
+        for axis, (label, values) in zip(axes, costs.items(), strict=True):
+            x = [values[name] for name in names]
+            ranges = [(min(accuracies[n]), max(accuracies[n])) for n in names]
+            axis.vlines(x, *zip(*ranges, strict=True), color=style.curves[0], lw=0.8)
+            axis.plot(x, y, 'o', color=style.curves[0], markersize=4)
+            axis.set(xlabel=label, ylim=limits)
+            if max(x) < 4 * min(x):
+                axis.set_xlim(0, 1.15 * max(x))
+                continue
+            axis.set_xscale('log')
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.xaxis.set_major_formatter('{x:g}')
+            axis.xaxis.set_minor_formatter('')
+            axis.margins(x=0.15)
+        axes[0].set_ylabel('test accuracy (%)')
+        line = 0.19 / height * (limits[1] - limits[0])  # of text
+        right = 1.15 * max(x)
+        axis.set_xlim(right=right * (max(x) / min(x)) ** 0.6)
+        for name, place, *point in zip(names, _apart(y, line), x, y, strict=True):
+            axis.annotate(
+                name,
+                point,
+                (right, place),
+                fontsize='x-small',
+                va='center',
+                arrowprops=dict(arrowstyle='-', color=style.rule, lw=0.6),
+            )
+    return figure
+
+
+def _apart(values: Sequence[float], step: float) -> np.ndarray:
+    """Rising values, moved as little as it takes to be a step from each other."""
+    places = np.array(values, float)
+    for _ in range(100):
+        overlap = step - np.diff(places)
+        if (overlap < 1e-6 * step).all():
+            break
+        push = np.maximum(overlap, 0) / 2
+        places[:-1] -= push
+        places[1:] += push
+    return places

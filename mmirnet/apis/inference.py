@@ -1,0 +1,253 @@
+"""Classifying image files with a trained model, by name or by file."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmengine.dataset import default_collate
+from mmengine.device import get_device
+from mmengine.model import BaseModel
+from mmpretrain.datasets import PackInputs
+from mmpretrain.models import MultiLabelClsHead
+from mmpretrain.structures import DataSample
+from mmpretrain.visualization import UniversalVisualizer
+from torch.utils.data import Dataset
+
+from ..engine.config import load_config
+from ..engine.facts import (
+    build_model,
+    check_classifies,
+    check_single,
+    class_names,
+    image_shape,
+    named,
+    test_set,
+    transforms,
+    turns,
+)
+from ..errors import ConfigError, DataError, MissingPackageError, first_line
+from ..files import check_writable, write_whole
+from ..images import read
+from ..packed.pipelines import held_images
+from ..packed.preparation import prepare
+from ..runtime import load, load_image
+from ..runtime.predictions import (
+    Failed,
+    check_topk,
+    classify,
+    each,
+    image_files,
+    result,
+)
+from .packing import head_of, packed_classifier
+
+# Short edges of the pictures drawn: below, text would hide them.
+_SHORT_EDGE = 224
+_LONGEST_SHORT_EDGE = 1024
+
+
+def infer(
+    images: Sequence[str],
+    model: str,
+    *,
+    checkpoint: str | None = None,
+    runtime: bool = False,
+    classes: Sequence[str] | None = None,
+    topk: int = 5,
+    out: str | os.PathLike | None = None,
+    show_dir: str | os.PathLike | None = None,
+    failed: Failed | None = None,
+) -> list[dict[str, Any]]:
+    """Classifies image files.
+
+    Args:
+        images (Sequence[str]): Files, folders for all images in them, and patterns
+            such as ``photos/*.jpg``. They are prepared by the test pipeline of the
+            config, which a packed file holds; where the data set holds its images
+            itself, they are brought to its size, see
+            :func:`mmirnet.runtime.read_image`.
+        model (str): A name in the zoo, a packed file (``.safetensors``), or the
+            config of ``checkpoint``.
+        checkpoint (str, optional): A checkpoint, packed or not.
+        runtime (bool): Runs a packed file on the 1-bit runtime, not in torch.
+            Defaults to False.
+        classes (Sequence[str], optional): Names of the classes; by default those of
+            the packed file or the checkpoint, else those of the config's data set.
+        topk (int): How many classes to name. Defaults to 5.
+        out (str | os.PathLike, optional): JSON file for the results.
+        show_dir (str | os.PathLike, optional): Folder for the images with the
+            likeliest classes written on them.
+        failed (Callable, optional): Told of each file that cannot be read or does
+            not fit, with the reason; the others are classified. Without it the
+            first such file ends it all.
+
+    Returns:
+        list[dict]: For each image its path, ``image``, and the likeliest classes,
+        ``top``, with ``label``, ``class`` and ``score``. For a network that may
+        predict any number of classes also ``predicted``, their labels.
+
+    Raises:
+        ValueError: If ``runtime`` is asked for without a packed file, a config comes
+            without a checkpoint, or a file is damaged.
+        OSError: If a file is missing or no image.
+        DataError: If an image does not fit the network.
+
+    Example:
+        >>> infer(['boot.png'], 'resnet20_bireal_fashionmnist')  # doctest: +SKIP
+    """
+    check_topk(topk)
+    if out is not None:
+        check_writable(out, model, checkpoint, *images)
+    if show_dir is not None:
+        Path(show_dir).mkdir(parents=True, exist_ok=True)
+    packed = _packed_file(model, checkpoint)
+    if runtime and packed is None:
+        raise ConfigError(f'--runtime needs a packed file, not {checkpoint}')
+    paths = image_files(images)
+    if runtime:
+        network = load(packed)
+        known, head = network.classes, network.packed.head
+        rows = classify(network, paths, failed)
+    elif packed is not None:
+        classifier = packed_classifier(packed)
+        content = classifier.backbone.network.packed
+        known, head = content.classes, content.head
+        rows = each(paths, _simulation(classifier, content.input), failed)
+    else:
+        cfg = load_config(model, None, 'none')
+        classifier, dataset = build_model(cfg, checkpoint), test_set(cfg)
+        if dataset is None:
+            raise ConfigError(
+                f'--model {model}: without a test set the config does not say how '
+                'images are prepared; pack the checkpoint, with --size H W'
+            )
+        check_classifies(classifier, dataset)
+        several = isinstance(getattr(classifier, 'head', None), MultiLabelClsHead)
+        head = head_of(classifier, 'sigmoid' if several else 'softmax')
+        rows = each(paths, _pipeline(classifier, dataset), failed)
+    results = []
+    for path, scores in rows:
+        if not results and packed is None:
+            known = class_names(classifier, dataset, len(scores), classes)
+        names = named(classes, len(scores)) if classes else known
+        results.append(result(path, scores, names, topk, head))
+        if show_dir is not None:
+            _draw(path, scores, results, names, Path(show_dir))
+    if out is not None:
+        write_whole(out, (json.dumps(results, indent=1) + '\n').encode())
+    return results
+
+
+def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
+    """The packed file that is meant; None for another checkpoint."""
+    if checkpoint is not None:
+        if model.endswith('.safetensors'):
+            raise ConfigError(
+                f'--model {model} is a packed file, which has weights of its own: '
+                f'leave out --checkpoint {checkpoint}, or give its config as --model'
+            )
+        return checkpoint if checkpoint.endswith('.safetensors') else None
+    if model.endswith('.safetensors'):
+        return model
+    if model.endswith('.py'):
+        raise ConfigError(f'--model {model}: a config needs --checkpoint FILE')
+    if Path(model).exists() or model.endswith(('.pth', '.pt', '.ckpt')):
+        raise ConfigError(
+            f'--model {model} is no packed file (.safetensors); a checkpoint goes '
+            'with its config: --model CONFIG --checkpoint FILE'
+        )
+    from ..zoo import fetch  # may need a network
+
+    return fetch(model)
+
+
+# What becomes of one file: its scores.
+_Work = Callable[[str], np.ndarray]
+
+
+def _scores(classifier: BaseModel, sample: dict) -> np.ndarray:
+    with torch.no_grad():
+        (found,) = classifier.test_step(default_collate([sample]))
+    return found.pred_score.cpu().numpy()
+
+
+def _simulation(classifier: BaseModel, spec: dict[str, Any]) -> _Work:
+    """On a packed network in torch."""
+    classifier.to(get_device())
+    pack = PackInputs()
+    return lambda path: _scores(classifier, pack(dict(img=load_image(path, spec))))
+
+
+def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
+    """On a checkpoint, with the images as its config's test set gives them."""
+    classifier.to(get_device())
+    pipeline = Compose(transforms(dataset))
+    held = held_images(dataset, turns(classifier))
+
+    def work(path: str) -> np.ndarray:
+        try:
+            given = {'img_path': path} if held is None else {'img': _held(path, held)}
+            sample = pipeline(dict(given, sample_idx=0))
+        except (OSError, MissingPackageError):
+            raise
+        except Exception as error:  # whatever a transform does with an odd image
+            raise DataError(
+                f'cannot prepare image {path}: {first_line(error)}'
+            ) from error
+        check_single(sample)
+        try:
+            return _scores(classifier, sample)
+        except RuntimeError as error:
+            shape = tuple(sample['inputs'].shape)
+            if shape == _usual_shape(classifier, dataset):
+                raise
+            raise DataError(
+                f'image {path} is {"x".join(map(str, shape))} when it is prepared, '
+                f'which the network does not take: {first_line(error)}'
+            ) from error
+
+    return work
+
+
+def _usual_shape(classifier: BaseModel, dataset: Dataset) -> tuple | None:
+    try:
+        channels, size = image_shape(classifier, dataset)
+    except ConfigError:
+        return None
+    return (channels, *size)
+
+
+def _held(path: str, held: tuple[str, list[dict]]) -> np.ndarray:
+    """A file as one of the images that a data set holds."""
+    order, steps = held
+    image = prepare(read(path, grey=order == 'grey'), steps)
+    if order == 'grey':
+        return image[..., 0]
+    return np.ascontiguousarray(image[..., ::-1]) if order == 'bgr' else image
+
+
+def _draw(
+    path: str,
+    scores: np.ndarray,
+    results: list[dict],
+    classes: list[str] | None,
+    folder: Path,
+) -> None:
+    """The last of the results. Its number keeps files of one name apart."""
+    image = read(path)
+    sample = DataSample()
+    sample.set_pred_score(torch.from_numpy(scores))
+    sample.set_pred_label([entry['label'] for entry in results[-1]['top']])
+    short = min(max(_SHORT_EDGE, min(image.shape[:2])), _LONGEST_SHORT_EDGE)
+    UniversalVisualizer().visualize_cls(
+        image,
+        sample,
+        classes=classes,
+        resize=short,
+        out_file=str(folder / f'{len(results) - 1:04d}_{Path(path).stem}.png'),
+    )

@@ -1,0 +1,341 @@
+"""Packed files among MMPretrain's configs and checkpoints."""
+
+import copy
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
+from mmpretrain.datasets import PackInputs
+from mmpretrain.models import ImageClassifier
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from torch import Tensor, nn
+
+from ..engine.config import load_config
+from ..engine.config_checks import merge_options
+from ..engine.facts import Facts, gather, normalised_twice, samples, turns
+from ..engine.wrappers import unwrap
+from ..errors import ConfigError, UnsupportedModelError
+from ..files import check_writable
+from ..packed import onnx
+from ..packed.format import SOFTMAX, Packed
+from ..packed.packing import pack, write
+from ..packed.pipelines import preparation
+from ..packed.preparation import normalise
+from ..packed.simulation import unpack
+from ..runtime.session import Session, load
+
+
+def pack_checkpoint(
+    config: str,
+    checkpoint: str,
+    out: str | os.PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    float_dtype: str = 'fp32',
+    cfg_options: dict | None = None,
+) -> str:
+    """Packs the checkpoint of a config.
+
+    Args:
+        config: As for ``mmirnet.apis.train``.
+        checkpoint: Its checkpoint.
+        out: The packed file.
+        size: Height and width of the images; by default what the test pipeline gives.
+        classes: Names of the classes; by default the checkpoint's, else the data
+            set's.
+        float_dtype: See :func:`mmirnet.packed.pack`.
+        cfg_options: Settings by dotted key, over the config's.
+
+    Returns:
+        A report: the file's size beside the checkpoint's and, with a reduced
+        float type, what that changes on the config's test set.
+
+    Raises:
+        ConfigError: If size or classes cannot be learnt, or the model is no
+            classifier.
+        CheckpointError: If the checkpoint is damaged or does not fit.
+        UnsupportedModelError: For a layer that the format does not have.
+    """
+    check_writable(out, config, checkpoint)
+    if not str(out).endswith('.safetensors'):
+        raise ConfigError(
+            f'{out}: the tools know a packed file by its name, .safetensors'
+        )
+    cfg = load_config(config, None, 'none')
+    merge_options(cfg, cfg_options)
+    facts = gather(cfg, checkpoint, size=size, classes=classes)
+    model = facts.model
+    image = _preparation(facts, size)
+    how = dict(image=image, head=head_of(model, facts.kind))
+    packed = pack(model, facts.size, facts.classes, float_dtype, **how)
+    _check_preprocessor(facts, packed, 'mean' in (image or {}))
+    write(packed, out)
+    weights = sum(4 * p.numel() for p in model.parameters())
+    packed_bytes = Path(out).stat().st_size
+    lines = [
+        f'{out}: {packed_bytes:,} bytes, {weights / packed_bytes:.1f} times smaller '
+        f'than {weights:,} bytes of fp32 weights'
+    ]
+    if facts.classes is None:
+        lines.append('the names of the classes are not known: --classes names them')
+    if float_dtype != 'fp32':
+        full = pack(model, facts.size, facts.classes)
+        lines.append(_float_effect(facts, full, packed))
+    return '\n'.join(lines)
+
+
+def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
+    """How image files are prepared, as the test set does it, and to a size if given."""
+    if facts.dataset is None:
+        return None
+    if normalised_twice(facts.dataset, facts.model):
+        raise UnsupportedModelError(
+            'test pipeline: images are normalised twice, by Normalize and by the data '
+            'preprocessor, which a packed file does not do; train with one of them'
+        )
+    image = preparation(facts.dataset, facts.channels == 3 and turns(facts.model))
+    name = type(facts.model.data_preprocessor).__name__
+    if image['order'] == 'grey' and facts.channels != 1:
+        channels = len(next(samples(facts.dataset))['inputs'])
+        raise UnsupportedModelError(
+            f'cannot pack {name}: it makes {facts.channels} channels of {channels}; '
+            'train with as many numbers in mean and std as images have channels'
+            if channels != facts.channels
+            else f'cannot pack images of {channels} channels: files have one or three'
+        )
+    if size is not None:
+        height, width = size
+        fit = dict(op='fit', width=width, height=height, pad=0, cover=1.0)
+        image['steps'].append(fit)
+        return image
+    given = tuple(next(samples(facts.dataset))['inputs'].shape[1:])
+    if given != facts.size:
+        raise UnsupportedModelError(
+            f'cannot pack {name}: it pads images of {given} to {facts.size} (height, '
+            'width); pad or resize them in the test pipeline'
+        )
+    return image
+
+
+def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
+    """Refuses a preprocessor that does more than the packed file has words for."""
+    spec = packed.input
+    if normalised:  # in the pipeline: nothing is left to the preprocessor
+        spec = spec | dict(mean=[0.0] * spec['channels'], std=[1.0] * spec['channels'])
+    shape = spec['height'], spec['width'], spec['channels']
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    wanted = normalise(pixels, spec)
+    if spec['order'] == 'bgr':
+        pixels = pixels[..., ::-1]
+    if spec['channels'] == 3 and turns(facts.model):
+        pixels = pixels[..., ::-1]
+    sample = PackInputs()(dict(img=np.ascontiguousarray(pixels)))
+    batch = facts.model.data_preprocessor(default_collate([sample]), False)
+    got = batch['inputs'][0].numpy()
+    if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=1e-4, atol=1e-4):
+        name = type(facts.model.data_preprocessor).__name__
+        raise UnsupportedModelError(
+            f'cannot pack {name}: it does more to an image than to subtract its mean '
+            'and to divide by its std'
+        )
+
+
+def head_of(model: nn.Module, kind: str) -> dict[str, Any]:
+    """How a classifier makes scores and predictions of logits, as a packed file has it.
+
+    Args:
+        model: A classifier of MMPretrain.
+        kind: 'softmax' or 'sigmoid'.
+    """
+    if kind == 'softmax':
+        return SOFTMAX.copy()
+    threshold, topk = (getattr(model.head, name, None) for name in ('thr', 'topk'))
+    if not isinstance(topk, int):
+        topk = None
+    if threshold is None and topk is None:
+        threshold = 0.5
+    threshold = None if threshold is None else float(threshold)
+    return dict(scores=kind, threshold=threshold, topk=topk)
+
+
+def export_checkpoint(
+    config: str,
+    checkpoint: str,
+    out: str | os.PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    cfg_options: dict | None = None,
+) -> str:
+    """Exports the checkpoint of a config as ONNX; arguments as `pack_checkpoint`.
+
+    Returns:
+        A report: whether ONNX Runtime, if it is installed, gives the same logits.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    check_writable(out, config, checkpoint)
+    cfg = load_config(config, None, 'none')
+    merge_options(cfg, cfg_options)
+    facts = gather(cfg, checkpoint, size=size)
+    packed = pack(facts.model, facts.size, facts.classes)
+    onnx.export(packed, out)
+    report = f'{out}: {Path(out).stat().st_size:,} bytes; float arithmetic, not faster'
+    if importlib.util.find_spec('onnxruntime') is None:
+        return f'{report}; not checked, for want of onnxruntime'
+    x = np.random.default_rng(0).standard_normal(
+        (4, facts.channels, *facts.size), np.float32
+    )
+    difference = onnx.largest_difference(packed, out, x)
+    if not difference <= 1e-4:
+        raise ConfigError(
+            f'{out}: a layer is {difference:.1e} off in ONNX Runtime, more than 1e-4'
+        )
+    return f'{report}; every layer within {difference:.0e} in ONNX Runtime'
+
+
+def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
+    """What a reduced float type changes, on the config's test set."""
+    which = 'test' if facts.cfg.get('test_dataloader') else 'val'
+    if facts.dataset is None or not getattr(facts.dataset, '_fully_initialized', True):
+        return 'what that changes is not measured: there is no test set here'
+    loader = Runner.build_dataloader(
+        dict(
+            facts.cfg[f'{which}_dataloader'],
+            dataset=facts.dataset,
+            num_workers=0,
+            persistent_workers=False,
+        )
+    )
+    head = _head_of_logits(facts.model)
+    sessions = Session(full), Session(reduced)
+    evaluators = [_evaluator(facts, which) for _ in sessions]
+    moved, total, difference = 0, 0, 0.0
+    for batch in loader:
+        data = facts.model.data_preprocessor(batch, False)
+        logits = [session.predict(data['inputs'].numpy()) for session in sessions]
+        for evaluator, values in zip(evaluators, logits, strict=True):
+            samples = copy.deepcopy(data['data_samples'])
+            samples = head.predict((torch.from_numpy(values),), samples)
+            evaluator.process(samples, batch)
+        moved += int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
+        total += len(logits[0])
+        difference = max(difference, float(abs(logits[0] - logits[1]).max()))
+    before, after = (evaluator.evaluate(total) for evaluator in evaluators)
+    metrics = [
+        f'{name} {value:.2f} in fp32, {after[name]:.2f} now'
+        for name, value in before.items()
+        if isinstance(value, int | float)
+    ]
+    return (
+        f'{"; ".join(metrics)}, on {total} test images; the likeliest class changes on '
+        f'{moved}, logits by up to {difference:.3g}'
+    )
+
+
+def _evaluator(facts: Facts, which: str) -> Evaluator:
+    evaluator = Evaluator(copy.deepcopy(facts.cfg[f'{which}_evaluator']))
+    evaluator.dataset_meta = getattr(facts.dataset, 'metainfo', None)
+    return evaluator
+
+
+class _PackedBackbone(nn.Module):
+    """A packed network where a classifier has its backbone: gives logits."""
+
+    def __init__(self, network: nn.Module | Session):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        if isinstance(self.network, Session):
+            logits = torch.from_numpy(self.network.predict(x.cpu().numpy()))
+            return (logits.to(x.device),)
+        return (self.network(x),)
+
+
+def _last(feats: tuple[Tensor, ...]) -> Tensor:
+    return feats[-1]
+
+
+def _head_of_logits(model: nn.Module) -> nn.Module:
+    """A model's head without its layers: what it makes of logits stays."""
+    head = copy.copy(model.head)
+    head.forward = _last
+    return head
+
+
+def replace_network(
+    model: nn.Module, path: str | os.PathLike, runtime: bool = False, **options: Any
+) -> None:
+    """Lets a classifier predict with a packed file, its data flow unchanged.
+
+    The data preprocessor stays, and so does what the head makes of logits; backbone,
+    neck and the head's layers give way to the packed network.
+
+    Args:
+        model: A classifier of MMPretrain, wrapped or not.
+        path: The packed file.
+        runtime: Use the 1-bit runtime, not the simulation in torch.
+        **options: ``threads`` and ``isa`` of the runtime.
+
+    Raises:
+        PackedFileError: If the file is damaged or was tampered with.
+        ValueError: If it has another number of classes than the model.
+    """
+    model = unwrap(model)
+    if getattr(model, 'head', None) is None or not hasattr(model, 'backbone'):
+        raise ConfigError(
+            f'{path}: a packed network takes the place of a backbone and a head, which '
+            f'{type(model).__name__} has not'
+        )
+    network = load(path, **options) if runtime else unpack(path)
+    shapes = network.packed.shapes
+    classes = shapes[network.packed.graph[-1]['dst']][0]
+    wanted = getattr(model.head, 'num_classes', classes)
+    if classes != wanted:
+        raise ConfigError(f'{path} has {classes} classes, the config {wanted}')
+    model.backbone = _PackedBackbone(network).to(next(model.parameters()).device)
+    model.neck = None
+    model.head = _head_of_logits(model)
+
+
+def _scores_of(head: dict[str, Any]) -> ClsHead:
+    if head['scores'] == 'softmax':
+        return ClsHead()
+    return MultiLabelClsHead(thr=head['threshold'], topk=head['topk'])
+
+
+def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
+    """A packed file, simulated in torch, as a classifier of MMPretrain.
+
+    Takes images as :func:`mmirnet.runtime.load_image` gives them, and carries what
+    ``mmpretrain.ImageClassificationInferencer`` looks for.
+
+    Args:
+        path: The packed file.
+
+    Raises:
+        PackedFileError: If the file is damaged or was tampered with.
+    """
+    network = unpack(path)
+    spec = network.packed.input
+    turns = spec['order'] == 'bgr'  # what it does to three channels
+    preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=turns)
+    model = ImageClassifier(
+        backbone=_PackedBackbone(network),
+        head=_scores_of(network.packed.head),
+        data_preprocessor=preprocessor,
+    )
+    dataset = dict(pipeline=[dict(type='PackInputs')])
+    model._config = Config(dict(test_dataloader=dict(dataset=dataset)))
+    model._dataset_meta = dict(classes=network.packed.classes)
+    return model.eval()

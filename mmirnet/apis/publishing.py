@@ -1,0 +1,214 @@
+"""From a checkpoint to a release file: packed, evaluated, named, listed.
+
+A zoo is a folder of packed files and logs with an ``index.json``, written here. It
+is served as it is.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..analysis.runs import read_scalars
+from ..datasets.in_memory import is_in_memory, keep_in_memory
+from ..engine import facts
+from ..engine.checkpoint import load_checkpoint_file
+from ..engine.config import add_default_hooks, load_config
+from ..errors import CheckpointError
+from ..files import check_writable, write_whole
+from ..zoo import metafile
+from ..zoo.index import Entry, check_model_name, parse_index, render_index
+from ..zoo.names import dataset_of
+from .evaluation import evaluate, plain
+from .packing import pack_checkpoint
+
+# What tools/train.py settles by itself, on this machine or from its arguments.
+_SETTLED = {'launcher', 'work_dir', 'collate_fn', 'pin_memory', 'persistent_workers'}
+
+
+def publish(
+    config: str,
+    checkpoint: str,
+    zoo: str | os.PathLike = 'zoo',
+    *,
+    log: str | os.PathLike | None = None,
+    command: str | None = None,
+    size: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+) -> str:
+    """Adds a trained checkpoint to a zoo, in place of an older one of its name.
+
+    The checkpoint is packed, which leaves optimizer and log behind, and the packed
+    file evaluated on the config's test set. Its name is the config's with the first
+    eight digits of its SHA-256.
+
+    Args:
+        config (str): The config; its name without suffix is that of the model.
+        checkpoint (str): A checkpoint that training wrote.
+        zoo (str | os.PathLike): The folder. Defaults to ``zoo``.
+        log (str | os.PathLike, optional): The run's working folder. Defaults to the
+            folder of the checkpoint.
+        command (str, optional): How it was trained. Defaults to a command made of
+            what the run's config has and the config file has not.
+        size (tuple[int, int], optional): Height and width of the images; by default
+            what the test pipeline gives.
+        classes (Sequence[str], optional): Names of the classes; by default the
+            checkpoint's, else the data set's.
+
+    Returns:
+        str: A report: file, metrics, and whether the metafile was written.
+
+    Raises:
+        ValueError: If the checkpoint is damaged, of another architecture, or not
+            one that training wrote.
+        FileNotFoundError: If config, checkpoint, data or log are missing.
+
+    Example:
+        >>> publish(
+        ...     'configs/irnet/resnet20_bireal_digits.py',
+        ...     'work_dirs/resnet20_bireal_digits/epoch_30.pth',
+        ... )  # doctest: +SKIP
+    """
+    zoo, name = Path(zoo), Path(config).stem
+    check_model_name(name, f'config {config}: ')
+    index = zoo / 'index.json'
+    check_writable(index)
+    entries = parse_index(index.read_bytes(), str(zoo)) if index.is_file() else {}
+    meta = load_checkpoint_file(checkpoint, 'cpu').get('meta', {})
+    if missing := {'cfg', 'epoch', 'seed', 'time'} - meta.keys():
+        raise CheckpointError(f'{checkpoint} is of no training run: no {min(missing)}')
+    lines = short_log(log or Path(checkpoint).parent)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / f'{name}.safetensors'
+        pack_checkpoint(config, checkpoint, packed, size=size, classes=classes)
+        metrics = evaluate(
+            config,
+            str(packed),
+            work_dir=folder,
+            # MMEngine gives runs of one name and second one log, here a deleted one.
+            cfg_options={'experiment_name': Path(folder).name},
+        )
+        data = packed.read_bytes()
+
+    digest = hashlib.sha256(data).hexdigest()
+    stem = f'{name}-{digest[:8]}'
+    test_set = facts.test_set(load_config(config, None, 'none'))
+    parts = facts.parts(test_set)
+    kinds = [getattr(part, 'sources', [type(part).__name__]) for part in parts]
+    kinds = dict.fromkeys(kind for several in kinds for kind in several)
+    entry = Entry(
+        file=f'{stem}.safetensors',
+        bytes=len(data),
+        sha256=digest,
+        config='/'.join(Path(config.partition('::')[2] or config).parts[-2:]),
+        dataset=dataset_of(name) or ' + '.join(kinds),
+        metrics={
+            key: round(float(value), 4)
+            for key, value in plain(metrics).items()
+            if isinstance(value, int | float)  # not a confusion matrix
+        },
+        epochs=meta['epoch'],
+        seed=meta['seed'],
+        date=str(datetime.datetime.strptime(meta['time'][:8], '%Y%m%d').date()),
+        command=command or training_command(config, meta['cfg']),
+        log=f'{stem}.jsonl',
+    )
+    old, entries[name] = entries.get(name), entry
+    text = f'{render_index(entries)}\n'.encode()
+    parse_index(text, str(zoo))  # what nobody could read is not written
+    # The index last, so that at no moment it names what is not there.
+    write_whole(zoo / entry.file, data)
+    write_whole(zoo / entry.log, lines.encode())
+    write_whole(index, text)
+    if old is not None:
+        for outdated in {old.file, old.log} - {entry.file, entry.log, None}:
+            (zoo / outdated).unlink(missing_ok=True)
+    return (
+        f'{zoo / entry.file}: {len(data):,} bytes, '
+        f'{entry.dataset} {entry.metrics}\n{_write_metafile(zoo)}'
+    )
+
+
+def short_log(run_dir: str | os.PathLike) -> str:
+    """A run's log, small: one JSON line an epoch.
+
+    Args:
+        run_dir (str | os.PathLike): The run's working folder.
+
+    Returns:
+        str: Lines of epoch, mean training loss, learning rate, t, k, and the
+        validation's metrics.
+
+    Raises:
+        FileNotFoundError: If there is no log of a training run.
+    """
+    curves, by_epoch = read_scalars(run_dir)
+    rows: dict[float, dict] = {}
+    for name in sorted(curves):
+        kept = name in ('loss', 'lr', 't', 'k') or '/' in name
+        for position, value in zip(*curves[name], strict=True) if kept else ():
+            row = rows.setdefault(position, {'epoch' if by_epoch else 'iter': position})
+            row[name] = float(f'{value:.6g}')
+    return ''.join(f'{json.dumps(rows[position])}\n' for position in sorted(rows))
+
+
+def training_command(config: str, run_cfg: str) -> str:
+    """The command that trains as a run did.
+
+    Args:
+        config (str): The config file that was trained.
+        run_cfg (str): The run's own config as a text, from its checkpoint.
+
+    Returns:
+        str: ``python tools/train.py``, with what the run changed as options.
+    """
+    ran = Config.fromstring(run_cfg, '.py')
+    written = load_config(config, None, 'none')
+    add_default_hooks(written)
+    flags = []
+    loaders = [k for k in ('train_dataloader', 'val_dataloader') if ran.get(k)]
+    if any(is_in_memory(ran[k]) and not is_in_memory(written[k]) for k in loaders):
+        flags.append('--in-memory')
+        for key in loaders:
+            keep_in_memory(written[key])
+    if ran.get('resume'):
+        ran.resume, ran.load_from = False, None  # a part of the same run
+    settings = _settings(written)
+    changed = {
+        key: value
+        for key, value in _settings(ran).items()
+        if settings.get(key) != value and _SETTLED.isdisjoint(key.split('.'))
+    }
+    for key in [k for k in changed if k.startswith('default_hooks.compile.')]:
+        if changed[key] == 'CompileHook':
+            flags.append('--compile')
+            del changed[key]
+    command = ['python', 'tools/train.py', config, *flags]
+    if changed:
+        command += ['--cfg-options', *(f'{k}={v}' for k, v in changed.items())]
+    return shlex.join(command)
+
+
+def _settings(cfg: Any, prefix: str = '') -> dict[str, Any]:
+    """A config's values by dotted key."""
+    values = {}
+    for key, value in cfg.items():
+        if isinstance(value, dict) and value:
+            values |= _settings(value, f'{prefix}{key}.')
+        else:
+            values[f'{prefix}{key}'] = value
+    return values
+
+
+def _write_metafile(zoo: Path) -> str:
+    # It lists what is in the checkout's own zoo.
+    if zoo.resolve() != (metafile.ROOT / 'zoo').resolve():
+        return f'metafile.yml: left as it is, it lists {metafile.ROOT / "zoo"}'
+    return f'{metafile.write()}: written'

@@ -1,0 +1,88 @@
+"""The runner of a prepared config, with its data."""
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..datasets.in_memory import keep_in_memory
+from ..engine.config import add_default_hooks, set_loader_defaults, take_old_switches
+from ..engine.config_checks import check_config, merge_options
+from ..engine.launch import join_processes
+from ..errors import ConfigError, DataError
+
+
+def prepare_config(
+    cfg: Config,
+    cfg_options: dict | None,
+    loaders: tuple[str, ...],
+    *,
+    pin_memory: bool = True,
+    persistent_workers: bool = True,
+    in_memory: bool = False,
+) -> None:
+    """Settles all that a run is made from, and joins its other processes.
+
+    What stands in the config afterwards is what runs, and what MMEngine writes into
+    the working folder.
+
+    Args:
+        cfg (Config): Changed in place.
+        cfg_options (dict | None): Settings by dotted key, over everything else.
+        loaders (tuple[str, ...]): The data loaders that will be built.
+        pin_memory (bool): False for pageable memory for the batches.
+        persistent_workers (bool): False for new data workers each epoch.
+        in_memory (bool): Whether to keep the images of all loaders on the device.
+
+    Raises:
+        MmirnetError: With all that is wrong with the config.
+    """
+    for name in loaders:
+        if cfg.get(name):
+            set_loader_defaults(cfg[name])
+            cfg[name].pin_memory &= pin_memory
+            cfg[name].persistent_workers &= persistent_workers
+    merge_options(cfg, cfg_options)
+    in_memory |= take_old_switches(cfg)
+    add_default_hooks(cfg)
+    check_config(cfg, loaders)
+    for name in loaders:
+        if loader := cfg.get(name):
+            if in_memory:
+                keep_in_memory(loader)
+            # Either would only warn or raise: nothing to pin for, nobody to keep.
+            loader.pin_memory &= torch.cuda.is_available()
+            loader.persistent_workers &= loader.get('num_workers', 0) > 0
+    join_processes(cfg)
+
+
+def build_runner(cfg: Config, loaders: tuple[str, ...]) -> Runner:
+    """Builds the runner of a prepared config, with its data.
+
+    Args:
+        cfg (Config): See :func:`prepare_config`.
+        loaders (tuple[str, ...]): The data loaders to build.
+
+    Returns:
+        Runner: MMEngine's, or the config's ``runner_type``.
+
+    Raises:
+        MmirnetError: If data sets, loaders or evaluators cannot be built.
+    """
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    _build_loops(runner, loaders)
+    return runner
+
+
+def _build_loops(runner: Runner, loaders: tuple[str, ...]) -> None:
+    """Builds data sets, loaders and evaluators, which say what they cannot do."""
+    for key in loaders:
+        try:
+            getattr(runner, key.replace('dataloader', 'loop'))
+        except AssertionError as error:  # how OpenMMLab checks arguments
+            reason = ' '.join(str(error).split())
+            raise ConfigError(f'{key} cannot be built: {reason}') from error
+        except ValueError as error:
+            if 'need at least one array' not in str(error):
+                raise
+            raise DataError(f'{key}.dataset is empty') from error

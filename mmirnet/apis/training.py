@@ -1,0 +1,153 @@
+"""Training: what ``tools/train.py`` calls."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..engine.checkpoint import (
+    check_whole,
+    find_whole_checkpoint,
+    handed_over,
+    on_main_process,
+)
+from ..engine.config import load_config, set_hook
+from ..engine.weights import check_checkpoint
+from ..errors import ConfigError
+from .running import build_runner, prepare_config
+
+
+def train(
+    config: str,
+    *,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    compile: bool = False,
+    in_memory: bool = False,
+    no_validate: bool = False,
+    auto_scale_lr: bool = False,
+    no_pin_memory: bool = False,
+    no_persistent_workers: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+) -> Runner:
+    """Trains the model of a config.
+
+    Args:
+        config (str): A config file, or ``package::path`` for one that an installed
+            package carries (``mmirnet::irnet/resnet20_bireal_digits.py``).
+        work_dir (str, optional): Folder for logs and checkpoints. Defaults to the
+            config's, else ``work_dirs/<name of the config>``.
+        resume (str, optional): Checkpoint to continue from; ``'auto'`` for the
+            newest whole one in ``work_dir``, if there is any.
+        amp (bool): Automatic mixed precision: float16 on GPUs, bfloat16 on CPUs.
+            Defaults to False.
+        compile (bool): Compiles the backbone, see
+            :class:`~mmirnet.engine.hooks.CompileHook`. Defaults to False.
+        in_memory (bool): Keeps the images on the device and augments whole batches
+            there, see :func:`~mmirnet.datasets.keep_in_memory`. Defaults to False.
+        no_validate (bool): Skips validation. Defaults to False.
+        auto_scale_lr (bool): Scales the learning rate to the batch size in use.
+            Defaults to False.
+        no_pin_memory (bool): Pageable memory for the batches. Defaults to False.
+        no_persistent_workers (bool): New data workers each epoch. Defaults to False.
+        cfg_options (dict, optional): Settings by dotted key, over everything else.
+        launcher (str): Who started this process: ``'none'``, ``'pytorch'``,
+            ``'slurm'`` or ``'mpi'``. Defaults to ``'none'``.
+
+    Returns:
+        Runner: The runner, after training.
+
+    Raises:
+        ValueError: If an argument, or what the config says, cannot work.
+        FileNotFoundError: If the config, the data or the checkpoint is missing.
+
+    Example:
+        >>> runner = train('mmirnet::irnet/resnet20_bireal_digits.py')  # doctest: +SKIP
+    """
+    cfg = load_config(config, work_dir, launcher)
+    if compile:
+        set_hook(cfg, 'compile', type='CompileHook')
+    if no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if amp and torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif amp:
+        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+    if resume is not None:
+        if resume.endswith('.safetensors'):
+            raise ConfigError(
+                f'--resume {resume}: a packed file holds no state of a run; to '
+                f'fine-tune it: --cfg-options load_from={resume}'
+            )
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    if auto_scale_lr:
+        if not cfg.get('auto_scale_lr'):
+            raise ConfigError(
+                f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
+                f'in {config}'
+            )
+        cfg.auto_scale_lr.enable = True
+
+    loaders = ('train_dataloader', 'val_dataloader')
+    prepare_config(
+        cfg,
+        cfg_options,
+        loaders,
+        pin_memory=not no_pin_memory,
+        persistent_workers=not no_persistent_workers,
+        in_memory=in_memory,
+    )
+    found = cfg.get('resume') and not cfg.get('load_from')
+    if found:
+        cfg.load_from = _newest_checkpoint(cfg)
+        cfg.resume = cfg.load_from is not None
+    runner = build_runner(cfg, loaders)
+    if found and not cfg.resume:
+        runner.logger.info(
+            f'--resume: no checkpoint to resume from in {cfg.work_dir}; training '
+            'starts at its beginning'
+        )
+    with _loaded_once(runner, whole=found):
+        runner.train()
+    return runner
+
+
+def _newest_checkpoint(cfg: Config) -> str | None:
+    """The newest whole checkpoint in a run's folder.
+
+    One process reads every byte of the files to see which are whole: the ranks of a
+    cluster share a disk.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return on_main_process(
+        find_whole_checkpoint,
+        cfg.work_dir,
+        hook.get('out_dir'),
+        hook.get('filename_tmpl', ''),
+    )
+
+
+@contextlib.contextmanager
+def _loaded_once(runner: Runner, whole: bool) -> Iterator[None]:
+    """Checks the checkpoint that a run starts from, and hands it over as it is read.
+
+    ``whole`` tells that its bytes were read and are whole.
+    """
+    path, resume = runner.cfg.get('load_from'), bool(runner.cfg.get('resume'))
+    if not path:
+        yield
+        return
+    local = os.path.isfile(os.path.expanduser(path))
+    if local and not whole and not path.endswith('.safetensors'):
+        on_main_process(check_whole, os.path.expanduser(path))
+        whole = True
+    checkpoint = check_checkpoint(path, runner.model, partial=not resume, whole=whole)
+    with handed_over(path, checkpoint):
+        yield

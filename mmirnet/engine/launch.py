@@ -1,0 +1,76 @@
+"""The processes of a distributed run, on GPUs and on CPUs."""
+
+import datetime
+import os
+import subprocess
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+from torch import distributed
+
+from ..errors import ConfigError
+
+#: Where each launcher says a process's rank, the number of processes, and the
+#: rank on its node.
+RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+
+
+def join_processes(cfg: Config) -> None:
+    """Joins the other processes of a distributed run: MMEngine's way, or over gloo.
+
+    MMEngine's launchers call CUDA, so they are left to machines that have it.
+    """
+    if cfg.launcher == 'none':
+        return
+    variables = RANK_VARIABLES[cfg.launcher]
+    if missing := [name for name in variables if name not in os.environ]:
+        raise ConfigError(
+            f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
+            f'environment: start with tools/dist_*.sh or tools/slurm_*.sh'
+        )
+    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+    rank, world_size, local_rank = (int(os.environ[name]) for name in variables)
+    if get_device() != 'cpu':
+        if local_rank >= torch.cuda.device_count() > 0:
+            raise ConfigError(
+                f'process {local_rank} of this node has no GPU: '
+                f'{torch.cuda.device_count()} are visible'
+            )
+        # As the Runner does, which would do it too late to agree on a checkpoint.
+        init_dist(cfg.launcher, **dist_cfg)
+        return
+
+    os.environ.setdefault('MASTER_PORT', str(dist_cfg.get('port', 29500)))
+    if cfg.launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        nodes = os.environ['SLURM_NODELIST']
+        os.environ['MASTER_ADDR'] = subprocess.run(
+            ['scontrol', 'show', 'hostname', nodes],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.split()[0]
+    os.environ['LOCAL_RANK'] = str(local_rank)
+    os.environ['RANK'] = str(rank)
+    distributed.init_process_group(
+        'gloo',
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=dist_cfg.get('timeout', 1800)),
+    )
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper.update(cfg.get('model_wrapper_cfg', {}))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)

@@ -1,0 +1,184 @@
+"""From a trained model to a packed file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from ..errors import (
+    ConfigError,
+    PackedFileError,
+    UnsupportedModelError,
+    check_choice,
+)
+from ..files import write_whole
+from . import format, preparation
+from .format import MAX_SIDE, Packed
+from .tracing import trace, unwrap
+
+_DTYPES = {'fp32': 'F32', 'fp16': 'F16', 'bf16': 'BF16'}
+
+
+_TORCH_DTYPES = {
+    'F32': torch.float32,
+    'F16': torch.float16,
+    'BF16': torch.bfloat16,
+    'U64': torch.uint64,
+    'I8': torch.int8,
+}
+
+
+def _normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if preprocessor is None or getattr(preprocessor, 'mean', None) is None:
+        return [0.0] * channels, [1.0] * channels
+    mean, std = (
+        getattr(preprocessor, name).float().flatten().tolist()
+        for name in ('mean', 'std')
+    )
+    return (mean * channels)[:channels], (std * channels)[:channels]
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].tobytes())
+    return f'sha256:{digest.hexdigest()}'
+
+
+def pack(
+    model: nn.Module,
+    input_size: tuple[int, int] = (224, 224),
+    classes: list[str] | None = None,
+    float_dtype: str = 'fp32',
+    source: str | None = None,
+    image: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
+) -> Packed:
+    """Packs a trained model: one bit for each binary weight.
+
+    Args:
+        model: A classifier of MMPretrain, whose data preprocessor gives the
+            normalisation, or any module from images to logits.
+        input_size: Height and width of the images.
+        classes: Names of the classes, in any sequence.
+        float_dtype: 'fp32', 'fp16' or 'bf16' for the weights of float
+            convolutions and linear layers. BatchNorm stays in fp32.
+        source: Digest of what was packed; by default that of the weights.
+        image: How an image file is prepared, as
+            :func:`mmirnet.packed.pipelines.preparation` says of a data set, with a
+            ``mean`` and ``std`` of its own where the pipeline normalises; by default
+            files are read as RGB (or grey) and brought to size, see
+            :func:`mmirnet.packed.preparation.default`.
+        head: How logits become scores, see :mod:`mmirnet.packed.format`; by default
+            by softmax.
+
+    Returns:
+        The network; :func:`write` puts it in a file, and
+        ``mmirnet.runtime.Session`` runs it.
+
+    Raises:
+        ConfigError: If an argument cannot be.
+        UnsupportedModelError: For a layer that the format does not have.
+
+    Example:
+        >>> from mmirnet.binary import IRConv2d
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, bias=False),
+        ...     IRConv2d(8, 8, 3, bias=False),
+        ...     nn.AdaptiveAvgPool2d(1),
+        ...     nn.Flatten(),
+        ...     nn.Linear(8, 2),
+        ... )
+        >>> packed = pack(net, (8, 8))
+        >>> packed.tensors['1.signs'].nbytes  # 72 bits for each of 8 channels
+        128
+    """
+    check_choice('float_dtype', float_dtype, _DTYPES)
+    input_size = _size(input_size)
+    recording = trace(model, input_size)
+    model = unwrap(model)
+    graph, tensors = recording.graph, recording.tensors
+    dtypes = {}
+    for name, array in tensors.items():
+        role = name.rsplit('.', 1)[1]
+        dtypes[name] = {'signs': 'U64', 'exponent': 'I8'}.get(role, 'F32')
+        if role == 'weight':
+            dtypes[name] = _DTYPES[float_dtype]
+            tensors[name] = _round(array, dtypes[name])
+            if np.isfinite(array).all() and not np.isfinite(tensors[name]).all():
+                raise UnsupportedModelError(
+                    f'cannot pack {name}: {abs(array).max():.3g} is more than '
+                    f'{float_dtype} holds; take bf16 or fp32 as float_dtype'
+                )
+    channels = recording.channels
+    mean, std = _normalisation(model, channels)
+    height, width = input_size
+    packed = Packed(
+        input=dict(
+            channels=channels,
+            height=height,
+            width=width,
+            mean=mean,
+            std=std,
+        )
+        | (image or preparation.default(channels, height, width)),
+        graph=graph,
+        tensors=tensors,
+        classes=classes if classes is None else _texts(classes),
+        source=source or _digest(tensors),
+        dtypes=dtypes,
+        head=head or format.SOFTMAX.copy(),
+    )
+    try:
+        return format.check(packed)
+    except PackedFileError as error:
+        raise UnsupportedModelError(f'cannot pack the model: {error}') from None
+
+
+def _size(given: Any) -> tuple[int, int]:
+    """Height and width as an argument has them."""
+    sides = list(given) if isinstance(given, Iterable) else []
+    whole = all(hasattr(side, '__index__') for side in sides)
+    if len(sides) != 2 or not whole or not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
+        raise ConfigError(
+            f'input_size must be (height, width), whole numbers from 1 to {MAX_SIDE}, '
+            f'not {given!r}'
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _texts(names: Iterable[Any]) -> list[Any]:
+    """Names in a plain list; what is no text stays, for the check to refuse."""
+    return [str(name) if isinstance(name, str) else name for name in names]
+
+
+def _round(array: np.ndarray, dtype: str) -> np.ndarray:
+    return torch.from_numpy(array).to(_TORCH_DTYPES[dtype]).float().numpy()
+
+
+def write(packed: Packed, path: str | os.PathLike) -> None:
+    """Writes a network to a packed file, after the checks of ``read``."""
+    format.check(packed)
+    spec = dict(
+        version=format.VERSION,
+        input=packed.input,
+        head=packed.head,
+        classes=packed.classes,
+        source=packed.source,
+        graph=packed.graph,
+    )
+    tensors = {
+        name: torch.from_numpy(np.array(array)).to(_TORCH_DTYPES[packed.dtypes[name]])
+        for name, array in packed.tensors.items()
+    }
+    text = json.dumps(spec, separators=(',', ':'), allow_nan=False)
+    digest = format.digest(text, save(tensors, {'mmirnet': text}))
+    write_whole(path, save(tensors, {'mmirnet': text, 'sha256': digest}))

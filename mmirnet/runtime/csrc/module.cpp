@@ -1,0 +1,189 @@
+// The Python face of Network: arrays in, arrays out, no logic.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+#include "network.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using mmirnet::Finish;
+using mmirnet::Network;
+using mmirnet::Span;
+using mmirnet::Tensor;
+using mmirnet::Window;
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+Span<T> span(const Array<T>& array) {
+  return {array.data(), array.size()};
+}
+
+// A thread that waits for the interpreter while it ends is thrown off the stack,
+// which C++ cannot survive. So the end waits until nobody predicts.
+std::atomic<bool> ending{false};
+std::atomic<int> predicting{0};
+
+void end() {
+  ending = true;
+  const nb::gil_scoped_release release;
+  while (predicting) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+// While it lives, others may use the interpreter; not any more at its end.
+class Unlocked {
+ public:
+  Unlocked() {
+    ++predicting;
+    if (!ending) release_.emplace();
+  }
+
+  ~Unlocked() {
+    release_.reset();
+    --predicting;
+  }
+
+  // Whether to give up: for what Python has to say, or for its end.
+  bool interrupted() {
+    if (!release_) return PyErr_CheckSignals() != 0;
+    if (ending) return true;
+    const nb::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+  }
+
+  // Only daemon threads are left when Python ends: they stop here for ever, as
+  // those in Python code do.
+  void stop_at_the_end() {
+    if (!release_ || !ending) return;
+    --predicting;
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+
+ private:
+  std::optional<nb::gil_scoped_release> release_;
+};
+
+template <class T>
+nb::object predict(Network& network, const Array<T>& images) {
+  const Tensor& in = network.input();
+  const Tensor& out = network.output();
+  const size_t pixels = size_t{1} * in.height * in.width * in.channels;
+  if (images.ndim() < 1 || images.size() != images.shape(0) * pixels ||
+      images.shape(0) > (size_t{1} << 30))
+    throw std::invalid_argument("images of the wrong shape");
+  const size_t count = images.shape(0), classes = out.channels;
+  float* logits = new float[count * classes];
+  nb::capsule owner(logits, [](void* p) noexcept {
+    delete[] static_cast<float*>(p);
+  });
+  bool interrupted = false;
+  {
+    Unlocked unlocked;
+    try {
+      network.run(images.data(), static_cast<int>(count), logits,
+                  [&] { return unlocked.interrupted(); });
+    } catch (const mmirnet::Interrupted&) {
+      unlocked.stop_at_the_end();
+      interrupted = true;
+    }
+  }
+  if (interrupted) throw nb::python_error();
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(
+      logits, {count, classes}, owner));
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // of what daemon threads hold at the end
+  m.def("end", end);
+  nb::module_::import_("atexit").attr("register")(m.attr("end"));
+#ifndef _WIN32
+  pthread_atfork(nullptr, nullptr, [] { predicting = 0; });
+#endif
+
+  nb::enum_<Tensor::Kind>(m, "Kind")
+      .value("IMAGE", Tensor::kImage)
+      .value("FLOATS", Tensor::kFloats)
+      .value("BITS", Tensor::kBits);
+
+  nb::class_<Finish>(m, "Finish")
+      .def(
+          "__init__",
+          [](Finish* self, const Array<float>& alpha, const Array<float>& beta,
+             float low, float high, int residual, int out, int bits) {
+            new (self) Finish{span(alpha), span(beta), low,  high,
+                              residual,    out,        bits};
+          },
+          "alpha"_a, "beta"_a, "low"_a, "high"_a, "residual"_a, "out"_a,
+          "bits"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>());
+
+  nb::class_<Window>(m, "Window")
+      .def(
+          "__init__",
+          [](Window* self, std::array<int, 2> kernel, std::array<int, 2> stride,
+             std::array<int, 4> padding, std::array<int, 2> dilation) {
+            new (self) Window{kernel[0],  kernel[1],  stride[0],  stride[1],
+                              padding[0], padding[1], padding[2], padding[3],
+                              dilation[0], dilation[1]};
+          },
+          "kernel"_a, "stride"_a, "padding"_a, "dilation"_a);
+
+  nb::class_<Network>(m, "Network")
+      .def(nb::init<const std::string&, const std::string&, int, size_t>(),
+           "isa"_a, "library"_a, "threads"_a, "arena_bytes"_a)
+      .def("add_tensor", &Network::add_tensor, "kind"_a, "height"_a, "width"_a,
+           "channels"_a, "pad"_a, "offset"_a)
+      .def("set_input",
+           [](Network& n, int tensor, const Array<float>& mean,
+              const Array<float>& std) {
+             n.set_input(tensor, span(mean), span(std));
+           })
+      .def("set_output", &Network::set_output)
+      .def("add_binary_conv",
+           [](Network& n, int in, const Window& window,
+              const Array<uint64_t>& signs, const Finish& finish) {
+             n.add_binary_conv(in, window, span(signs), finish);
+           })
+      .def("add_conv",
+           [](Network& n, int in, const Window& window, int groups,
+              const Array<float>& weight, const Finish& finish) {
+             n.add_conv(in, window, groups, span(weight), finish);
+           })
+      .def("add_max_pool", &Network::add_max_pool)
+      .def("add_map", &Network::add_map)
+      .def("add_average_pool", &Network::add_average_pool)
+      .def("add_sign", &Network::add_sign)
+      .def("add_vector", &Network::add_vector)
+      .def("add_shortcut", &Network::add_shortcut)
+      .def("predict", predict<uint8_t>)
+      .def("predict", predict<float>)
+      .def("time_operations", &Network::time_operations, "repeats"_a)
+      .def_prop_ro("isa", &Network::isa)
+      .def_prop_ro("library_layers", &Network::library_layers)
+      .def_prop_ro("threads", &Network::threads);
+
+  m.def("float_library_problem", &mmirnet::float_library_problem);
+  m.def("peak_rate", &mmirnet::peak_rate);
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const mmirnet::Kernels* const* k = mmirnet::kAllKernels; *k; ++k)
+      if ((*k)->supported()) names.emplace_back((*k)->name);
+    return names;
+  });
+}

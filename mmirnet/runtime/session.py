@@ -1,0 +1,396 @@
+"""Runs a packed network on xor and popcount; needs numpy and safetensors."""
+
+import dataclasses
+import os
+import sys
+import warnings
+from importlib import import_module
+from math import ceil, inf
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError, MissingPackageError, NonFiniteError
+from ..packed.bits import binary_weight, pack_bits, signs_of
+from ..packed.format import Packed, read
+from . import plan
+
+MAX_THREADS = 1024
+
+_reason: ImportError | None = None  # why there is no session
+try:
+    _native = import_module(f'{__package__}._native')
+except ImportError as error:  # installed without a compiler
+    _native, _reason = None, error
+
+
+def _loaded():
+    if _native is None:
+        raise MissingPackageError(
+            f'{_why_missing()}. Then `pip install --force-reinstall --no-deps .` in a '
+            'checkout of mmirnet.'
+        )
+    return _native
+
+
+def _why_missing() -> str:
+    if not isinstance(_reason, ModuleNotFoundError):
+        return (
+            f'The 1-bit runtime is installed but cannot be loaded ({_reason}). '
+            'Install the library that is missing, or a compiler like the one of '
+            'this machine'
+        )
+    others = sorted(path.name for path in Path(__file__).parent.glob('_native.*'))
+    if others:
+        return (
+            f'The 1-bit runtime was built for another Python ({", ".join(others)}), '
+            f'not for {sys.implementation.cache_tag}. Install a C++17 compiler and '
+            'CMake'
+        )
+    return (
+        f'The 1-bit runtime was not built when mmirnet was installed ({_reason}). '
+        'Install a C++17 compiler and CMake'
+    )
+
+
+def instruction_sets() -> list[str]:
+    """Names this CPU can run, best first; ``MMIRNET_ISA`` takes one of them."""
+    return _loaded().instruction_sets()
+
+
+def _library() -> str:
+    """OneDNN as installed beside the runtime, or '' for plain loops."""
+    # An editable install keeps what was built apart from this file.
+    found = sorted(Path(_loaded().__file__).parent.glob('libdnnl.*'))
+    return str(found[0]) if found else ''
+
+
+def default_threads() -> int:
+    """One in a worker process of a data loader or pool, else every core.
+
+    Every core that this process may use: by its affinity and by the CPU quota of
+    its control group, which is how containers limit a process.
+    """
+    torch_data = sys.modules.get('torch.utils.data')
+    if torch_data is not None and torch_data.get_worker_info() is not None:
+        return 1
+    multiprocessing = sys.modules.get('multiprocessing')
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        return 1
+    if hasattr(os, 'sched_getaffinity'):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota(), MAX_THREADS))
+
+
+def _quota(root: Path = Path('/')) -> float:
+    """Cores that the control group of this process may use, rounded up."""
+    try:
+        groups = (root / 'proc/self/cgroup').read_text().splitlines()
+    except OSError:
+        return inf
+    least = inf
+    for group in groups:
+        _, controllers, path = group.split(':', 2)
+        if controllers and 'cpu' not in controllers.split(','):
+            continue
+        folder = root / 'sys/fs/cgroup' / ('cpu' if controllers else '')
+        # In a container the path may be the host's, and the group the mount itself.
+        places = [folder / path.lstrip('/'), *(folder / path.lstrip('/')).parents]
+        for place in places[: len(places) - len(folder.parents)]:
+            try:
+                if controllers:
+                    quota = (place / 'cpu.cfs_quota_us').read_text()
+                    period = (place / 'cpu.cfs_period_us').read_text()
+                else:
+                    quota, period = (place / 'cpu.max').read_text().split()
+                if quota != 'max' and int(quota) > 0:
+                    least = min(least, ceil(int(quota) / int(period)))
+            except (OSError, ValueError, ZeroDivisionError):
+                continue
+    return least
+
+
+def _choose_isa(isa: str | None) -> str:
+    name = 'isa' if isa is not None else 'MMIRNET_ISA'
+    isa = isa if isa is not None else os.environ.get('MMIRNET_ISA') or ''
+    known = _loaded().instruction_sets()
+    if isa not in known and (isa or name == 'isa'):
+        raise ConfigError(
+            f'{name}: {isa!r} is not one of {", ".join(known)}, which this CPU has'
+        )
+    return isa
+
+
+def _choose_threads(threads: int | None) -> int:
+    if threads is None:
+        return default_threads()
+    whole = hasattr(threads, '__index__') and not isinstance(threads, bool)
+    if not (whole and 1 <= threads <= MAX_THREADS):
+        raise ConfigError(
+            f'threads must be a whole number from 1 to {MAX_THREADS}, or None for '
+            f'all cores, not {threads!r}'
+        )
+    return int(threads)
+
+
+class Session:
+    """A packed network, ready to predict.
+
+    Calls from several threads take turns. A session can be copied and pickled,
+    and works in a child that was forked; what was left to the machine here, the
+    threads and the instruction set, the other machine or worker chooses anew.
+
+    Args:
+        packed: A checked network.
+        threads: Threads of one call, 1 to 1024, fewer if the system gives no
+            more; by default all cores, and one inside a worker process, whose
+            siblings already use the others.
+        isa: Instruction set; by default ``MMIRNET_ISA``, else the best.
+
+    Raises:
+        ImportError: If the runtime was not built, or cannot be loaded.
+        ValueError: If the CPU does not have the instruction set, or ``threads``
+            is no such number.
+    """
+
+    def __init__(
+        self, packed: Packed, threads: int | None = None, isa: str | None = None
+    ):
+        native = _loaded()
+        if not isinstance(packed, Packed):
+            raise ConfigError(
+                f'Session takes what mmirnet.packed.read gives, not {packed!r}; '
+                'mmirnet.runtime.load takes a file'
+            )
+        self._options = threads, isa
+        self.packed = dataclasses.replace(packed)
+        self.input = packed.input
+        self.classes = packed.classes
+        steps, logits = plan.fuse(packed)
+        places, size = plan.buffers(packed, steps, logits)
+        self._network = native.Network(
+            _choose_isa(isa), _library(), _choose_threads(threads), size
+        )
+        if problem := native.float_library_problem():
+            warnings.warn(
+                'The float layers run in plain loops, which are slow, for want of '
+                f'oneDNN: {problem}. Install mmirnet again.',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._tensors = {}
+        kinds = {
+            'image': native.Kind.IMAGE,
+            'floats': native.Kind.FLOATS,
+            'bits': native.Kind.BITS,
+        }
+        for place in places:
+            channels, height, width = place.shape
+            self._tensors[place.value, place.kind] = self._network.add_tensor(
+                kinds[place.kind], height, width, channels, place.pad, place.offset
+            )
+        self._network.set_input(
+            self._tensors['input', 'image'],
+            np.array(packed.input['mean'], np.float32),
+            np.array(packed.input['std'], np.float32),
+        )
+        for step in steps:
+            self._add(step, packed)
+        self._network.set_output(self._tensors[logits, 'floats'])
+
+    def __reduce__(self):
+        return Session, (self.packed, *self._options)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return self._network.isa
+
+    @property
+    def threads(self) -> int:
+        """Threads of one call."""
+        return self._network.threads
+
+    def _source(self, step: plan.Step) -> int:
+        kind = 'bits' if step.kind == 'binary_conv2d' else 'floats'
+        if step.source == 'input' and step.kind in ('conv2d', 'image'):
+            kind = 'image'
+        return self._tensors[step.source, kind]
+
+    def _add(self, step: plan.Step, packed: Packed) -> None:
+        network, op, source = self._network, step.operation, self._source(step)
+        if step.kind in _MOVES:
+            _MOVES[step.kind](
+                network, source, step, self._tensors[step.output, 'floats']
+            )
+            return
+        finish = _native.Finish(
+            *plan.affine(step, packed),
+            *(step.clamp or (-inf, inf)),
+            residual=self._tensors.get((step.residual, 'floats'), -1),
+            out=self._tensors.get((step.output, 'floats'), -1),
+            bits=self._tensors.get((step.output, 'bits'), -1),
+        )
+        if step.kind in ('map', 'image'):
+            network.add_map(source, finish)
+            return
+        window = _native.Window(*step.window[:4])
+        if step.kind == 'max_pool2d':
+            network.add_max_pool(source, window, finish)
+            return
+        tensors = packed.operation_tensors(op)
+        shape = packed.shapes[op['src'][0]]
+        if step.kind == 'binary_conv2d':
+            # The kernels start a word with each position.
+            signs = pack_bits(signs_of(op, tensors, shape))
+            network.add_binary_conv(source, window, np.ascontiguousarray(signs), finish)
+        else:
+            weight = np.ascontiguousarray(_float_weight(op, tensors, shape), np.float32)
+            network.add_conv(source, window, step.window.groups, weight, finish)
+
+    def predict(self, images) -> np.ndarray:
+        """Logits of a batch.
+
+        Args:
+            images: uint8 of shape (N, H, W, C), RGB or grey (then also
+                (N, H, W)), also for a network that was trained on BGR, which
+                the runtime turns them to; or floats of shape (N, C, H, W),
+                already normalised, in the network's own order. A numpy array, a torch
+                tensor, or a list of either or of PIL images.
+
+        Returns:
+            float32 of shape (N, classes). An image's logits do not depend on
+            the rest of the batch, nor on the number of threads.
+
+        Raises:
+            ValueError: If the images have another shape.
+            TypeError: If they are neither uint8 nor float.
+            NonFiniteError: If an image holds NaN or infinity, or if one of its
+                values becomes NaN in the network: a sign has no NaN, so the
+                simulation in torch gives NaN where the runtime raises.
+
+        Example:
+            >>> from mmirnet.packed import pack
+            >>> from torch import nn
+            >>> net = nn.Sequential(
+            ...     nn.Conv2d(3, 8, 3, bias=False),
+            ...     nn.AdaptiveAvgPool2d(1),
+            ...     nn.Flatten(),
+            ...     nn.Linear(8, 2),
+            ... )
+            >>> session = Session(pack(net, (8, 8)), threads=1)
+            >>> session.predict(np.zeros((5, 8, 8, 3), np.uint8)).shape
+            (5, 2)
+        """
+        images = _array(images)
+        spec = self.input
+        size = spec['channels'], spec['height'], spec['width']
+        if images.dtype == np.uint8:
+            wanted = (*size[1:], size[0])
+        elif np.issubdtype(images.dtype, np.floating):
+            wanted = size
+        else:
+            raise TypeError(f'images must be uint8 or float, not {images.dtype}')
+        grey = images.dtype == np.uint8 and size[0] == 1
+        if grey and images.ndim == 3 and images.shape[1:] == size[1:]:
+            images = images[..., None]  # as Pillow and OpenCV give them
+        if images.shape[1:] != wanted:
+            raise ConfigError(
+                f'{images.dtype} images must have shape (N, '
+                f'{", ".join(map(str, wanted))}), not {images.shape}'
+                + ('; one image is images[None]' if images.shape == wanted else '')
+            )
+        if images.dtype == np.uint8 and spec['order'] == 'bgr':
+            images = images[..., ::-1]
+        dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+        with np.errstate(over='ignore'):  # reported below
+            images = np.ascontiguousarray(images, dtype)
+        logits = self._network.predict(images)
+        if not np.isfinite(logits).all():
+            raise NonFiniteError(_not_finite(images, logits))
+        return logits
+
+
+def _array(images) -> np.ndarray:
+    torch = sys.modules.get('torch')
+    if torch is not None and isinstance(images, torch.Tensor):
+        images = images.detach().cpu()
+        # numpy has no bfloat16.
+        return (images.float() if images.is_floating_point() else images).numpy()
+    if not isinstance(images, list | tuple):
+        return np.asarray(images)
+    if not images:
+        raise ConfigError('images must be one or more, not [], an empty list')
+    arrays = [_array(image) for image in images]
+    kinds = sorted({f'{array.dtype} {array.shape}' for array in arrays})
+    if len(kinds) > 1:  # uint8 made floats would pass for normalised
+        raise ConfigError(
+            f'images must have one type and shape, not {" and ".join(kinds)}'
+        )
+    return np.stack(arrays)
+
+
+def _not_finite(images: np.ndarray, logits: np.ndarray) -> str:
+    """Which image is not finite and where, or which overflowed inside."""
+    wrong = np.argwhere(~np.isfinite(images))
+    if len(wrong):
+        image, channel, row, column = wrong[0]
+        others = len(np.unique(wrong[:, 0])) - 1
+        return (
+            f'image {image} holds {images[tuple(wrong[0])]} at channel {channel}, row '
+            f'{row}, column {column}'
+            + (f'; so do {others} more images of {len(images)}' if others else '')
+        )
+    image = np.flatnonzero(~np.isfinite(logits).all(1))[0]
+    return (
+        f'image {image} is finite, up to {np.abs(images[image]).max():.3g}, but its '
+        'values in the network overflow; are the images normalised as for training?'
+    )
+
+
+def _float_weight(op: dict, tensors: dict, shape: tuple) -> np.ndarray:
+    """Weight as (out, height, width, in)."""
+    if op['op'].startswith('binary'):
+        return binary_weight(op, tensors, shape)
+    weight = tensors['weight']
+    if op['op'] == 'linear':
+        # Features come as (C, H, W): a window as large as the image.
+        weight = weight.reshape(-1, *shape)
+    return weight.transpose(0, 2, 3, 1)
+
+
+def _add_average_pool(network, source: int, step: plan.Step, out: int) -> None:
+    window = _native.Window(*step.window[:4])
+    include_pad = step.operation.get('include_pad', False)
+    network.add_average_pool(source, window, include_pad, out)
+
+
+# Steps that fuse with nothing: (network, source, step, output).
+_MOVES = {
+    'average_pool': _add_average_pool,
+    'avg_pool2d': _add_average_pool,
+    'pad_shortcut': lambda network, source, step, out: network.add_shortcut(
+        source, step.operation['stride'], step.operation['before'], out
+    ),
+    'sign': lambda network, source, step, out: network.add_sign(source, out),
+    'vector': lambda network, source, step, out: network.add_vector(source, out),
+}
+
+
+def load(
+    path: str | os.PathLike, threads: int | None = None, isa: str | None = None
+) -> Session:
+    """Loads a packed file into the 1-bit runtime.
+
+    Args:
+        path: A file written by ``tools/deploy/pack.py``.
+        threads: See :class:`Session`.
+        isa: See :class:`Session`.
+
+    Raises:
+        PackedFileError: If the file is damaged or was tampered with.
+        ImportError: If the runtime was not built.
+    """
+    return Session(read(path), threads, isa)

@@ -1,0 +1,77 @@
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from small_run import ROOT, small_config
+
+from mmirnet.analysis import results
+from mmirnet.apis import experiments
+from mmirnet.binary import binary_layers
+from mmirnet.errors import ConfigError, MmirnetError
+
+ABLATION = ROOT / 'configs/ablation'
+NAMES = sorted(path.stem for path in ABLATION.glob('*.py'))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_ablations_change_nothing_but_model_and_schedule_of_t(name):
+    cfg, irnet = (Config.fromfile(ABLATION / f'{n}.py') for n in (name, 'irnet'))
+    init_default_scope('mmpretrain')
+    layers = [layer for _, layer in binary_layers(MODELS.build(cfg.model))]
+    assert bool(layers) != name.startswith('full_precision')
+    changed = {
+        key for key in cfg.keys() | irnet.keys() if cfg.get(key) != irnet.get(key)
+    }
+    assert changed <= {'model', 'custom_hooks'}
+    assert bool(changed) == (name != 'irnet')
+    assert results.description(ABLATION / f'{name}.py')
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs')
+    config = small_config(folder / 'small', 'val_evaluator = dict(topk=(1,))')
+    options = {'train_cfg.max_epochs': 1}
+    results = folder / 'results.jsonl'
+    new = experiments.run_all(
+        [config], [3], results, work_dir=folder / 'runs', cfg_options=options
+    )
+    return config, results, options, new
+
+
+class TestRunAll:
+    def test_a_line_says_what_it_was_made_from(self, made):
+        config, results, options, (new,) = made
+        assert experiments.read_results(results) == [new]
+        assert (new['config'], new['seed'], new['epochs']) == ('small', 3, 1)
+        assert new['curve'] == [new['accuracy']]
+        assert new['digest'] == experiments.digest(config, options)
+        assert {'torch', 'mmirnet'} <= new['versions'].keys()
+
+    def test_what_is_done_is_skipped(self, made, monkeypatch):
+        config, results, options, _ = made
+        monkeypatch.setattr(experiments, '_run_alone', pytest.fail)
+        again = experiments.run_all([config], [3], results, cfg_options=options)
+        assert again == []
+
+    def test_other_settings_are_another_run(self, made):
+        config, _, options, _ = made
+        assert experiments.digest(config) != experiments.digest(config, options)
+
+
+def test_failures_are_named_when_all_have_run(tmp_path):
+    config = small_config(tmp_path / 'broken', "model = dict(type='NoSuchModel')")
+    with pytest.raises(MmirnetError, match=r'broken seed 0: .*NoSuchModel'):
+        experiments.run_all([config], [0], tmp_path / 'r.jsonl', work_dir=tmp_path)
+    assert experiments.read_results(tmp_path / 'r.jsonl') == []
+
+
+def test_no_run_at_a_time_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match='--jobs 0'):
+        experiments.run_all([], [0], tmp_path / 'r.jsonl', jobs=0)
+
+
+def test_damaged_results(tmp_path):
+    (tmp_path / 'r.jsonl').write_text('{}\n{"config"\n')
+    with pytest.raises(ValueError, match=r'r\.jsonl, line 2'):
+        experiments.read_results(tmp_path / 'r.jsonl')

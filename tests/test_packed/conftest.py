@@ -1,0 +1,1 @@
+from packed_models import packed_model  # noqa: F401
