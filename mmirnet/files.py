@@ -23,7 +23,7 @@ _OLD_TEMPORARY = re.compile(r'\.(.+\.pth|last_checkpoint)\.[a-z0-9_]{8}')
 _being_written: set[str] = set()
 
 
-def is_whole(path: Path, size: int, digest: str) -> bool:
+def is_intact(path: Path, size: int, digest: str) -> bool:
     """Whether a file is there, with this length in bytes and this SHA-256."""
     if not path.is_file() or path.stat().st_size != size:
         return False
@@ -34,7 +34,7 @@ def is_whole(path: Path, size: int, digest: str) -> bool:
     return sha.hexdigest() == digest
 
 
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Write a file so that at no moment a part of it stands under its name.
 
     Args:
@@ -100,7 +100,7 @@ def remove_stale_temporaries(folder: str | os.PathLike) -> list[str]:
     day in any case, as a number may belong to another process by then.
 
     Args:
-        folder (str | os.PathLike): Where :func:`write_whole` was used.
+        folder (str | os.PathLike): Where :func:`write_atomic` was used.
 
     Returns:
         list[str]: The names of the files that were removed.

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mmirnet import files
-from mmirnet.files import lock_folder, remove_stale_temporaries, write_whole
+from mmirnet.files import lock_folder, remove_stale_temporaries, write_atomic
 
 
 def names(folder):
@@ -32,8 +32,8 @@ class TestStaleTemporaries:
         code = f"""
 import os, signal
 os.fsync = lambda f: os.kill(os.getpid(), signal.SIGKILL)
-from mmirnet.files import write_whole
-write_whole({str(tmp_path / 'epoch_9.pth')!r}, b'data')
+from mmirnet.files import write_atomic
+write_atomic({str(tmp_path / 'epoch_9.pth')!r}, b'data')
 """
         subprocess.run([sys.executable, '-c', code], timeout=60)
         (left,) = names(tmp_path)
@@ -89,7 +89,7 @@ write_whole({str(tmp_path / 'epoch_9.pth')!r}, b'data')
             'fsync',
             lambda f: seen.append(remove_stale_temporaries(tmp_path)) or fsync(f),
         )
-        write_whole(tmp_path / 'x', b'data')
+        write_atomic(tmp_path / 'x', b'data')
         assert seen[0] == []
         assert (tmp_path / 'x').read_bytes() == b'data'
 
@@ -100,7 +100,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, 'fsync', interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / 'x', b'data')
+        write_atomic(tmp_path / 'x', b'data')
     assert names(tmp_path) == []
 
 
@@ -111,20 +111,20 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(files, 'open', refuse, raising=False)
     with pytest.raises(type(error), match=r'could not write .*/x: .*earlier files'):
-        write_whole(tmp_path / 'x', b'data')
+        write_atomic(tmp_path / 'x', b'data')
 
 
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / 'file').write_bytes(b'')
     with pytest.raises(OSError, match=r'could not write .*/file/x: '):
-        write_whole(tmp_path / 'file' / 'x', b'data')
+        write_atomic(tmp_path / 'file' / 'x', b'data')
 
 
 def test_systems_without_open_folders(tmp_path, monkeypatch):
     """Windows opens no folder; some network file systems cannot flush one."""
     monkeypatch.setattr(os, 'open', lambda *a: pytest.fail('a folder was opened'))
     monkeypatch.setattr(files, '_WINDOWS', True)
-    write_whole(tmp_path / 'x', b'data')
+    write_atomic(tmp_path / 'x', b'data')
     assert (tmp_path / 'x').read_bytes() == b'data'
 
 
@@ -137,7 +137,7 @@ def test_file_systems_that_cannot_flush_a_folder(tmp_path, monkeypatch):
         fsync(number)
 
     monkeypatch.setattr(os, 'fsync', refuse_folders)
-    write_whole(tmp_path / 'x', b'data')
+    write_atomic(tmp_path / 'x', b'data')
     assert (tmp_path / 'x').read_bytes() == b'data'
 
 

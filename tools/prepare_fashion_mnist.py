@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def is_whole(data: bytes, header: tuple[int, ...]) -> bool:
+def is_intact(data: bytes, header: tuple[int, ...]) -> bool:
     """Whether data is an IDX file of bytes with this header."""
     head = struct.pack(f'>{len(header)}I', *header)
     return data.startswith(head) and len(data) == len(head) + math.prod(header[1:])
@@ -51,7 +51,7 @@ def unpack(source: Path, target: Path, header: tuple[int, ...]) -> None:
         data = gzip.decompress(source.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
         raise OSError(f'{source} cannot be unpacked: {error}') from error
-    if not is_whole(data, header):
+    if not is_intact(data, header):
         sizes = ' x '.join(map(str, header[1:]))
         raise OSError(f'{source} is not the expected IDX file of {sizes} bytes')
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def prepare(source: Path, out: Path) -> None:
         )
     for name, header in FILES.items():
         target = out / name
-        if target.is_file() and is_whole(target.read_bytes(), header):
+        if target.is_file() and is_intact(target.read_bytes(), header):
             print(f'{target}: already there')
         else:
             unpack(source / f'{name}.gz', target, header)

@@ -10,7 +10,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='WholeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'
+        type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Batch norms count per process; their running statistics meet at epoch ends.

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..engine.checkpoint import load_checkpoint_file, sealed
 from ..engine.config import load_config
 from ..errors import CheckpointError, check_choice
-from ..files import check_writable, write_whole
+from ..files import check_writable, write_atomic
 
 _HEAD = ((r'bn2\.', 'head.bn.'), (r'(linear|fc)\.', 'head.fc.'))
 _STEM = ((r'conv1\.', 'backbone.conv1.'), (r'bn1\.', 'backbone.bn1.'))
@@ -179,7 +179,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, arch: str) -> str:
         raise CheckpointError(f'{src}: {error}') from None
     buffer = io.BytesIO()
     torch.save({'state_dict': state, 'meta': {}}, buffer)
-    write_whole(dst, sealed(buffer.getvalue()))
+    write_atomic(dst, sealed(buffer.getvalue()))
     lines = [f'{dst}: {len(state)} tensors of a {arch}']
     lines += [f'dropped {name}: {reason}' for name, reason in dropped.items()]
     return '\n'.join(lines)

@@ -31,7 +31,7 @@ from ..engine.facts import (
     turns,
 )
 from ..errors import ConfigError, DataError, MissingPackageError, first_line
-from ..files import check_writable, write_whole
+from ..files import check_writable, write_atomic
 from ..images import read
 from ..packed.pipelines import held_images
 from ..packed.preparation import prepare
@@ -139,7 +139,7 @@ def infer(
         if show_dir is not None:
             _draw(path, scores, results, names, Path(show_dir))
     if out is not None:
-        write_whole(out, (json.dumps(results, indent=1) + '\n').encode())
+        write_atomic(out, (json.dumps(results, indent=1) + '\n').encode())
     return results
 
 

@@ -22,7 +22,7 @@ from ..engine import facts
 from ..engine.checkpoint import load_checkpoint_file
 from ..engine.config import add_default_hooks, load_config
 from ..errors import CheckpointError
-from ..files import check_writable, write_whole
+from ..files import check_writable, write_atomic
 from ..zoo import metafile
 from ..zoo.index import Entry, check_model_name, parse_index, render_index
 from ..zoo.names import dataset_of
@@ -124,9 +124,9 @@ def publish(
     text = f'{render_index(entries)}\n'.encode()
     parse_index(text, str(zoo))  # what nobody could read is not written
     # The index last, so that at no moment it names what is not there.
-    write_whole(zoo / entry.file, data)
-    write_whole(zoo / entry.log, lines.encode())
-    write_whole(index, text)
+    write_atomic(zoo / entry.file, data)
+    write_atomic(zoo / entry.log, lines.encode())
+    write_atomic(index, text)
     if old is not None:
         for outdated in {old.file, old.log} - {entry.file, entry.log, None}:
             (zoo / outdated).unlink(missing_ok=True)

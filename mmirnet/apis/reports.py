@@ -17,7 +17,7 @@ from ..analysis.cost.count import Summary, summary
 from ..analysis.cost.measure import packed_bytes, seconds_an_image
 from ..analysis.cost.table import cells, short
 from ..analysis.page import Example, Picture, RunReport, png_uri, render, svg_uri
-from ..engine.checkpoint import find_whole_checkpoint
+from ..engine.checkpoint import find_intact_checkpoint
 from ..engine.config import load_config
 from ..engine.facts import Facts, channel_order, gather, turns
 from ..errors import ConfigError, MmirnetError
@@ -136,7 +136,7 @@ def report_run(
     """
     run = plots.read_run(run_dir)
     config = str(runs.config_file(run_dir))
-    checkpoint = checkpoint or find_whole_checkpoint(run_dir)
+    checkpoint = checkpoint or find_intact_checkpoint(run_dir)
     if checkpoint is None:
         raise FileNotFoundError(f'{run_dir} holds no whole checkpoint')
     cfg = load_config(config, None, 'none')

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..engine.checkpoint import (
-    check_whole,
-    find_whole_checkpoint,
+    check_intact,
+    find_intact_checkpoint,
     handed_over,
     on_main_process,
 )
@@ -127,7 +127,7 @@ def _newest_checkpoint(cfg: Config) -> str | None:
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     return on_main_process(
-        find_whole_checkpoint,
+        find_intact_checkpoint,
         cfg.work_dir,
         hook.get('out_dir'),
         hook.get('filename_tmpl', ''),
@@ -146,7 +146,7 @@ def _loaded_once(runner: Runner, whole: bool) -> Iterator[None]:
         return
     local = os.path.isfile(os.path.expanduser(path))
     if local and not whole and not path.endswith('.safetensors'):
-        on_main_process(check_whole, os.path.expanduser(path))
+        on_main_process(check_intact, os.path.expanduser(path))
         whole = True
     checkpoint = check_checkpoint(path, runner.model, partial=not resume, whole=whole)
     with handed_over(path, checkpoint):

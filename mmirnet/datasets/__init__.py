@@ -6,11 +6,11 @@ from .digits import Digits
 from .fashion_mnist import FashionMNIST32
 from .in_memory import InMemory, keep_in_memory
 from .loading import LoadImageFromFile
-from .seeding import ExactSampler
+from .seeding import DeterministicSampler
 
 __all__ = [
+    'DeterministicSampler',
     'Digits',
-    'ExactSampler',
     'FashionMNIST32',
     'InMemory',
     'LoadImageFromFile',

@@ -19,8 +19,6 @@ from mmengine.dataset import (
     ClassBalancedDataset,
     Compose,
     ConcatDataset,
-    DefaultSampler,
-    InfiniteSampler,
     RepeatDataset,
 )
 from mmengine.device import get_device
@@ -33,7 +31,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError
 from ..registry import find_class
-from .seeding import ExactSampler, SeededIndex
+from .seeding import SeededIndex, has_deterministic_order
 
 #: Transforms that make the same of an image whenever they see it.
 _STILL = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop, Pad)
@@ -76,7 +74,7 @@ class InMemory(Dataset):
 
     Reads the images of another data set once, through what its pipeline does to every
     image alike, and does the rest of the pipeline's work on whole batches.
-    :class:`~mmirnet.datasets.ExactSampler` tells it seed and epoch; it needs
+    :class:`~mmirnet.datasets.DeterministicSampler` tells it seed and epoch; it needs
     ``collate_fn=dict(type='as_is')`` and no worker processes. :func:`keep_in_memory`
     writes all of that into a config.
 
@@ -98,11 +96,11 @@ class InMemory(Dataset):
             image has not one label.
 
     Example:
-        >>> from mmirnet.datasets import ExactSampler
+        >>> from mmirnet.datasets import DeterministicSampler
         >>> data = InMemory(dict(type='Digits', split='test', pipeline=[
         ...     dict(type='RandomCrop', crop_size=32, padding=4),
         ...     dict(type='PackInputs')]))
-        >>> indices = list(ExactSampler(data, seed=0))
+        >>> indices = list(DeterministicSampler(data, seed=0))
         >>> data.__getitems__(indices[:64])['inputs'].shape
         torch.Size([64, 3, 32, 32])
     """
@@ -208,7 +206,7 @@ class InMemory(Dataset):
             if not isinstance(indices[0], SeededIndex):
                 raise ConfigError(
                     'InMemory augments by the seed and epoch of its indices: it needs '
-                    "sampler=dict(type='ExactSampler')"
+                    "sampler=dict(type='DeterministicSampler')"
                 )
             seed, _, epoch, _ = indices[0].seed
             offsets, flips = self._draw(seed, epoch)
@@ -280,8 +278,8 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
             f'leave it out, {_WAY_OUT}'
         )
     kind = find_class(DATA_SAMPLERS, dataloader.sampler.type)
-    if kind in (DefaultSampler, InfiniteSampler, ExactSampler):
-        dataloader.sampler.type = 'ExactSampler'
+    if has_deterministic_order(kind):
+        dataloader.sampler.type = 'DeterministicSampler'
     elif _draws(dataloader.dataset):
         raise ConfigError(
             'InMemory draws crops and flips by seed and epoch, which '

@@ -6,6 +6,7 @@ one with another number of data workers, then sees the same augmented images.
 """
 
 import copy
+import inspect
 import itertools
 import math
 import random
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
@@ -50,7 +51,7 @@ class SeededIndex(int):
 
 
 @DATA_SAMPLERS.register_module()
-class ExactSampler(DefaultSampler):
+class DeterministicSampler(DefaultSampler):
     """MMEngine's default sampler, with seeded indices and a place to start at.
 
     Takes the same arguments and gives the same order.
@@ -61,7 +62,7 @@ class ExactSampler(DefaultSampler):
             left, however many shared what went before.
 
     Example:
-        >>> sampler = ExactSampler(range(10), shuffle=False, seed=0)
+        >>> sampler = DeterministicSampler(range(10), shuffle=False, seed=0)
         >>> sampler.start = 7
         >>> list(sampler)
         [7, 8, 9]
@@ -88,6 +89,13 @@ class ExactSampler(DefaultSampler):
         if not self.round_up:
             rest -= self.rank
         return max(math.ceil(rest / self.world_size), 0)
+
+
+def has_deterministic_order(kind: object) -> bool:
+    """Whether a sampler's class gives the order that DeterministicSampler gives."""
+    if kind in (DefaultSampler, InfiniteSampler):
+        return True
+    return inspect.isclass(kind) and issubclass(kind, DeterministicSampler)
 
 
 class SeededDataset(Dataset):

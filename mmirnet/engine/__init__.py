@@ -2,9 +2,10 @@ from ..compat import check_versions
 
 check_versions()
 
-from . import checkpoint
+from . import checkpoint, renamed
 from .amp import Bf16OptimWrapper
 from .hooks import (
+    AtomicCheckpointHook,
     BinaryStatsHook,
     ChannelsLastHook,
     CheckHook,
@@ -15,26 +16,26 @@ from .hooks import (
     PreemptionHook,
     ResumeHook,
     TF32Hook,
-    WholeCheckpointHook,
 )
-from .loops import ExactEpochLoop, ExactIterLoop
+from .loops import DeterministicEpochLoop, DeterministicIterLoop
 from .weights import FittingPretrainedInit
 
 __all__ = [
+    'AtomicCheckpointHook',
     'Bf16OptimWrapper',
     'BinaryStatsHook',
     'ChannelsLastHook',
     'CheckHook',
     'CompileHook',
+    'DeterministicEpochLoop',
+    'DeterministicIterLoop',
     'EDEHook',
-    'ExactEpochLoop',
-    'ExactIterLoop',
     'FiniteLossHook',
     'FittingPretrainedInit',
     'PackedPreciseBNHook',
     'PreemptionHook',
     'ResumeHook',
     'TF32Hook',
-    'WholeCheckpointHook',
     'checkpoint',
+    'renamed',
 ]

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import CheckpointError
-from ..files import write_whole
+from ..files import write_atomic
 
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
@@ -50,7 +50,7 @@ def sealed(archive: bytes) -> bytes:
     return archive[:-2] + _COMMENT.to_bytes(2, 'little') + _MARK + digest
 
 
-class WholeFileBackend(LocalBackend):
+class AtomicFileBackend(LocalBackend):
     """MMEngine's local files, written whole, with digests on checkpoints.
 
     ``backend_args=dict(backend='whole')`` of a checkpoint hook chooses it.
@@ -64,17 +64,17 @@ class WholeFileBackend(LocalBackend):
                 f'{filepath} is not written, as it could not be loaded: it would hold '
                 f'{", ".join(sorted(unknown))}, and not data alone'
             )
-        write_whole(filepath, sealed(obj) if is_archive else obj)
+        write_atomic(filepath, sealed(obj) if is_archive else obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text."""
-        write_whole(filepath, obj.encode(encoding))
+        write_atomic(filepath, obj.encode(encoding))
 
 
-register_backend('whole', WholeFileBackend, force=True)
+register_backend('whole', AtomicFileBackend, force=True)
 
 
-def check_whole(path: str | os.PathLike) -> None:
+def check_intact(path: str | os.PathLike) -> None:
     """Raise a ValueError that names the file if a checkpoint is damaged.
 
     Args:
@@ -148,7 +148,7 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
         raise FileNotFoundError(f'checkpoint {filename}: there is no such file')
     if reader := FILE_READERS.get(os.path.splitext(path)[1]):
         return reader(path, map_location)
-    check_whole(path)
+    check_intact(path)
     return read_checkpoint(path, map_location)
 
 
@@ -263,7 +263,7 @@ def handed_over(path: str, checkpoint: dict | None):
         CheckpointLoader._schemes.pop(scheme, None)
 
 
-def find_whole_checkpoint(
+def find_intact_checkpoint(
     work_dir: str | os.PathLike, out_dir: str | None = None, template: str = ''
 ) -> str | None:
     """The checkpoint to resume from: the newest one that is whole.
@@ -295,7 +295,7 @@ def find_whole_checkpoint(
         files = [last, *(p for p in files if p != last)]
     for path in files:
         try:
-            check_whole(path)
+            check_intact(path)
         except ValueError as e:
             print_log(f'{e}; resuming from an earlier one', 'current', level=30)
         else:

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..datasets.seeding import ExactSampler, SeededIndex
+from ..datasets.seeding import DeterministicSampler, SeededIndex
 from ..errors import ConfigError, DataError, MmirnetError
 from .wrappers import unwrap
 
@@ -152,7 +152,7 @@ def _read(key: str, loader: DataLoader, found: DryRun) -> dict | None:
     """A batch of two; None if it cannot be read."""
     n = len(loader.dataset)
     indices = sorted({i * (n - 1) // (_IMAGES - 1) for i in range(_IMAGES)})
-    if isinstance(loader.sampler, ExactSampler):
+    if isinstance(loader.sampler, DeterministicSampler):
         indices = [SeededIndex(i, (0, 0, 0, i)) for i in indices]
     collate = loader.collate_fn
     # In a worker, if training has them: a data set may open its files there alone.

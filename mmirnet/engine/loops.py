@@ -10,18 +10,21 @@ is run first.
 import copy
 import math
 
-from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
-from ..datasets.seeding import ExactSampler, SeededDataset, seed_all
+from ..datasets.seeding import (
+    DeterministicSampler,
+    SeededDataset,
+    has_deterministic_order,
+    seed_all,
+)
 from ..errors import CheckpointError, ConfigError
 from ..registry import find_class
 from .changes import parse_config
 
-_SAMPLERS = (DefaultSampler, InfiniteSampler, ExactSampler)
 #: What makes up a loader, beside its data set and sampler.
 _LOADER_OPTIONS = (
     'batch_size',
@@ -42,13 +45,13 @@ _WAY_OUT = (
 )
 
 
-def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
+def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
     """A data loader, or its config, with samples that are seeded.
 
     Args:
         cfg (dict | DataLoader): ``train_dataloader``. Its sampler is MMEngine's
             DefaultSampler or InfiniteSampler, named or given as a class. A ready
-            loader has an :class:`~mmirnet.datasets.ExactSampler`.
+            loader has an :class:`~mmirnet.datasets.DeterministicSampler`.
 
     Returns:
         dict | DataLoader: What MMEngine builds the loader from.
@@ -57,10 +60,10 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
         ValueError: If samples or batches are chosen in another way.
 
     Example:
-        >>> cfg = exact_dataloader(dict(
+        >>> cfg = deterministic_dataloader(dict(
         ...     dataset=range(9), batch_size=3, sampler=dict(type='DefaultSampler')))
         >>> cfg['sampler']
-        {'type': 'ExactSampler'}
+        {'type': 'DeterministicSampler'}
     """
     if not isinstance(cfg, dict):
         return _seeded(cfg)
@@ -68,11 +71,12 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
     sampler = copy.copy(cfg.get('sampler') or {})
     kind = sampler.get('type') if isinstance(sampler, dict) else type(sampler)
     found = find_class(DATA_SAMPLERS, kind)
-    if found not in _SAMPLERS or not isinstance(sampler, dict):
+    if not has_deterministic_order(found) or not isinstance(sampler, dict):
         name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
         raise ConfigError(
             'train_dataloader.sampler.type must be one of '
-            f'{[s.__name__ for s in _SAMPLERS]} for an exact training loop, got '
+            'DefaultSampler, InfiniteSampler and DeterministicSampler for a '
+            'deterministic training loop, got '
             f'{name!r}: take one of these, {_WAY_OUT}'
         )
     if cfg.get('batch_sampler') is not None:
@@ -80,7 +84,7 @@ def exact_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
             'train_dataloader.batch_sampler cannot be resumed within an epoch by an '
             f'exact training loop: leave it out, {_WAY_OUT}'
         )
-    cfg['sampler'] = {**sampler, 'type': 'ExactSampler'}
+    cfg['sampler'] = {**sampler, 'type': 'DeterministicSampler'}
     cfg['dataset'] = dict(type=SeededDataset, dataset=cfg['dataset'])
     return cfg
 
@@ -90,14 +94,14 @@ def _seeded(loader: DataLoader) -> DataLoader:
     sampler = getattr(loader, 'sampler', None)
     if not (
         isinstance(loader, DataLoader)
-        and isinstance(sampler, ExactSampler)
+        and isinstance(sampler, DeterministicSampler)
         and type(loader.batch_sampler) is BatchSampler
     ):
         raise ConfigError(
             f'train_dataloader is a {type(loader).__name__} with '
-            f'{type(sampler).__name__}, and an exact training loop needs '
-            'sampler=mmirnet.datasets.ExactSampler(dataset) and a batch_size: give '
-            f'it these, {_WAY_OUT}'
+            f'{type(sampler).__name__}, and a deterministic training loop needs '
+            'sampler=mmirnet.datasets.DeterministicSampler(dataset) and a batch_size: '
+            f'give it these, {_WAY_OUT}'
         )
     if isinstance(loader.dataset, SeededDataset):
         return loader
@@ -114,11 +118,11 @@ def _bring_resume_hook(runner: Runner) -> None:
         runner.register_hook(dict(type='ResumeHook'))
 
 
-class _ExactLoop:
+class _DeterministicLoop:
     """What both loops share."""
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
-        super().__init__(runner, exact_dataloader(dataloader), **kwargs)
+        super().__init__(runner, deterministic_dataloader(dataloader), **kwargs)
         _bring_resume_hook(runner)
         if not len(self.dataloader):
             raise ConfigError(
@@ -211,7 +215,7 @@ class _ExactLoop:
 
 
 @LOOPS.register_module()
-class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
+class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
     """MMEngine's loop over epochs, exact when resumed.
 
     A run that is resumed with another batch size, number of processes or number of
@@ -225,7 +229,7 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
             ``val_begin``, ``val_interval`` and ``dynamic_intervals``.
 
     Example:
-        >>> train_cfg = dict(type='ExactEpochLoop', max_epochs=400)
+        >>> train_cfg = dict(type='DeterministicEpochLoop', max_epochs=400)
     """
 
     def run(self):
@@ -281,7 +285,7 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
+class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
     """MMEngine's loop over iterations, exact when resumed.
 
     It goes through the data in shuffled passes, as an epoch loop does. A run that is
@@ -295,7 +299,7 @@ class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):
             ``val_begin``, ``val_interval`` and ``dynamic_intervals``.
 
     Example:
-        >>> train_cfg = dict(type='ExactIterLoop', max_iters=10000)
+        >>> train_cfg = dict(type='DeterministicIterLoop', max_iters=10000)
     """
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:

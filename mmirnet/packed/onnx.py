@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from ..errors import MissingPackageError
-from ..files import write_whole
+from ..files import write_atomic
 from .bits import binary_weight
 from .format import Geometry, Packed, geometry, slope_and_offset
 
@@ -191,7 +191,7 @@ def to_onnx(packed: Packed):
 
 def export(packed: Packed, path: str | os.PathLike) -> None:
     """Writes a network as ONNX, see :func:`to_onnx`."""
-    write_whole(path, to_onnx(packed).SerializeToString())
+    write_atomic(path, to_onnx(packed).SerializeToString())
 
 
 def largest_difference(

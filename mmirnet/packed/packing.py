@@ -17,7 +17,7 @@ from ..errors import (
     UnsupportedModelError,
     check_choice,
 )
-from ..files import write_whole
+from ..files import write_atomic
 from . import format, preparation
 from .format import MAX_SIDE, Packed
 from .tracing import trace, unwrap
@@ -181,4 +181,4 @@ def write(packed: Packed, path: str | os.PathLike) -> None:
     }
     text = json.dumps(spec, separators=(',', ':'), allow_nan=False)
     digest = format.digest(text, save(tensors, {'mmirnet': text}))
-    write_whole(path, save(tensors, {'mmirnet': text, 'sha256': digest}))
+    write_atomic(path, save(tensors, {'mmirnet': text, 'sha256': digest}))

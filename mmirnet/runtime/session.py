@@ -226,7 +226,7 @@ class Session:
                 network, source, step, self._tensors[step.output, 'floats']
             )
             return
-        finish = _native.Finish(
+        epilogue = _native.EpilogueSpec(
             *plan.affine(step, packed),
             *(step.clamp or (-inf, inf)),
             residual=self._tensors.get((step.residual, 'floats'), -1),
@@ -234,21 +234,23 @@ class Session:
             bits=self._tensors.get((step.output, 'bits'), -1),
         )
         if step.kind in ('map', 'image'):
-            network.add_map(source, finish)
+            network.add_map(source, epilogue)
             return
         window = _native.Window(*step.window[:4])
         if step.kind == 'max_pool2d':
-            network.add_max_pool(source, window, finish)
+            network.add_max_pool(source, window, epilogue)
             return
         tensors = packed.operation_tensors(op)
         shape = packed.shapes[op['src'][0]]
         if step.kind == 'binary_conv2d':
             # The kernels start a word with each position.
             signs = pack_bits(signs_of(op, tensors, shape))
-            network.add_binary_conv(source, window, np.ascontiguousarray(signs), finish)
+            network.add_binary_conv(
+                source, window, np.ascontiguousarray(signs), epilogue
+            )
         else:
             weight = np.ascontiguousarray(_float_weight(op, tensors, shape), np.float32)
-            network.add_conv(source, window, step.window.groups, weight, finish)
+            network.add_conv(source, window, step.window.groups, weight, epilogue)
 
     def predict(self, images) -> np.ndarray:
         """Logits of a batch.

@@ -23,7 +23,7 @@ from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader, MaxRetryError
 
 from ..errors import ZooError
-from ..files import is_whole
+from ..files import is_intact
 from .index import UnreachableError
 
 #: How often to try again, and how long to wait: 0, 1, 2, 4 and 8 seconds, and up to
@@ -131,12 +131,12 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
     part = path.with_name(f'{path.name}.part')
 
     def attempt() -> None:
-        if is_whole(part, size, digest):  # its process was killed just then
+        if is_intact(part, size, digest):  # its process was killed just then
             return
         start = part.stat().st_size if part.exists() else 0
         start = start if start < size else 0
         _append(url, part, start, size)
-        if is_whole(part, size, digest):
+        if is_intact(part, size, digest):
             return
         part.unlink()
         wrong = f'{url} does not have the SHA-256 {digest} of the index'

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from ..errors import MissingPackageError, ZooError
-from ..files import is_whole, write_whole
+from ..files import is_intact, write_atomic
 from . import names
 from .index import MAX_INDEX_BYTES, Entry, UnreachableError, parse_index
 
@@ -75,7 +75,7 @@ def read_index() -> dict[str, Entry]:
         )
         return index
     index = parse_index(text, zoo)
-    write_whole(_index_copy(zoo), text)
+    write_atomic(_index_copy(zoo), text)
     return index
 
 
@@ -112,7 +112,7 @@ def fetch(name: str) -> Path:
             return path
         entry = _find(read_index(), name)
         path = cache_dir() / entry.file
-        if not is_whole(path, entry.bytes, entry.sha256):
+        if not is_intact(path, entry.bytes, entry.sha256):
             _network().download(f'{zoo}{entry.file}', path, entry.bytes, entry.sha256)
         return path
 
@@ -155,7 +155,7 @@ def _fetch_local(name: str, folder: Path) -> Path:
     path = folder / entry.file
     if not path.is_file():
         raise ZooError(f'zoo {folder}: {entry.file} is missing')
-    if not is_whole(path, entry.bytes, entry.sha256):
+    if not is_intact(path, entry.bytes, entry.sha256):
         raise ZooError(
             f'{path} is damaged: it is not the file of {entry.bytes} bytes and '
             f'SHA-256 {entry.sha256} that the index names'
@@ -188,7 +188,7 @@ def _cached(name: str, zoo: str) -> Path | None:
     entry = (_cached_index(zoo) or {}).get(name)
     if entry is not None:
         path = cache_dir() / entry.file
-        if is_whole(path, entry.bytes, entry.sha256):
+        if is_intact(path, entry.bytes, entry.sha256):
             return path
     return None
 

@@ -27,7 +27,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 import mmirnet  # noqa: F401
-from mmirnet.engine.checkpoint import find_whole_checkpoint
+from mmirnet.engine.checkpoint import find_intact_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ train_dataloader = dict(
     'iterations': (
         """
 train_cfg = dict(
-    _delete_=True, type='ExactIterLoop', max_iters=11, val_interval=3)
+    _delete_=True, type='DeterministicIterLoop', max_iters=11, val_interval=3)
 param_scheduler = dict(
     _delete_=True, type='CosineAnnealingLR', T_max=11, by_epoch=False)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))
@@ -189,7 +189,7 @@ def fingerprint(value) -> object:
 
 def state(folder: Path) -> dict[str, object]:
     """All that has to agree, from the last checkpoint of a run."""
-    checkpoint = torch.load(find_whole_checkpoint(folder), weights_only=True)
+    checkpoint = torch.load(find_intact_checkpoint(folder), weights_only=True)
     hub = checkpoint.pop('message_hub')
     meta = checkpoint.pop('meta')
     clocks = ('time', 'data_time', 'memory')

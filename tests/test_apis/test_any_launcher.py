@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 
 import mmirnet
 from mmirnet import apis
-from mmirnet.datasets import ExactSampler, InMemory
+from mmirnet.datasets import DeterministicSampler, InMemory
 from mmirnet.datasets.in_memory import as_is
 from mmirnet.engine import hooks
 from mmirnet.engine.config import take_old_switches
@@ -76,7 +76,7 @@ def test_the_runner_alone(config, tmp_path):
     runner, graphs = train(config, tmp_path / 'once')
     loader = runner.train_dataloader
     assert isinstance(loader.dataset.dataset, InMemory)
-    assert isinstance(loader.sampler, ExactSampler)
+    assert isinstance(loader.sampler, DeterministicSampler)
     assert loader.collate_fn is as_is or loader.collate_fn.func is as_is
     assert isinstance(runner.val_dataloader.dataset, InMemory)
     weight = runner.model.backbone.layer1[0].conv1.weight

@@ -14,7 +14,7 @@ from trained_run import CLASSES
 
 from mmirnet.analysis import plots, runs
 from mmirnet.apis import reports as report
-from mmirnet.engine.checkpoint import find_whole_checkpoint
+from mmirnet.engine.checkpoint import find_intact_checkpoint
 from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import build_model
 from mmirnet.errors import UnsupportedModelError
@@ -122,7 +122,7 @@ def test_numbers_of_the_run(page, run, trained):
 
 def test_packed_size_and_speed(run, trained, tmp_path):
     cfg = load_config(str(runs.config_file(trained)), None, 'none')
-    model = build_model(cfg, find_whole_checkpoint(trained))
+    model = build_model(cfg, find_intact_checkpoint(trained))
     write(pack(model, (32, 32)), tmp_path / 'a.safetensors')
     size = (tmp_path / 'a.safetensors').stat().st_size
     assert run.results['packed file (weights and graph)'] == f'{size / 1000:.3g} kB'

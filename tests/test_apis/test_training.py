@@ -266,7 +266,7 @@ def test_a_checkpoint_is_read_once(trained, tmp_path, monkeypatch, resume):
     config, folder = trained
     path = str(folder / 'epoch_2.pth')
     calls = []
-    for name in ('check_whole', 'read_checkpoint'):
+    for name in ('check_intact', 'read_checkpoint'):
         original = getattr(checkpoint, name)
 
         def spy(*args, name=name, original=original):
@@ -281,10 +281,10 @@ def test_a_checkpoint_is_read_once(trained, tmp_path, monkeypatch, resume):
         work_dir=str(folder if resume == 'auto' else tmp_path),
         resume='auto' if resume == 'auto' else path,
     )
-    assert calls == ['check_whole', 'read_checkpoint']
+    assert calls == ['check_intact', 'read_checkpoint']
     calls.clear()
     apis.evaluate(str(config), path, work_dir=str(tmp_path))
-    assert calls == ['check_whole', 'read_checkpoint']
+    assert calls == ['check_intact', 'read_checkpoint']
 
 
 def test_weights_of_another_program_are_tested_and_fine_tuned(trained, tmp_path):

@@ -15,7 +15,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mmirnet.datasets import ExactSampler, InMemory, keep_in_memory
+from mmirnet.datasets import DeterministicSampler, InMemory, keep_in_memory
 from mmirnet.datasets.in_memory import crop_and_flip
 
 init_default_scope('mmpretrain')
@@ -158,11 +158,11 @@ class TestReproducible:
         data = InMemory(digits())
         parts = []
         for rank in (0, 1):
-            sampler = ExactSampler(data, seed=3)
+            sampler = DeterministicSampler(data, seed=3)
             sampler.rank, sampler.world_size, sampler.num_samples = rank, 2, 180
             indices = list(sampler)
             parts.append((indices, data.__getitems__(indices)['inputs']))
-        alone = list(ExactSampler(data, seed=3))
+        alone = list(DeterministicSampler(data, seed=3))
         together = data.__getitems__(alone)['inputs']
         for rank, (indices, part) in enumerate(parts):
             assert indices == alone[rank::2]
@@ -189,7 +189,7 @@ def test_refuses_what_it_cannot_do(pipeline):
 
 
 def test_refuses_indices_without_a_seed():
-    with pytest.raises(ValueError, match='ExactSampler'):
+    with pytest.raises(ValueError, match='DeterministicSampler'):
         InMemory(digits()).__getitems__([0, 1])
 
 
@@ -298,7 +298,7 @@ class TestWrapped:
     def test_keeps_an_image_once_and_draws_for_each_time(self):
         data = InMemory(repeated(dict(digits(), indices=7), 3))
         assert len(data.images) == 7
-        rows = list(ExactSampler(data, shuffle=False, seed=3))
+        rows = list(DeterministicSampler(data, shuffle=False, seed=3))
         images = data.__getitems__(rows)['inputs'].view(3, 7, *data.images.shape[1:])
         assert not torch.equal(images[0], images[1])
 
@@ -369,7 +369,7 @@ class TestKeepInMemory:
     def test_samplers_of_mmengine_by_any_name(self, kind):
         cfg = ConfigDict(dataset=digits(), sampler=dict(type=kind, shuffle=False))
         keep_in_memory(cfg)
-        assert cfg.sampler == dict(type='ExactSampler', shuffle=False)
+        assert cfg.sampler == dict(type='DeterministicSampler', shuffle=False)
 
     def test_a_sampler_of_ones_own_stays_where_nothing_is_drawn(self):
         cfg = ConfigDict(

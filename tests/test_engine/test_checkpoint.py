@@ -18,7 +18,7 @@ from mmirnet.engine import checkpoint as ckpt
 def save(path, **content):
     """A checkpoint as the hook writes it."""
     torch.save(content, path)
-    ckpt.WholeFileBackend().put(path.read_bytes(), path)
+    ckpt.AtomicFileBackend().put(path.read_bytes(), path)
     return path
 
 
@@ -41,17 +41,17 @@ class TestWriting:
         with zipfile.ZipFile(small) as archive:
             assert archive.testzip() is None
             assert archive.comment.startswith(b'mmirnet-sha256:')
-        ckpt.check_whole(small)
+        ckpt.check_intact(small)
 
     def test_replaces_at_once_and_leaves_nothing_beside(self, tmp_path, monkeypatch):
         path = tmp_path / 'x'
-        ckpt.write_whole(path, b'old')
+        ckpt.write_atomic(path, b'old')
         seen = []
         replace = os.replace
         monkeypatch.setattr(
             os, 'replace', lambda a, b: seen.append(path.read_bytes()) or replace(a, b)
         )
-        ckpt.write_whole(path, b'new')
+        ckpt.write_atomic(path, b'new')
         assert seen == [b'old']  # until the rename, the old one stands
         assert [p.name for p in tmp_path.iterdir()] == ['x']
         assert path.read_bytes() == b'new'
@@ -63,7 +63,7 @@ class TestWriting:
         monkeypatch.setattr(
             os, 'replace', lambda a, b: calls.append('rename') or replace(a, b)
         )
-        ckpt.write_whole(tmp_path / 'x', b'data')
+        ckpt.write_atomic(tmp_path / 'x', b'data')
         assert calls == ['sync', 'rename', 'sync']
 
     def test_full_disk(self, tmp_path):
@@ -76,9 +76,9 @@ class TestWriting:
             runner = tiny_runner(
                 disk,
                 [dict(type='EDEHook')],
-                train_cfg=dict(type='ExactEpochLoop', max_epochs=200),
+                train_cfg=dict(type='DeterministicEpochLoop', max_epochs=200),
                 default_hooks=dict(
-                    checkpoint=dict(type='WholeCheckpointHook', interval=1)
+                    checkpoint=dict(type='AtomicCheckpointHook', interval=1)
                 ),
             )
             with pytest.raises(
@@ -236,13 +236,13 @@ class TestFindWhole:
         return tmp_path
 
     def test_takes_the_last(self, run):
-        assert ckpt.find_whole_checkpoint(run).endswith('/epoch_10.pth')
+        assert ckpt.find_intact_checkpoint(run).endswith('/epoch_10.pth')
 
     @pytest.mark.parametrize('pointer', ['', '/elsewhere/epoch_99.pth', None])
     def test_without_a_good_pointer_takes_the_newest(self, run, pointer):
         path = run / 'last_checkpoint'
         path.unlink() if pointer is None else path.write_text(pointer)
-        assert ckpt.find_whole_checkpoint(run).endswith('/epoch_10.pth')
+        assert ckpt.find_intact_checkpoint(run).endswith('/epoch_10.pth')
 
     def test_falls_back_and_says_so(self, run, monkeypatch):
         said = []
@@ -250,7 +250,7 @@ class TestFindWhole:
         for name in ('epoch_10', 'epoch_2'):
             path = run / f'{name}.pth'
             path.write_bytes(path.read_bytes()[:-100])
-        assert ckpt.find_whole_checkpoint(run).endswith('/epoch_1.pth')
+        assert ckpt.find_intact_checkpoint(run).endswith('/epoch_1.pth')
         assert 'epoch_10.pth' in said[0] and 'resuming from an earlier' in said[0]
         assert 'epoch_2.pth' in said[1]
 
@@ -258,7 +258,7 @@ class TestFindWhole:
         for path in run.glob('*.pth'):
             path.write_bytes(b'PK nothing')
         with pytest.raises(ValueError, match='none of the 3 checkpoints'):
-            ckpt.find_whole_checkpoint(run)
+            ckpt.find_intact_checkpoint(run)
 
     def test_empty_folder(self, tmp_path):
-        assert ckpt.find_whole_checkpoint(tmp_path) is None
+        assert ckpt.find_intact_checkpoint(tmp_path) is None

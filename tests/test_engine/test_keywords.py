@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS, TRANSFORMS
 from mmpretrain.datasets import ImageNet
 from mmpretrain.models import LinearClsHead
 
-from mmirnet.engine import EDEHook, WholeCheckpointHook
+from mmirnet.engine import AtomicCheckpointHook, EDEHook
 from mmirnet.engine.keywords import keyword_problems, keywords
 from mmirnet.models import BNLinearClsHead
 from mmirnet.registry import find_class
@@ -66,7 +66,7 @@ def test_mmpretrains_configs_have_no_wrong_names():
         ),
         (
             {'default_hooks.checkpoint.intervall': 1},
-            'default_hooks.checkpoint: WholeCheckpointHook has no argument '
+            'default_hooks.checkpoint: AtomicCheckpointHook has no argument '
             "'intervall'; did you mean 'interval'?",
         ),
         (
@@ -119,8 +119,8 @@ def test_mmpretrains_configs_have_no_wrong_names():
         ),
         (
             {'train_cfg.max_epoch': 30},
-            "train_cfg: ExactEpochLoop has no argument 'max_epoch'; did you mean "
-            "'max_epochs'?",
+            "train_cfg: DeterministicEpochLoop has no argument 'max_epoch'; did you "
+            "mean 'max_epochs'?",
         ),
         (
             {'val_evaluator.top_k': 1},
@@ -170,7 +170,11 @@ def test_names_the_nearest_argument(changes, message):
         ('optim_wrapper', 'OptimWraper', "did you mean 'OptimWrapper'?"),
         ('param_scheduler', 'CosineAnealingLR', "did you mean 'CosineAnnealingLR'?"),
         ('default_hooks.timer', 'IterTimeHook', "did you mean 'IterTimerHook'?"),
-        ('train_cfg', 'ExactEpochLop', "did you mean 'ExactEpochLoop'?"),
+        (
+            'train_cfg',
+            'DeterministicEpochLop',
+            "did you mean 'DeterministicEpochLoop'?",
+        ),
         ('val_evaluator', 'Acuracy', "did you mean 'Accuracy'?"),
         ('visualizer.vis_backends.0', 'LocalVis', "did you mean 'LocalVisBackend'?"),
     ],
@@ -191,7 +195,7 @@ def test_types_may_be_classes():
         **{
             'train_dataloader.sampler.type': DefaultSampler,
             'model.head.type': BNLinearClsHead,
-            'default_hooks.checkpoint.type': WholeCheckpointHook,
+            'default_hooks.checkpoint.type': AtomicCheckpointHook,
         }
     )
     assert problems(cfg) == []
@@ -234,7 +238,7 @@ class TestKeywords:
         assert {'split', 'ann_file', 'indices'} < keywords(ImageNet)
 
     def test_of_a_hook_that_would_fail_when_it_saves(self):
-        assert keywords(CheckpointHook) < keywords(WholeCheckpointHook) | {'kwargs'}
+        assert keywords(CheckpointHook) < keywords(AtomicCheckpointHook) | {'kwargs'}
         assert 'anything' not in keywords(CheckpointHook)
 
     def test_of_torchvisions_transforms(self):

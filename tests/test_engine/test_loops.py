@@ -12,14 +12,14 @@ from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, Repea
 from tiny import Points, TinyNet, tiny_runner
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from mmirnet.datasets import ExactSampler
+from mmirnet.datasets import DeterministicSampler
 from mmirnet.datasets.seeding import SeededDataset
-from mmirnet.engine.loops import exact_dataloader
+from mmirnet.engine.loops import deterministic_dataloader
 from mmirnet.errors import CheckpointError, ConfigError
 
 LOOPS = {
-    'epochs': dict(type='ExactEpochLoop', max_epochs=3),
-    'iterations': dict(type='ExactIterLoop', max_iters=12, val_interval=4),
+    'epochs': dict(type='DeterministicEpochLoop', max_epochs=3),
+    'iterations': dict(type='DeterministicIterLoop', max_iters=12, val_interval=4),
 }
 
 
@@ -74,7 +74,7 @@ def runner_of(folder, loop, workers=0, hooks=(), loader=(), **kwargs):
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(
-                type='WholeCheckpointHook',
+                type='AtomicCheckpointHook',
                 by_epoch=by_epoch,
                 interval=1 if by_epoch else 5,
             ),
@@ -159,7 +159,7 @@ def test_epochs_differ_and_repeat(tmp_path):
 
 def test_a_sample_is_augmented_anew_in_each_epoch():
     dataset = SeededDataset(NoisyPoints())
-    sampler = ExactSampler(dataset, seed=0)
+    sampler = DeterministicSampler(dataset, seed=0)
     views = []
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
@@ -170,7 +170,7 @@ def test_a_sample_is_augmented_anew_in_each_epoch():
 
 def test_samples_leave_the_generators_of_the_model_alone():
     dataset = SeededDataset(NoisyPoints())
-    index = next(iter(ExactSampler(dataset, seed=0)))
+    index = next(iter(DeterministicSampler(dataset, seed=0)))
     before = torch.get_rng_state()
     a, b = dataset[index], dataset[index]
     assert torch.equal(a['inputs'], b['inputs'])
@@ -178,7 +178,9 @@ def test_samples_leave_the_generators_of_the_model_alone():
 
 
 def test_same_order_as_mmengines_sampler():
-    ours, theirs = (s(range(10), seed=3) for s in (ExactSampler, DefaultSampler))
+    ours, theirs = (
+        s(range(10), seed=3) for s in (DeterministicSampler, DefaultSampler)
+    )
     ours.set_epoch(2)
     theirs.set_epoch(2)
     assert list(ours) == list(theirs)
@@ -209,7 +211,7 @@ class OwnSampler(DefaultSampler):
 )
 def test_refuses_what_it_cannot_resume(cfg, message):
     with pytest.raises(ConfigError, match=message):
-        exact_dataloader(dict(dataset=Points(), **cfg))
+        deterministic_dataloader(dict(dataset=Points(), **cfg))
 
 
 @pytest.mark.parametrize(
@@ -217,8 +219,8 @@ def test_refuses_what_it_cannot_resume(cfg, message):
     ['DefaultSampler', 'mmengine.DefaultSampler', DefaultSampler, InfiniteSampler],
 )
 def test_takes_samplers_by_name_and_by_class(kind):
-    cfg = exact_dataloader(dict(dataset=Points(), sampler=dict(type=kind)))
-    assert cfg['sampler'] == dict(type='ExactSampler')
+    cfg = deterministic_dataloader(dict(dataset=Points(), sampler=dict(type=kind)))
+    assert cfg['sampler'] == dict(type='DeterministicSampler')
 
 
 def test_refuses_a_loader_without_a_batch(tmp_path):
@@ -247,7 +249,7 @@ class TestWrappers:
     def test_a_loop_over_it(self, tmp_path, name, ready):
         loader = dict(dataset=self.wrapped(name), batch_size=2)
         if ready:
-            sampler = ExactSampler(loader['dataset'], seed=0)
+            sampler = DeterministicSampler(loader['dataset'], seed=0)
             loader = DataLoader(sampler=sampler, **loader)
         views = []
         for seed in (1, 2):
@@ -257,12 +259,12 @@ class TestWrappers:
         assert torch.equal(torch.cat(views[0]), torch.cat(views[1]))
 
     def test_a_ready_loader_needs_the_sampler(self):
-        with pytest.raises(ConfigError, match=r'RandomSampler, .*ExactSampler'):
-            exact_dataloader(DataLoader(Points(), batch_size=2, shuffle=True))
+        with pytest.raises(ConfigError, match=r'RandomSampler, .*DeterministicSampler'):
+            deterministic_dataloader(DataLoader(Points(), batch_size=2, shuffle=True))
 
     def test_what_only_counts_batches_is_no_loader(self):
         with pytest.raises(ConfigError, match=r'is a range .*EpochBasedTrainLoop'):
-            exact_dataloader(range(4))
+            deterministic_dataloader(range(4))
 
 
 class Described(BaseDataset):
@@ -385,14 +387,16 @@ class TestAnotherEpochLength:
     @pytest.mark.parametrize('start', [0, 6, 20, 23])
     def test_any_number_of_ranks_shares_the_rest(self, ranks, start, shuffle):
         def indices(rank, round_up):
-            sampler = ExactSampler(range(23), shuffle, seed=1, round_up=round_up)
+            sampler = DeterministicSampler(
+                range(23), shuffle, seed=1, round_up=round_up
+            )
             sampler.rank, sampler.world_size = rank, ranks
             sampler.start = start
             found = list(sampler)
             assert len(found) == sampler.left(start)
             return found
 
-        whole = list(ExactSampler(range(23), shuffle, seed=1))
+        whole = list(DeterministicSampler(range(23), shuffle, seed=1))
         parts = [indices(r, round_up=False) for r in range(ranks)]
         assert sorted(chain(*parts)) == sorted(whole[start:])
         even = [indices(r, round_up=True) for r in range(ranks)]

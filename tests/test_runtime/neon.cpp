@@ -35,8 +35,8 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
                                         5 * place);
   const std::vector<float> zero(channels, 0.0f), one(channels, 1.0f);
   network.set_input(image, {zero.data(), zero.size()}, {one.data(), one.size()});
-  Finish finish{{}, {}, -INFINITY, INFINITY, -1, -1, bits};
-  network.add_conv(image, Window::square(1, 1, 0), 1, {eye.data(), eye.size()}, finish);
+  EpilogueSpec epilogue{{}, {}, -INFINITY, INFINITY, -1, -1, bits};
+  network.add_conv(image, Window::square(1, 1, 0), 1, {eye.data(), eye.size()}, epilogue);
 
   const auto random_words = [](int filters, int taps, int in) {
     const int words = (in + 63) / 64;
@@ -54,10 +54,10 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
     alpha[i] = static_cast<float>(random_bits() % 7) - 3.0f;
     beta[i] = static_cast<float>(random_bits() % 9) - 4.0f;
   }
-  finish = {{alpha.data(), alpha.size()}, {beta.data(), beta.size()}, -1, 1, -1, -1, -1};
-  (sign ? finish.bits : finish.out) = sign ? signs : sums;
+  epilogue = {{alpha.data(), alpha.size()}, {beta.data(), beta.size()}, -1, 1, -1, -1, -1};
+  (sign ? epilogue.bits : epilogue.out) = sign ? signs : sums;
   network.add_binary_conv(bits, Window::square(kernel, stride, pad),
-                          {weights.data(), weights.size()}, finish);
+                          {weights.data(), weights.size()}, epilogue);
   if (sign) {
     const auto last = random_words(16, 1, out);
     network.add_binary_conv(signs, Window::square(1, 1, 0), {last.data(), last.size()},

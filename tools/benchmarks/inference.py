@@ -300,8 +300,8 @@ def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: i
     )
     alpha = np.full(channels, 0.01, np.float32)
     ends = (-1, -1, packed) if only_bits else (stream, stream, packed)
-    finish = _native.Finish(alpha, alpha, -1.0, 1.0, *ends)
-    network.add_binary_conv(source, _native.Window(3, 3, 1, 1), signs, finish)
+    epilogue = _native.EpilogueSpec(alpha, alpha, -1.0, 1.0, *ends)
+    network.add_binary_conv(source, _native.Window(3, 3, 1, 1), signs, epilogue)
     return float(np.median(network.time_operations(repeats)))
 
 

@@ -19,7 +19,7 @@ train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     dataset=dict(type='Digits', split='train', pipeline=train_pipeline),
-    sampler=dict(type='ExactSampler', shuffle=True),
+    sampler=dict(type='DeterministicSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
 )
 val_dataloader = dict(

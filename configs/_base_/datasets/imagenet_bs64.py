@@ -39,7 +39,7 @@ train_dataloader = dict(
         split='train',
         pipeline=train_pipeline,
     ),
-    sampler=dict(type='ExactSampler', shuffle=True),
+    sampler=dict(type='DeterministicSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
 )
 val_dataloader = dict(

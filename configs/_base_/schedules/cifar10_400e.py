@@ -4,7 +4,7 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='CosineAnnealingLR', T_max=400, eta_min=0, by_epoch=True)
 
-train_cfg = dict(type='ExactEpochLoop', max_epochs=400, val_interval=1)
+train_cfg = dict(type='DeterministicEpochLoop', max_epochs=400, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 

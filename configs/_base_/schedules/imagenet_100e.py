@@ -14,7 +14,7 @@ param_scheduler = [
     dict(type='MultiStepLR', milestones=[30, 60, 90], gamma=0.1, by_epoch=True),
 ]
 
-train_cfg = dict(type='ExactEpochLoop', max_epochs=100, val_interval=1)
+train_cfg = dict(type='DeterministicEpochLoop', max_epochs=100, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 

@@ -1,7 +1,7 @@
 from .binary_stats_hook import BinaryStatsHook
 from .channels_last_hook import ChannelsLastHook
 from .check_hook import CheckHook
-from .checkpoint_hook import WholeCheckpointHook
+from .checkpoint_hook import AtomicCheckpointHook
 from .compile_hook import CompileHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
@@ -11,6 +11,7 @@ from .resume_hook import ResumeHook
 from .tf32_hook import TF32Hook
 
 __all__ = [
+    'AtomicCheckpointHook',
     'BinaryStatsHook',
     'ChannelsLastHook',
     'CheckHook',
@@ -21,5 +22,4 @@ __all__ = [
     'PreemptionHook',
     'ResumeHook',
     'TF32Hook',
-    'WholeCheckpointHook',
 ]

@@ -16,12 +16,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...files import check_writable, lock_folder, remove_stale_temporaries, write_whole
+from ...files import check_writable, lock_folder, remove_stale_temporaries, write_atomic
 from ..plain import plain
 
 
 @HOOKS.register_module()
-class WholeCheckpointHook(CheckpointHook):
+class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's checkpoint hook, with files that are whole or not there.
 
     - Files are written beside their place, flushed and renamed, and carry a
@@ -40,7 +40,7 @@ class WholeCheckpointHook(CheckpointHook):
 
     Example:
         >>> default_hooks = dict(
-        ...     checkpoint=dict(type='WholeCheckpointHook', save_best='auto'))
+        ...     checkpoint=dict(type='AtomicCheckpointHook', save_best='auto'))
     """
 
     def __init__(self, **kwargs) -> None:
@@ -48,7 +48,7 @@ class WholeCheckpointHook(CheckpointHook):
         super().__init__(**kwargs)
         if self.args:  # MMEngine keeps what it does not know, and fails when it saves
             raise TypeError(
-                'WholeCheckpointHook.__init__() got an unexpected keyword argument '
+                'AtomicCheckpointHook.__init__() got an unexpected keyword argument '
                 f'{next(iter(self.args))!r}'
             )
         self._buffers: list[dict[str, torch.Tensor]] = []
@@ -133,7 +133,7 @@ class WholeCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
-            write_whole(pointer, self.last_ckpt.encode())
+            write_atomic(pointer, self.last_ckpt.encode())
         stale = [p.name for p in Path(self.out_dir).glob('preempted_iter_*.pth')]
         self._remove([n for n in stale if n != name])
         if is_main_process():

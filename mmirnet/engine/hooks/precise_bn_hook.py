@@ -1,6 +1,5 @@
 """Precise BN for training that starts from a packed file."""
 
-import warnings
 from itertools import islice
 
 from mmengine.hooks import Hook
@@ -40,13 +39,3 @@ class PackedPreciseBNHook(Hook):
                 f'{len(norms)} batch norms from a packed file: statistics measured '
                 f'on up to {self.batches} training batches'
             )
-
-
-@HOOKS.register_module()
-class UnfoldBatchNormHook(PackedPreciseBNHook):
-    """The former name of :class:`PackedPreciseBNHook`."""
-
-    def __init__(self, batches: int = 20) -> None:
-        message = 'UnfoldBatchNormHook is now PackedPreciseBNHook'
-        warnings.warn(message, FutureWarning, stacklevel=2)
-        super().__init__(batches)

@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from torch import distributed
 
 from ...errors import ConfigError
-from ..loops import ExactEpochLoop, ExactIterLoop
-from .checkpoint_hook import WholeCheckpointHook
+from ..loops import DeterministicEpochLoop, DeterministicIterLoop
+from .checkpoint_hook import AtomicCheckpointHook
 
 
 @HOOKS.register_module()
@@ -31,7 +31,7 @@ class PreemptionHook(Hook):
 
     Raises:
         ValueError: If the interval is not positive, or the run has no
-            WholeCheckpointHook to save with.
+            AtomicCheckpointHook to save with.
 
     Example:
         >>> custom_hooks = [dict(type='PreemptionHook')]
@@ -56,11 +56,11 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Listen for the signals."""
-        savers = [h for h in runner.hooks if isinstance(h, WholeCheckpointHook)]
+        savers = [h for h in runner.hooks if isinstance(h, AtomicCheckpointHook)]
         if not savers:
             raise ConfigError(
-                'PreemptionHook saves through WholeCheckpointHook: set '
-                "default_hooks.checkpoint.type='WholeCheckpointHook'"
+                'PreemptionHook saves through AtomicCheckpointHook: set '
+                "default_hooks.checkpoint.type='AtomicCheckpointHook'"
             )
         self.saver = savers[0]
         if threading.current_thread() is threading.main_thread():
@@ -94,7 +94,9 @@ class PreemptionHook(Hook):
             return
         name = signal.Signals(self.received or signal.SIGTERM).name
         path = self.saver.save_within_epoch(runner)
-        exact = isinstance(runner.train_loop, ExactEpochLoop | ExactIterLoop)
+        exact = isinstance(
+            runner.train_loop, DeterministicEpochLoop | DeterministicIterLoop
+        )
         runner.logger.info(
             f'{name}: saved {path} after iteration {runner.iter + 1}; --resume '
             + ('continues there' if exact else 'repeats this epoch')

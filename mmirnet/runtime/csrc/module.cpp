@@ -18,7 +18,7 @@
 
 namespace nb = nanobind;
 using namespace nb::literals;
-using mmirnet::Finish;
+using mmirnet::EpilogueSpec;
 using mmirnet::Network;
 using mmirnet::Span;
 using mmirnet::Tensor;
@@ -122,12 +122,12 @@ NB_MODULE(_native, m) {
       .value("FLOATS", Tensor::kFloats)
       .value("BITS", Tensor::kBits);
 
-  nb::class_<Finish>(m, "Finish")
+  nb::class_<EpilogueSpec>(m, "EpilogueSpec")
       .def(
           "__init__",
-          [](Finish* self, const Array<float>& alpha, const Array<float>& beta,
+          [](EpilogueSpec* self, const Array<float>& alpha, const Array<float>& beta,
              float low, float high, int residual, int out, int bits) {
-            new (self) Finish{span(alpha), span(beta), low,  high,
+            new (self) EpilogueSpec{span(alpha), span(beta), low,  high,
                               residual,    out,        bits};
           },
           "alpha"_a, "beta"_a, "low"_a, "high"_a, "residual"_a, "out"_a,
@@ -157,13 +157,13 @@ NB_MODULE(_native, m) {
       .def("set_output", &Network::set_output)
       .def("add_binary_conv",
            [](Network& n, int in, const Window& window,
-              const Array<uint64_t>& signs, const Finish& finish) {
-             n.add_binary_conv(in, window, span(signs), finish);
+              const Array<uint64_t>& signs, const EpilogueSpec& epilogue) {
+             n.add_binary_conv(in, window, span(signs), epilogue);
            })
       .def("add_conv",
            [](Network& n, int in, const Window& window, int groups,
-              const Array<float>& weight, const Finish& finish) {
-             n.add_conv(in, window, groups, span(weight), finish);
+              const Array<float>& weight, const EpilogueSpec& epilogue) {
+             n.add_conv(in, window, groups, span(weight), epilogue);
            })
       .def("add_max_pool", &Network::add_max_pool)
       .def("add_map", &Network::add_map)

@@ -103,8 +103,8 @@ size_t Tensor::bytes() const {
   return size_t{4} * height * width * lanes();
 }
 
-// A Finish whose tensors and constants have been looked up.
-struct Network::FinishPlan {
+// A EpilogueSpec whose tensors and constants have been looked up.
+struct Network::EpiloguePlan {
   Epilogue constant;
   const Tensor *residual = nullptr, *out = nullptr, *bits = nullptr;
 
@@ -206,9 +206,9 @@ const T* Network::keep(size_t count, const T* values, size_t padded) {
   return reinterpret_cast<const T*>(constants_.back().get());
 }
 
-Network::FinishPlan Network::plan(const Finish& finish, int height, int width,
+Network::EpiloguePlan Network::plan(const EpilogueSpec& epilogue, int height, int width,
                                   int channels, int in) {
-  FinishPlan plan;
+  EpiloguePlan plan;
   const auto look_up = [&](int id, Tensor::Kind kind) -> const Tensor* {
     if (id < 0) return nullptr;
     const Tensor& found = tensor(id, kind);
@@ -217,23 +217,23 @@ Network::FinishPlan Network::plan(const Finish& finish, int height, int width,
             "tensor of the wrong shape");
     return &found;
   };
-  for (const int id : {finish.out, finish.bits})
+  for (const int id : {epilogue.out, epilogue.bits})
     require(id < 0 || id != in, "an operation cannot overwrite its input");
-  plan.residual = look_up(finish.residual, Tensor::kFloats);
-  plan.out = look_up(finish.out, Tensor::kFloats);
-  plan.bits = look_up(finish.bits, Tensor::kBits);
+  plan.residual = look_up(epilogue.residual, Tensor::kFloats);
+  plan.out = look_up(epilogue.out, Tensor::kFloats);
+  plan.bits = look_up(epilogue.bits, Tensor::kBits);
   require(plan.out || plan.bits, "an operation needs an output");
   const size_t size = channels;
-  require(finish.alpha.size == finish.beta.size &&
-              (finish.alpha.size == 0 || finish.alpha.size == size),
+  require(epilogue.alpha.size == epilogue.beta.size &&
+              (epilogue.alpha.size == 0 || epilogue.alpha.size == size),
           "affine of the wrong length");
-  if (finish.alpha.size) {
+  if (epilogue.alpha.size) {
     const size_t padded = round_up(channels, kGroup);
-    plan.constant.alpha = keep(size, finish.alpha.data, padded);
-    plan.constant.beta = keep(size, finish.beta.data, padded);
+    plan.constant.alpha = keep(size, epilogue.alpha.data, padded);
+    plan.constant.beta = keep(size, epilogue.beta.data, padded);
   }
-  plan.constant.low = finish.low;
-  plan.constant.high = finish.high;
+  plan.constant.low = epilogue.low;
+  plan.constant.high = epilogue.high;
   return plan;
 }
 
@@ -254,7 +254,7 @@ void Network::set_output(int id) {
 }
 
 void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
-                              const Finish& finish) {
+                              const EpilogueSpec& epilogue) {
   const Tensor& in = tensor(in_id, Tensor::kBits);
   const auto size = out_size(in, window);
   const int height = size.first, width = size.second;
@@ -271,7 +271,7 @@ void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
   require(signs.size > 0 && signs.size % filter == 0,
           "weights of the wrong size");
   const int channels = static_cast<int>(signs.size / filter);
-  const FinishPlan plan = this->plan(finish, height, width, channels, in_id);
+  const EpiloguePlan plan = this->plan(epilogue, height, width, channels, in_id);
 
   BinaryConv conv{};
   conv.in = in.bit_shape();
@@ -325,11 +325,11 @@ void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
   // the integer sum: find the step instead of computing the function.
   const bool only_sign = !plan.out && !plan.residual;
   for (int out = 0; out < channels; ++out) {
-    const float alpha = finish.alpha.size ? finish.alpha.data[out] : 1.0f;
-    const float beta = finish.alpha.size ? finish.beta.data[out] : 0.0f;
+    const float alpha = epilogue.alpha.size ? epilogue.alpha.data[out] : 1.0f;
+    const float beta = epilogue.alpha.size ? epilogue.beta.data[out] : 0.0f;
     const auto positive = [&](int dot) {
       const float y = std::fma(static_cast<float>(dot), alpha, beta);
-      return std::min(std::max(y, finish.low), finish.high) >= 0;
+      return std::min(std::max(y, epilogue.low), epilogue.high) >= 0;
     };
     const int most = k * k * in.channels;
     const bool falling = alpha < 0;
@@ -367,7 +367,7 @@ void Network::add_binary_conv(int in_id, Window window, Span<uint64_t> signs,
 }
 
 void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
-                       const Finish& finish) {
+                       const EpilogueSpec& epilogue) {
   const Tensor& in = tensor(in_id);
   require(in.kind != Tensor::kBits, "tensor of the wrong kind");
   const auto size = out_size(in, w);
@@ -380,7 +380,7 @@ void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
           "weights of the wrong size");
   const int channels = static_cast<int>(weight.size / depth);
   require(channels % groups == 0, "groups of unequal size");
-  const FinishPlan plan = this->plan(finish, height, width, channels, in_id);
+  const EpiloguePlan plan = this->plan(epilogue, height, width, channels, in_id);
   const int in_lanes = in.lanes(), lanes = round_up(channels, kFloatLanes);
   const int taps = w.kernel_height * w.kernel_width, in_real = in_group;
   int out_group = channels / groups;
@@ -468,12 +468,12 @@ void Network::add_conv(int in_id, Window w, int groups, Span<float> weight,
   operations_.push_back({count, run});
 }
 
-void Network::add_max_pool(int in_id, Window w, const Finish& finish) {
+void Network::add_max_pool(int in_id, Window w, const EpilogueSpec& epilogue) {
   const Tensor& in = tensor(in_id, Tensor::kFloats);
   const auto size = out_size(in, w);
   const int height = size.first, width = size.second;
   require(holds_pixels(in, w, size), "a window without a pixel");
-  const FinishPlan plan = this->plan(finish, height, width, in.channels, in_id);
+  const EpiloguePlan plan = this->plan(epilogue, height, width, in.channels, in_id);
   scratch_floats_ =
       std::max(scratch_floats_, size_t{1} * width * in.lanes() + kSlack);
   const auto run = [=, &in](const Context& context, int begin, int end) {
@@ -484,12 +484,12 @@ void Network::add_max_pool(int in_id, Window w, const Finish& finish) {
   operations_.push_back({height, run});
 }
 
-void Network::add_map(int in_id, const Finish& finish) {
+void Network::add_map(int in_id, const EpilogueSpec& epilogue) {
   const Tensor& in = tensor(in_id);
   require(in.kind != Tensor::kBits, "tensor of the wrong kind");
   // Reading and writing the same place is safe here, so the input may be out.
-  const FinishPlan plan =
-      this->plan(finish, in.height, in.width, in.channels, -1);
+  const EpiloguePlan plan =
+      this->plan(epilogue, in.height, in.width, in.channels, -1);
   // The pixels of an image have no lanes beyond its channels.
   const int lanes = round_up(in.channels, kFloatLanes);
   const bool spread = in.lanes() != lanes;

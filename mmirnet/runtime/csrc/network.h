@@ -9,7 +9,7 @@
 
 #include "float_conv.h"
 #include "kernels.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace mmirnet {
 
@@ -34,7 +34,7 @@ struct Tensor {
 };
 
 // What follows the sum of products; -1 and empty spans leave a part out.
-struct Finish {
+struct EpilogueSpec {
   Span<float> alpha, beta;
   float low, high;
   int residual = -1, out = -1, bits = -1;
@@ -55,12 +55,12 @@ class Network {
   void set_input(int tensor, Span<float> mean, Span<float> std);
   void set_output(int tensor);
   void add_binary_conv(int in, Window window, Span<uint64_t> signs,
-                       const Finish& finish);
+                       const EpilogueSpec& epilogue);
   // `weight` is [out][row][column][in / groups].
   void add_conv(int in, Window window, int groups, Span<float> weight,
-                const Finish& finish);
-  void add_max_pool(int in, Window window, const Finish& finish);
-  void add_map(int in, const Finish& finish);  // of an image too
+                const EpilogueSpec& epilogue);
+  void add_max_pool(int in, Window window, const EpilogueSpec& epilogue);
+  void add_map(int in, const EpilogueSpec& epilogue);  // of an image too
   void add_average_pool(int in, Window window, bool include_pad, int out);
   void add_sign(int in, int out);    // -1 and +1 in floats
   void add_vector(int in, int out);  // (C, H, W) as channels
@@ -105,13 +105,13 @@ class Network {
   };
 
  private:
-  struct FinishPlan;
+  struct EpiloguePlan;
   struct State;
   struct Turn;
   State& state();
   const Tensor& tensor(int id) const;
   const Tensor& tensor(int id, Tensor::Kind kind) const;
-  FinishPlan plan(const Finish& finish, int height, int width, int channels,
+  EpiloguePlan plan(const EpilogueSpec& epilogue, int height, int width, int channels,
                   int sum_of);
   template <class T>
   const T* keep(size_t count, const T* values, size_t padded);

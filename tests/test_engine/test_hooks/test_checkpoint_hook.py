@@ -11,10 +11,10 @@ from mmengine.hooks import Hook
 from tiny import Points, TinyNet, tiny_runner
 
 from mmirnet import files
-from mmirnet.engine import WholeCheckpointHook
+from mmirnet.engine import AtomicCheckpointHook
 from mmirnet.engine.checkpoint import (
-    check_whole,
-    find_whole_checkpoint,
+    check_intact,
+    find_intact_checkpoint,
     load_checkpoint_file,
 )
 from mmirnet.errors import CheckpointError
@@ -25,7 +25,7 @@ def runner_of(folder, hooks=(), options=(), **hook):
         folder,
         [dict(type='EDEHook'), *hooks],
         default_hooks=dict(
-            checkpoint={**dict(type='WholeCheckpointHook', interval=1), **hook}
+            checkpoint={**dict(type='AtomicCheckpointHook', interval=1), **hook}
         ),
         **dict(options),
     )
@@ -37,7 +37,7 @@ def test_every_checkpoint_carries_a_digest(tmp_path):
     assert [f.name for f in files] == [f'epoch_{i}.pth' for i in (1, 2, 3)]
     for file in files:
         assert b'mmirnet-sha256:' in file.read_bytes()[-79:]
-        check_whole(file)
+        check_intact(file)
     assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_3.pth')
 
 
@@ -71,7 +71,7 @@ class TestFoundAgain:
             ),
             (
                 dict(by_epoch=False, interval=5),
-                dict(train_cfg=dict(type='ExactIterLoop', max_iters=12)),
+                dict(train_cfg=dict(type='DeterministicIterLoop', max_iters=12)),
                 'run/iter_12.pth',
             ),
             (dict(interval=2, save_last=False), {}, 'run/epoch_2.pth'),
@@ -91,7 +91,7 @@ class TestFoundAgain:
         runner_of(tmp_path / 'run', options=options, **hook).train()
         if not pointer:
             (tmp_path / 'run' / 'last_checkpoint').unlink()
-        found = find_whole_checkpoint(
+        found = find_intact_checkpoint(
             tmp_path / 'run', hook.get('out_dir'), hook.get('filename_tmpl', '')
         )
         assert found == str(tmp_path / name)
@@ -104,13 +104,13 @@ class TestFoundAgain:
         runner_of(tmp_path / 'run', out_dir='out').train()
         monkeypatch.chdir(tmp_path / 'there')
         expected = str(tmp_path / 'out/run/epoch_3.pth')
-        assert find_whole_checkpoint(tmp_path / 'run') == expected
+        assert find_intact_checkpoint(tmp_path / 'run') == expected
 
     def test_a_moved_run_is_found_where_it_is_now(self, tmp_path):
         runner_of(tmp_path / 'run').train()
         shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
         expected = str(tmp_path / 'copy' / 'epoch_3.pth')
-        assert find_whole_checkpoint(tmp_path / 'copy') == expected
+        assert find_intact_checkpoint(tmp_path / 'copy') == expected
 
 
 class Score(Hook):
@@ -119,7 +119,7 @@ class Score(Hook):
     priority = 'HIGHEST'
 
     def after_train_epoch(self, runner):
-        (saver,) = (h for h in runner.hooks if isinstance(h, WholeCheckpointHook))
+        (saver,) = (h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
         saver.after_val_epoch(runner, dict(acc=float(runner.iter)))
 
 

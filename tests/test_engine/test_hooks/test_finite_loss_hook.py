@@ -51,7 +51,7 @@ def stopped(folder, *hooks, **kwargs):
     runner = tiny_runner(
         folder,
         [*hooks, *HOOKS],
-        default_hooks=dict(checkpoint=dict(type='WholeCheckpointHook', interval=1)),
+        default_hooks=dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1)),
         **kwargs,
     )
     with pytest.raises(NonFiniteError) as error:

@@ -10,14 +10,14 @@ from mmirnet.engine.hooks import preemption_hook
 
 
 def runner_of(folder, **kwargs):
-    hooks = dict(checkpoint=dict(type='WholeCheckpointHook', interval=1))
+    hooks = dict(checkpoint=dict(type='AtomicCheckpointHook', interval=1))
     hook = [dict(type='PreemptionHook')]
     return tiny_runner(folder, hook, default_hooks=hooks, **kwargs)
 
 
 def test_needs_the_checkpoint_hook(tmp_path):
     runner = tiny_runner(tmp_path, [dict(type='PreemptionHook')])
-    with pytest.raises(ValueError, match='WholeCheckpointHook'):
+    with pytest.raises(ValueError, match='AtomicCheckpointHook'):
         runner.train()
 
 

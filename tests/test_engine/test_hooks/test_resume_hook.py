@@ -50,7 +50,7 @@ def train(tmp_path):
             tmp_path / folder,
             [dict(type='EDEHook', **dict(ede)), record, *hooks],
             model=model,
-            train_cfg=loop or dict(type='ExactEpochLoop', max_epochs=epochs),
+            train_cfg=loop or dict(type='DeterministicEpochLoop', max_epochs=epochs),
             train_dataloader=dict(
                 batch_size=batch,
                 dataset=Points(images),
@@ -61,7 +61,7 @@ def train(tmp_path):
             param_scheduler=scheduler,
             default_hooks=dict(
                 checkpoint={
-                    **dict(type='WholeCheckpointHook', interval=1),
+                    **dict(type='AtomicCheckpointHook', interval=1),
                     **dict(hook),
                 }
             ),
@@ -174,7 +174,7 @@ def test_an_unchanged_run_is_left_alone(train, tmp_path, monkeypatch):
 
 
 def test_iterations_raised(train):
-    loop = dict(type='ExactIterLoop', max_iters=6, val_interval=100)
+    loop = dict(type='DeterministicIterLoop', max_iters=6, val_interval=100)
     schedule = dict(type='CosineAnnealingLR', by_epoch=False)
     options = dict(ede=dict(by_epoch=False), hook=dict(by_epoch=False, interval=3))
     train('run', scheduler=dict(schedule, T_max=6), loop=loop, **options)
