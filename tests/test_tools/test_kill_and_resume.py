@@ -1,4 +1,4 @@
-"""Three of the kills of tests/by_hand/kill_and_resume.py."""
+"""Two of the kills of tests/by_hand/kill_and_resume.py."""
 
 import signal
 
@@ -10,7 +10,6 @@ from kill_and_resume import differences, finish, state, stop
     'case, events, delay',
     [
         ('workers', 3, 0.1),  # within an epoch
-        ('iterations', 8, 0.0),  # about a checkpoint
         ('two ranks', 7, 0.2),  # about a validation
     ],
 )
