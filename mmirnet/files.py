@@ -2,14 +2,14 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import platform
 import re
 import time
 import uuid
-from hashlib import sha256
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from .errors import ConfigError
 
@@ -27,11 +27,17 @@ def is_intact(path: Path, size: int, digest: str) -> bool:
     """Whether a file is there, with this length in bytes and this SHA-256."""
     if not path.is_file() or path.stat().st_size != size:
         return False
-    sha = sha256()
     with path.open('rb') as f:
-        while block := f.read(_CHUNK):
-            sha.update(block)
-    return sha.hexdigest() == digest
+        return sha256_of(f, size).hexdigest() == digest
+
+
+def sha256_of(f: BinaryIO, size: int) -> 'hashlib._Hash':
+    """SHA-256 of the next bytes of a file, to be read or updated further."""
+    sha = hashlib.sha256()
+    while size > 0 and (block := f.read(min(_CHUNK, size))):
+        sha.update(block)
+        size -= len(block)
+    return sha
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:

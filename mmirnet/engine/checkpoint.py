@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import CheckpointError
-from ..files import write_atomic
+from ..files import sha256_of, write_atomic
 
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
@@ -111,11 +111,7 @@ def check_intact(path: str | os.PathLike) -> None:
 
 def _digest(f, size: int) -> str:
     """SHA-256 of an archive's bytes as they were without the comment."""
-    sha = hashlib.sha256()
-    while size > 0:
-        block = f.read(min(_CHUNK, size))
-        sha.update(block)
-        size -= len(block)
+    sha = sha256_of(f, size)
     sha.update(b'\0\0')
     return sha.hexdigest()
 

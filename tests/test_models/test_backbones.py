@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
-from timing import saved_bytes
 from torch import nn
 
 import mmirnet  # noqa: F401
+from mmirnet.analysis.cost.measure import saved_bytes
 from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede
 from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall
 

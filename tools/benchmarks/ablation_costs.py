@@ -11,11 +11,16 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
-from timing import interleaved, machine, write_json
+from reports import write_json
 from torch import nn
 
 import mmirnet  # noqa: F401
-from mmirnet.analysis.cost.measure import packed_bytes, seconds_an_image
+from mmirnet.analysis.cost.measure import (
+    interleaved,
+    machine,
+    packed_bytes,
+    seconds_an_image,
+)
 from mmirnet.binary import set_ede
 from mmirnet.engine.speed import compile_model
 from mmirnet.packed import pack

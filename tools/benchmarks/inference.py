@@ -26,6 +26,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 import mmirnet  # noqa: F401
+from mmirnet.analysis.cost.measure import interleaved
 from mmirnet.packed import pack
 from mmirnet.packed.onnx import to_onnx
 from mmirnet.runtime import Session, _native, instruction_sets
@@ -36,22 +37,9 @@ Candidates = dict[str, Callable[[], object]]
 
 def alternate(candidates: Candidates, rounds: int, seconds: float) -> dict[str, float]:
     """Median seconds of each candidate, which take turns `rounds` times."""
-    samples = {name: [] for name in candidates}
-    repeats = {}
-    for name, run in candidates.items():
-        for _ in range(3):
-            run()
-        start = time.perf_counter()
-        run()
-        repeats[name] = max(1, int(seconds / (time.perf_counter() - start)))
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            run()  # back into the caches
-            for _ in range(repeats[name]):
-                start = time.perf_counter()
-                run()
-                samples[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in samples.items()}
+    interleaved(candidates, 3)
+    times = interleaved(candidates, rounds, turn=seconds, now=time.perf_counter)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 class Block(nn.Module):

@@ -11,8 +11,9 @@ import tempfile
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
-from timing import clock, machine, seconds, write_json
+from reports import write_json
 
+from mmirnet.analysis.cost.measure import clock, machine, seconds
 from mmirnet.apis.command_line import one_line_errors
 from mmirnet.apis.running import build_runner, prepare_config
 from mmirnet.engine.config import load_config, set_hook

@@ -16,18 +16,18 @@ import torch
 from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 from reference import ReferenceConv2d
-from timing import (
+from reports import write_json
+from torch import Tensor, nn
+
+import mmirnet  # noqa: F401
+from mmirnet.analysis.cost.measure import (
     interleaved,
     machine,
     peak_bytes,
     ratio,
     saved_bytes,
     seconds,
-    write_json,
 )
-from torch import Tensor, nn
-
-import mmirnet  # noqa: F401
 from mmirnet.binary import Hardtanh, IRConv2d, set_ede
 from mmirnet.engine.speed import compile_model
 

@@ -1,0 +1,12 @@
+"""What the benchmarks write."""
+
+import json
+from pathlib import Path
+
+
+def write_json(path: str | Path, report: dict) -> Path:
+    """Write a report, making its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + '\n')
+    return path
