@@ -1,11 +1,8 @@
-_base_ = './resnet20_bireal_fashionmnist.py'
+_base_ = [
+    '../_base_/models/resnet20_fp_cifar.py',
+    '../_base_/datasets/fashionmnist_bs128.py',
+    '../_base_/schedules/cifar10_400e.py',
+    '../_base_/default_runtime.py',
+]
 
-# Full precision: the network that 1/1 and 1/32 are compared with.
-model = dict(
-    backbone=dict(
-        structure='normal',
-        conv_cfg=dict(_delete_=True, type='Conv2d'),
-        act_cfg=dict(_delete_=True, type='ReLU', inplace=True),
-    )
-)
 custom_hooks = []

@@ -1,13 +1,6 @@
-_base_ = './resnet20_bireal_cifar10.py'
-
-# Binary weights, full-precision activations: normal structure with ReLU.
-model = dict(
-    backbone=dict(
-        structure='normal',
-        conv_cfg=dict(type='IRConv2d', binarize_input=False),
-        act_cfg=dict(_delete_=True, type='ReLU', inplace=True),
-        stem_act=False,
-    ),
-    head=dict(act_cfg=dict(type='ReLU')),  # between batch norm and classifier
-)
-custom_hooks = [dict(type='EDEHook', t_min=0.1, t_max=10)]
+_base_ = [
+    '../_base_/models/resnet20_w1a32_cifar.py',
+    '../_base_/datasets/cifar10_bs128.py',
+    '../_base_/schedules/cifar10_400e.py',
+    '../_base_/default_runtime.py',
+]

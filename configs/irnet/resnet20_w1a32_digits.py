@@ -1,12 +1,15 @@
-_base_ = './resnet20_bireal_digits.py'
+_base_ = [
+    '../_base_/models/resnet20_w1a32_cifar.py',
+    '../_base_/datasets/digits_bs64.py',
+    '../_base_/schedules/cifar10_400e.py',
+    '../_base_/default_runtime.py',
+]
 
-# Binary weights, full-precision activations: normal structure with ReLU.
-model = dict(
-    backbone=dict(
-        structure='normal',
-        conv_cfg=dict(type='IRConv2d', binarize_input=False),
-        act_cfg=dict(_delete_=True, type='ReLU', inplace=True),
-        stem_act=False,
-    ),
-    head=dict(act_cfg=dict(type='ReLU')),  # between batch norm and classifier
-)
+param_scheduler = dict(T_max=30)
+train_cfg = dict(max_epochs=30)
+
+auto_scale_lr = dict(base_batch_size=64)
+
+default_hooks = dict(logger=dict(interval=23))  # once an epoch
+
+randomness = dict(seed=0)
