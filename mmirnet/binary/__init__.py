@@ -12,7 +12,14 @@ from .statistics import (
     log2_scales,
     weight_statistics,
 )
-from .weights import SCALES, WeightRule, binary_weight, libra_pb
+from .weights import (
+    SCALES,
+    Scale,
+    WeightRule,
+    binary_weight,
+    libra_pb,
+    register_scale,
+)
 
 __all__ = [
     'ESTIMATORS',
@@ -22,6 +29,7 @@ __all__ = [
     'Hardtanh',
     'IRConv2d',
     'IRLinear',
+    'Scale',
     'WeightRule',
     'binary_conv2d',
     'binary_layers',
@@ -35,6 +43,7 @@ __all__ = [
     'libra_pb',
     'log2_scales',
     'register_estimator',
+    'register_scale',
     'set_ede',
     'sign',
     'weight_statistics',

@@ -6,6 +6,7 @@ Neural Networks <https://arxiv.org/abs/1909.10788>`_, CVPR 2020, section 3.2.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,66 @@ from ..errors import ConfigError, check_choice
 from .estimators import ESTIMATORS, check_float, sign, sign_by_operators
 from .modes import by_operators, differentiate, differentiated, traced
 
-SCALES = ('shift', 'mean', None)
+
+class Scale(NamedTuple):
+    """What a channel's signs are multiplied by, of its mean absolute weight.
+
+    Attributes:
+        name (str): What ``scale=`` calls it.
+        formula (str): s of the mean m, as TeX.
+        source (str): Paper and equation.
+        of (Callable): (m) -> s, both (out, 1, ...); s is a constant in the backward
+            pass. A channel of zeros alone gets s = 1 afterwards.
+    """
+
+    name: str
+    formula: str
+    source: str
+    of: Callable[[Tensor], Tensor]
+
+
+#: All scales by name; None is for no scale.
+SCALES: dict[str | None, Scale | None] = {None: None}
+
+
+def register_scale(scale: Scale) -> Scale:
+    """Makes a scale known by its name, to layers and configs.
+
+    The packed format holds powers of two, and refuses other scales when packing.
+
+    Args:
+        scale (Scale): The scale.
+
+    Returns:
+        Scale: The same.
+
+    Raises:
+        ConfigError: If there is another one of this name.
+
+    Example:
+        >>> half = register_scale(Scale('half', 'm / 2', 'none', lambda m: m / 2))
+        >>> SCALES.pop('half').formula
+        'm / 2'
+    """
+    if SCALES.setdefault(scale.name, scale) is not scale:
+        raise ConfigError(f'there is a scale {scale.name!r} already')
+    return scale
+
+
+def _nearest_power_of_two(mean: Tensor) -> Tensor:
+    exponent = mean.log2().round()
+    return 2.0**exponent if traced() else exponent.exp2()  # ONNX has no exp2
+
+
+register_scale(
+    Scale(
+        'shift',
+        r'2^{\mathrm{round}(\log_2 m)}',
+        'IR-Net, section 3.2',
+        _nearest_power_of_two,
+    )
+)
+register_scale(Scale('mean', 'm', 'XNOR-Net', lambda mean: mean))
 
 
 class Filters(NamedTuple):
@@ -32,7 +92,7 @@ class WeightRule(NamedTuple):
 
     Args:
         standardize (bool): Divide balanced weights by their standard deviation.
-        scale (str | None): 'shift', 'mean' or None, see :func:`libra_pb`.
+        scale (str | None): A key of :data:`SCALES`, see :func:`libra_pb`.
         estimator (str): A key of :data:`ESTIMATORS`.
         balance (bool): Subtract each filter's mean.
 
@@ -117,15 +177,10 @@ def make_filters(weight: Tensor, rule: WeightRule) -> Filters:
     return Filters(centred, inv_std, s)
 
 
-def _scale(mean: Tensor, scale: str | None) -> Tensor | None:
+def _scale(mean: Tensor, name: str | None) -> Tensor | None:
     """S of the mean absolute value of each filter; 1 for zeros alone."""
-    if scale is None:
-        return None
-    s = mean
-    if scale == 'shift':
-        s = mean.log2().round()
-        s = 2.0**s if traced() else s.exp2()  # ONNX has no exp2
-    return s.masked_fill(mean == 0, 1)
+    scale = SCALES[name]
+    return None if scale is None else scale.of(mean).masked_fill(mean == 0, 1)
 
 
 def libra_pb(
@@ -152,8 +207,8 @@ def libra_pb(
         weight (Tensor): (out, in/groups, kh, kw) or (out, in), n >= 2 elements a
             filter. Half-precision weights are computed in float32.
         standardize (bool): Divide by the standard deviation; False balances only.
-        scale (str | None): 'shift' for the power of two above, 'mean' for the
-            mean itself, None for no scale.
+        scale (str | None): A key of :data:`SCALES`: 'shift' for the power of two
+            above, 'mean' for the mean itself, None for no scale.
         balance (bool): False takes the weights as they are, what Libra-PB is compared
             with; it needs ``standardize=False``.
 

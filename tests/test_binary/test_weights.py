@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quantisers import ESTIMATOR_FORMULAS, RULES, SCHEDULE, random_weight, relative
 
-from mmirnet.binary import WeightRule, binary_sign, binary_weight, libra_pb
+from mmirnet.binary import (
+    SCALES,
+    Scale,
+    WeightRule,
+    binary_weight,
+    libra_pb,
+    register_scale,
+)
 from mmirnet.errors import ConfigError
 
 
@@ -133,3 +140,19 @@ class TestWeightRule:
     def test_survives_pickle_and_copy(self, rule):
         for twin in (pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule)):
             assert twin == rule and type(twin) is WeightRule
+
+
+def test_a_scale_of_ones_own_is_trained_with():
+    half = Scale('half', 'm / 2', 'none', lambda mean: mean / 2)
+    register_scale(half)
+    try:
+        with pytest.raises(ConfigError, match="a scale 'half' already"):
+            register_scale(half._replace(source='another'))
+        weight = random_weight(4, 2, 3, 3)
+        standardised, s = libra_pb(weight, scale='half')
+        wanted = standardised.abs().mean((1, 2, 3), keepdim=True) / 2
+        torch.testing.assert_close(s, wanted)
+    finally:
+        del SCALES['half']
+    with pytest.raises(ConfigError, match='scale must be one of'):
+        WeightRule(scale='half')
