@@ -12,6 +12,7 @@ from mmirnet.binary import (
     SCALES,
     Scale,
     WeightRule,
+    binary_sign,
     binary_weight,
     libra_pb,
     register_scale,
