@@ -2,7 +2,9 @@
 
 Everything here asks the built objects: data sets, loaders, model, evaluators. The
 checks write nothing, draw no random numbers and take well under a second for small
-images; :class:`~mmirnet.engine.hooks.CheckHook` runs them.
+images; :class:`~mmirnet.engine.hooks.CheckHook` runs them. MMPretrain's
+``ClassNumCheckHook`` compares the number of classes alone, one data set at a time and
+after the start.
 """
 
 import math

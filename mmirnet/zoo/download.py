@@ -2,7 +2,8 @@
 
 Whoever answers is not trusted: the length and SHA-256 that are asked for decide
 what is kept. Plain HTTP, which shows and lets anyone change what is sent, is for
-loopback hosts, or for those who set ``MMIRNET_ZOO_HTTP=1``.
+loopback hosts, or for those who set ``MMIRNET_ZOO_HTTP=1``. pooch resumes no broken
+download, so that this is not left to it.
 """
 
 import contextlib

@@ -102,7 +102,10 @@ def accuracy_and_costs(
 
 
 def _apart(values: Sequence[float], step: float) -> np.ndarray:
-    """Rising values, moved as little as it takes to be a step from each other."""
+    """Rising values, moved as little as it takes to be a step from each other.
+
+    adjustText moves labels in two directions; these stay in their column.
+    """
     places = np.array(values, float)
     for _ in range(100):
         overlap = step - np.diff(places)
