@@ -1,5 +1,5 @@
-# Sourced by dist_*.sh and slurm_*.sh: which Python, which checkout, how many
-# processes. The folder of tools is $tools.
+# Sourced by dist_*.sh and slurm_*.sh: chooses Python and checkout, and starts the
+# processes. $tools is the folder of the tools.
 # shellcheck shell=bash
 tools=$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -14,9 +14,9 @@ usage() {
   exit 2
 }
 
-# In a checkout its own package comes first, and its .venv is used if no other
-# environment is active. In an installed wheel (mmirnet/.mim/tools) there is
-# nothing to add: the parent folder holds no package.
+# A checkout puts its own package first and uses its .venv if no other environment
+# is active. An installed wheel (mmirnet/.mim/tools) has no package in the parent
+# folder, so nothing is added.
 root=$(dirname "$tools")
 python=$(command -v python || command -v python3 || echo python3)
 if [[ -f $root/mmirnet/__init__.py ]]; then
@@ -26,7 +26,7 @@ if [[ -f $root/mmirnet/__init__.py ]]; then
   fi
 fi
 
-# launch N SCRIPT ARGS...: N processes of the tool SCRIPT on this node.
+# launch N SCRIPT ARGS...: starts N processes of the tool SCRIPT on this node.
 launch() {
   local n=$1 script=$2 gpus
   shift 2
@@ -52,7 +52,7 @@ launch() {
     --nproc_per_node "$n" "$tools/$script" "$@" --launcher pytorch
 }
 
-# on_slurm PARTITION JOB_NAME SCRIPT ARGS...: GPUS tasks of the tool SCRIPT.
+# on_slurm PARTITION JOB_NAME SCRIPT ARGS...: starts GPUS tasks of the tool SCRIPT.
 on_slurm() {
   local command=(
     srun -p "$1" --job-name="$2"
@@ -62,7 +62,7 @@ on_slurm() {
     --cpus-per-task="${CPUS_PER_TASK:-5}"
     --kill-on-bad-exit=1
   )
-  # Both variables hold several words.
+  # Both variables may contain several words.
   # shellcheck disable=SC2206
   command+=(${SRUN_ARGS:-} "$python" -u "$tools/$3" "${@:4}" ${PY_ARGS:-})
   exec "${command[@]}" --launcher slurm

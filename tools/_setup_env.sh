@@ -1,6 +1,6 @@
-# Sourced by quickstart.sh and run_tests.sh: makes .venv in the checkout's root
-# and installs this package into it. Leaves the checkout's root in $root and the
-# environment's Python in $python.
+# Sourced by quickstart.sh and run_tests.sh: creates .venv in the checkout's root
+# and installs this package into it. Sets $root to the checkout's root and $python
+# to the environment's Python.
 # shellcheck shell=bash
 root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
@@ -38,7 +38,7 @@ make_venv() {
   "$base" -m venv "$root/.venv" || die "could not make $root/.venv"
 }
 
-# Turns what pip wrote into the reason in plain words.
+# Explains a failure of pip, from pip's output.
 explain_pip() {
   local log=$1
   if grep -qi 'no space left\|disk quota' "$log"; then
@@ -70,8 +70,8 @@ has() {
 # install EXTRAS: pip install -e .[EXTRAS].
 install() {
   local extras=$1 log=$root/.venv/install.log
-  # The forks own the same folders as OpenMMLab's, and mmcv the same as mmcv-lite:
-  # keep what is there.
+  # The forks use the same folders as OpenMMLab, and mmcv the same as mmcv-lite:
+  # keep those that are installed.
   if has onedl-mmengine; then
     extras=onedl${extras#lite}
   elif has mmcv; then
@@ -82,8 +82,8 @@ install() {
     -e "${root}[$extras]" 2>&1 | tee "$log" | show_downloads || explain_pip "$log"
 }
 
-# setup_env EXTRAS: nothing to do if these or more were installed from the same
-# pyproject.toml and the same compiled sources.
+# setup_env EXTRAS: does nothing if these or more extras were installed from the
+# same pyproject.toml and the same compiled sources.
 setup_env() {
   local extras=$1 state stamp
   [[ -x $python ]] || make_venv

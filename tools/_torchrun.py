@@ -1,7 +1,8 @@
-"""torchrun, which leaves it to a process to say what its user has to mend.
+"""Runs torchrun without its reports on mistakes that a process has already reported.
 
-Reads the tool's command line first, so that a mistake there is told once. A process
-that ends with code 2 has told its own; torchrun would add a report of each process.
+The script parses the tool's command line first, so that a mistake there is reported
+once. A process that exits with code 2 has printed its error; torchrun would add a
+report on each process.
 """
 
 import logging
@@ -11,12 +12,12 @@ import sys
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-#: Exit code of a process that has told its user what to mend.
+#: Exit code of a process that has printed a one-line error.
 TOLD = 2
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether torchrun logs more than who told, and whom it ends for that."""
+    """Whether a record says more than that a process reported an error and ended."""
     message = record.getMessage()
     return f'failed (exitcode: {TOLD})' not in message and (
         'closing signal SIGTERM' not in message

@@ -8,23 +8,23 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='An image that cannot be read is named on stderr, the others are '
-        'classified, and the exit code is 1.',
+        epilog='If an image cannot be read, it is named on stderr, the other images '
+        'are classified, and the exit code is 1.',
     )
     parser.add_argument(
         'images',
         nargs='+',
         metavar='IMAGE',
-        help="image files, folders of them, or patterns such as 'photos/*.jpg'",
+        help="image files, folders of images, or patterns such as 'photos/*.jpg'",
     )
     parser.add_argument(
         '--model',
         required=True,
         metavar='NAME',
-        help='a name in the zoo, a packed file (.safetensors), or the config of '
+        help='name of a model in the zoo, packed file (.safetensors), or the config of '
         '--checkpoint',
     )
-    parser.add_argument('--checkpoint', metavar='FILE', help='a checkpoint of a config')
+    parser.add_argument('--checkpoint', metavar='FILE', help='checkpoint of a config')
     parser.add_argument(
         '--runtime', action='store_true', help='run a packed file on the 1-bit runtime'
     )
@@ -38,11 +38,11 @@ def parse_args() -> argparse.Namespace:
         '--classes',
         nargs='+',
         metavar='NAME',
-        help='names of the classes, or a text file with one a line '
-        "(the checkpoint's, else the data set's)",
+        help='class names, or a text file with one name per line (default: those of '
+        'the checkpoint, or else of the data set)',
     )
     parser.add_argument(
-        '--topk', type=int, default=5, help='how many classes to name (5)'
+        '--topk', type=int, default=5, help='number of classes to print (5)'
     )
     parser.add_argument('--out', metavar='FILE', help='write the results as JSON')
     parser.add_argument(
@@ -54,10 +54,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments, classifies and prints."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

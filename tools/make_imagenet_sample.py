@@ -1,7 +1,7 @@
 """Makes a small folder in ImageNet's layout from scikit-learn's two photographs.
 
-Each photograph is a class; the images are random crops of it, as JPEG, under
-OUT/train/CLASS and OUT/val/CLASS. It is for trying ImageNet configs without ImageNet.
+Each photograph is a class. The images are random crops of it, saved as JPEG in
+OUT/train/CLASS and OUT/val/CLASS. Use the folder to try ImageNet configs.
 """
 
 import argparse
@@ -16,15 +16,15 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'out', type=Path, help='folder to make (data_root of the config)'
+        'out', type=Path, help='folder to create (data_root of the config)'
     )
     parser.add_argument(
-        '--train', type=int, default=64, help='training images of each class (64)'
+        '--train', type=int, default=64, help='training images per class (64)'
     )
     parser.add_argument(
-        '--val', type=int, default=16, help='validation images of each class (16)'
+        '--val', type=int, default=16, help='validation images per class (16)'
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the crops (0)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the crops (0)')
     return parser.parse_args()
 
 

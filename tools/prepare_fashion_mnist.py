@@ -1,4 +1,4 @@
-"""Unpacks Fashion-MNIST's four .gz files to where the configs look for them."""
+"""Unpacks Fashion-MNIST's four .gz files into the folder that the configs use."""
 
 import argparse
 import gzip
@@ -11,7 +11,7 @@ from pathlib import Path
 
 DEBIAN_FOLDER = Path('/usr/share/datasets/fashion-mnist')
 
-#: File, and the header that the IDX format must give it: magic number, then sizes.
+#: Files with their expected IDX headers: magic number, then sizes.
 FILES = {
     'train-images-idx3-ubyte': (0x803, 60000, 28, 28),
     'train-labels-idx1-ubyte': (0x801, 60000),
@@ -28,7 +28,8 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         type=Path,
         default=DEBIAN_FOLDER,
-        help="folder of the .gz files (that of Debian's package dataset-fashion-mnist)",
+        help='folder with the .gz files (default: that of the Debian package '
+        'dataset-fashion-mnist)',
     )
     parser.add_argument(
         '--out',
@@ -46,7 +47,7 @@ def is_intact(data: bytes, header: tuple[int, ...]) -> bool:
 
 
 def unpack(source: Path, target: Path, header: tuple[int, ...]) -> None:
-    """Unpacks one file; the target appears whole or not at all."""
+    """Unpacks one file atomically."""
     try:
         data = gzip.decompress(source.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
@@ -61,7 +62,7 @@ def unpack(source: Path, target: Path, header: tuple[int, ...]) -> None:
 
 
 def prepare(source: Path, out: Path) -> None:
-    """Unpacks what is not in out yet."""
+    """Unpacks the files that are not in out yet."""
     missing = [name for name in FILES if not (source / f'{name}.gz').is_file()]
     if missing:
         raise FileNotFoundError(

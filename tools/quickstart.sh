@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv, trains a binary ResNet-20 on scikit-learn's handwritten digits
-# (about two minutes on two CPU cores), evaluates it and draws its pictures.
-# Run again, it goes on where it was; remove work_dirs/quickstart to start afresh.
+# Creates .venv, trains a binary ResNet-20 on scikit-learn's handwritten digits
+# (about two minutes on two CPU cores), evaluates it and draws the plots.
+# An interrupted run continues; remove work_dirs/quickstart to start again.
 # Usage: bash tools/quickstart.sh
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_setup_env.sh
@@ -10,7 +10,7 @@ source "$(dirname "$0")/_setup_env.sh"
 config=configs/irnet/resnet20_bireal_digits.py
 work_dir=work_dirs/quickstart
 
-# Keeps the validation results of what a training writes.
+# Filters the validation results from the output of the training.
 show_validations() {
   local line result='Epoch\(val\) \[([0-9]+)\].*accuracy/top1: ([0-9.]+)'
   while read -r line; do
@@ -20,8 +20,8 @@ show_validations() {
   done
 }
 
-# run LOG TOOL ARGS...: the whole output goes to the log, its end to the screen
-# if the tool fails.
+# run LOG TOOL ARGS...: writes the output to the log, and prints its end if the
+# tool fails.
 run() {
   local log=$1
   shift
@@ -36,7 +36,7 @@ setup_env lite,demo
 cd "$root"
 mkdir -p "$work_dir"
 
-echo '[2/5] Training (about 2 minutes on two CPU cores; continues what is there)'
+echo '[2/5] Training (about 2 minutes on two CPU cores; continues an interrupted run)'
 run "$work_dir/train.txt" tools/train.py "$config" --work-dir "$work_dir" --resume
 checkpoint=$work_dir/$(basename "$(<"$work_dir/last_checkpoint")")
 [[ $checkpoint == */epoch_* ]] ||
@@ -53,7 +53,7 @@ echo '[5/5] A trained model: irnet://resnet20_bireal_digits from the folder zoo'
 run "$work_dir/zoo.txt" tools/test.py "$config" irnet://resnet20_bireal_digits \
   --work-dir "$work_dir/zoo" --out "$work_dir/zoo.json" --out-item metrics
 
-# The accuracy in a file of metrics.
+# Reads the accuracy from a file of metrics.
 accuracy() {
   "$python" -c "import json; print(f'{json.load(open(\"$1\"))[\"accuracy/top1\"]:.2f} %')"
 }

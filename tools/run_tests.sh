@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with the test extra, then runs ruff and the tests.
+# Creates .venv with the test extra, then runs ruff and the tests.
 # Usage: bash tools/run_tests.sh [arguments of pytest]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_setup_env.sh
@@ -9,6 +9,6 @@ setup_env lite,demo,test
 cd "$root"
 "$python" -m ruff check
 "$python" -m ruff format --check
-# Two test processes with a thread each: faster on two cores than two threads.
+# On two cores, two test processes with one thread each are the fastest.
 export OMP_NUM_THREADS=1
 exec "$python" -m pytest -n 2 --dist loadfile "$@"

@@ -4,7 +4,7 @@ import argparse
 
 try:
     from mmengine.config import DictAction
-except ImportError:  # which main tells
+except ImportError:  # main reports it
     DictAction = 'store'
 
 
@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         'checkpoint',
-        help='checkpoint file, a packed one (.safetensors), or irnet://NAME',
+        help='checkpoint file, packed file (.safetensors), or irnet://NAME',
     )
     parser.add_argument(
         '--runtime', action='store_true', help='run a packed file on the 1-bit runtime'
@@ -30,18 +30,18 @@ def parse_args() -> argparse.Namespace:
         help='former name of --runtime',
     )
     parser.add_argument('--work-dir', help='folder for logs (work_dirs/CONFIG)')
-    parser.add_argument('--out', metavar='FILE', help='where to write the results')
+    parser.add_argument('--out', metavar='FILE', help='file for the results')
     parser.add_argument(
         '--out-item',
         choices=['metrics', 'pred'],
-        help='what to write there: predictions (.pkl, default) or metrics (.json)',
+        help='content of --out: predictions (.pkl, default) or metrics (.json)',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='settings over those of the config, such as '
+        help='override settings of the config, such as '
         'test_dataloader.batch_size=16 or key="[(a,b),(c,d)]" (quotation marks, '
         'no spaces)',
     )
@@ -53,10 +53,10 @@ def parse_args() -> argparse.Namespace:
         '--show', action='store_true', help='show the predictions in a window'
     )
     parser.add_argument(
-        '--interval', type=int, default=1, help='draw one image in so many (1)'
+        '--interval', type=int, default=1, help='draw every n-th image (1)'
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds a window stays (2)'
+        '--wait-time', type=float, default=2, help='seconds to show each window (2)'
     )
     parser.add_argument(
         '--no-pin-memory', action='store_true', help='do not pin batches in memory'
@@ -64,13 +64,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta',
         action='store_true',
-        help="test-time augmentation: the config's, else an image and its mirror",
+        help='test-time augmentation: that of the config, or else a horizontal flip',
     )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='who started this process (set by dist_test.sh and slurm_test.sh)',
+        help='launcher of this process (set by dist_test.sh and slurm_test.sh)',
     )
     return parser.parse_args()
 
@@ -78,11 +78,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and evaluates."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet import apis, zoo
         from mmirnet.apis import command_line as errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():

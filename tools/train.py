@@ -4,7 +4,7 @@ import argparse
 
 try:
     from mmengine.config import DictAction
-except ImportError:  # which main tells
+except ImportError:  # main reports it
     DictAction = 'store'
 
 
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from CHECKPOINT, or from the newest whole one in the work dir',
+        help='continue from CHECKPOINT, or from the newest intact one in the work dir',
     )
     parser.add_argument(
         '--amp',
@@ -58,14 +58,14 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='settings over those of the config, such as train_cfg.max_epochs=2 or '
+        help='override settings of the config, such as train_cfg.max_epochs=2 or '
         'key="[(a,b),(c,d)]" (quotation marks, no spaces)',
     )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
-        help='who started this process (set by dist_train.sh and slurm_train.sh)',
+        help='launcher of this process (set by dist_train.sh and slurm_train.sh)',
     )
     return parser.parse_args()
 
@@ -73,11 +73,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and trains."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet import apis
         from mmirnet.apis import command_line as errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():

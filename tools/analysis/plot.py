@@ -1,4 +1,4 @@
-"""Draws the standard pictures of a run, or the method's own."""
+"""Draws the standard plots of a run, or those that explain the method."""
 
 import argparse
 from pathlib import Path
@@ -11,15 +11,15 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         'run_dir',
         nargs='?',
-        help="the run's working folder: curves, flip rates, entropies, weights",
+        help='work folder of a run: plots curves, flip rates, entropies, weights',
     )
     what.add_argument(
         '--method',
         action='store_true',
-        help="EDE's curves and stages, and the estimators' errors; needs no run",
+        help='plot the curves and stages of EDE and the errors of the estimators',
     )
     parser.add_argument(
-        '--out', metavar='DIR', help='folder for the pictures (RUN_DIR/figures)'
+        '--out', metavar='DIR', help='folder for the plots (RUN_DIR/figures)'
     )
     parser.add_argument(
         '--style', choices=['light', 'dark'], default='light', help='background (light)'
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='N',
-        help='whose weights to draw (first, middle and last checkpoint)',
+        help='epochs whose weights to plot (default: first, middle, last checkpoint)',
     )
     return parser.parse_args()
 
@@ -37,10 +37,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and draws."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     dark = args.style == 'dark'

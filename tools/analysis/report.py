@@ -1,4 +1,4 @@
-"""Writes a report on one or several runs: one HTML page that needs no network."""
+"""Writes a report on one or several runs as one self-contained HTML page."""
 
 import argparse
 
@@ -7,22 +7,25 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        'run_dirs', nargs='+', metavar='RUN_DIR', help='working folders, side by side'
+        'run_dirs', nargs='+', metavar='RUN_DIR', help='work folders to compare'
     )
     parser.add_argument(
-        '--out', metavar='FILE', default='report.html', help='the page (report.html)'
+        '--out',
+        metavar='FILE',
+        default='report.html',
+        help='page to write (report.html)',
     )
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help='what to evaluate, pack and time, of a single run (its newest one)',
+        help='checkpoint of a single run to evaluate, pack and time (default: newest)',
     )
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='height and width of the images (what the test pipeline gives)',
+        help='height and width of the images (default: from the test pipeline)',
     )
     return parser.parse_args()
 
@@ -30,10 +33,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and writes the page."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

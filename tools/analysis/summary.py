@@ -4,7 +4,7 @@ import argparse
 
 try:
     from mmengine.config import DictAction
-except ImportError:  # which main tells
+except ImportError:  # main reports it
     DictAction = 'store'
 
 
@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help='whose weights the scales are counted of (a new network)',
+        help='checkpoint whose scales to count (default: a new network)',
     )
     parser.add_argument(
         '--size',
@@ -27,14 +27,14 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='height and width of the images (what the test pipeline gives)',
+        help='height and width of the images (default: from the test pipeline)',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='settings over those of the config',
+        help='override settings of the config',
     )
     parser.add_argument('--json', metavar='FILE', help='write everything as JSON')
     parser.add_argument('--csv', metavar='FILE', help='write the table as CSV')
@@ -44,10 +44,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments and shows the table."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

@@ -1,4 +1,7 @@
-"""What the networks of configs/ablation cost: training step, packed file, runtime."""
+"""Measures training step, packed size and latency of the networks in configs/ablation.
+
+The results are written to costs.json.
+"""
 
 import argparse
 import copy
@@ -42,17 +45,19 @@ def step_of(model: nn.Module, x: torch.Tensor, labels: torch.Tensor):
 
 
 def main() -> None:
-    """Measures, writes costs.json."""
+    """Measures and writes costs.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='configs/ablation', type=Path)
-    parser.add_argument('--repeats', type=int, default=15, help='of each step (15)')
+    parser.add_argument(
+        '--repeats', type=int, default=15, help='repeats of each step (15)'
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     MMLogger.get_current_instance().setLevel('WARNING')
     init_default_scope('mmpretrain')
     x = torch.randn(BATCH, 3, 32, 32)
     labels = torch.randint(10, (BATCH,))
-    # One for each network and not, as by default, eight for the class.
+    # The default of eight compilations is for all networks of a class.
     torch._dynamo.config.cache_size_limit = 100
     steps, costs = {}, {}
     for path in sorted(args.folder.glob('*.py')):
@@ -64,7 +69,7 @@ def main() -> None:
         compile_model(compiled)
         for way, network in (('eager', model), ('compiled', compiled)):
             steps[path.stem, way] = step_of(network, x, labels)
-            steps[path.stem, way]()  # warm, and with statistics
+            steps[path.stem, way]()  # warm-up; fills the running statistics
         packed = pack(model, (32, 32))
         _, seconds, _ = seconds_an_image(Session(packed, threads=1))
         costs[path.stem] = dict(

@@ -1,7 +1,7 @@
-"""Time the 1-bit runtime beside other runtimes on the same network shape.
+"""Times the 1-bit runtime and other runtimes on the same network shape.
 
-Everything takes turns in one process, so that a noisy neighbour hits all alike;
-medians are printed. Runtimes that are not installed are named and left out.
+All candidates alternate in one process, so that noise affects all of them alike. The
+script prints medians. It names the runtimes that are not installed and skips them.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""IR-Net's formulas written down literally, one operation after the other.
+"""A literal transcription of IR-Net's formulas, operation by operation.
 
-What the fast quantisers of :mod:`mmirnet.binary` are compared with: for the same
-numbers in the tests, for time and memory in the benchmarks. Autograd keeps what it
-likes; the only hand-written derivative is the paper's.
+The tests compare the results of the fast quantisers of :mod:`mmirnet.binary` with it,
+and the benchmarks compare their time and memory. Autograd decides which tensors it
+saves; the only custom derivative is that of the paper.
 """
 
 import torch

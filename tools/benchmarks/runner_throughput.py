@@ -1,7 +1,7 @@
-"""Images per second through MMEngine's whole Runner, against the bare step.
+"""Compares the throughput of MMEngine's Runner with that of the training step alone.
 
 Epochs of the Runner (loader, augmentation, hooks, logging, checkpoints) alternate with
-as many bare steps on one batch that lies ready: forward, loss, backward, optimizer.
+the same number of steps on one preloaded batch (forward, loss, backward, optimizer).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Convert a checkpoint of IR-Net's released code into one of ours."""
+"""Converts a checkpoint of IR-Net's released code to one of this project."""
 
 import argparse
 
@@ -7,18 +7,18 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help='checkpoint of the released code')
-    parser.add_argument('dst', help='where to write ours, DST.pth')
+    parser.add_argument('dst', help='converted checkpoint to write, DST.pth')
     parser.add_argument(
         '--arch',
         required=True,
-        help='resnet20, resnet18-cifar, resnet18, resnet34 (ImageNet) or vgg-small; '
-        'the same for every structure and every number of bits',
+        help='resnet20, resnet18-cifar, resnet18, resnet34 (ImageNet) or vgg-small, '
+        'for every structure and all W/A bits',
     )
     args = parser.parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

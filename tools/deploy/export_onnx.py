@@ -1,10 +1,10 @@
-"""Export a config and checkpoint as ONNX, for compatibility, not for speed."""
+"""Exports a config and checkpoint to ONNX, for compatibility, not for speed."""
 
 import argparse
 
 try:
     from mmengine.config import DictAction
-except ImportError:  # which main tells
+except ImportError:  # main reports it
     DictAction = 'store'
 
 
@@ -13,20 +13,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config')
     parser.add_argument('checkpoint')
-    parser.add_argument('out', help='the ONNX file')
+    parser.add_argument('out', help='ONNX file to write')
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='of the images; default: what the test pipeline gives',
+        help='height and width of the images (default: from the test pipeline)',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

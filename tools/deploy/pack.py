@@ -1,10 +1,10 @@
-"""Pack a trained checkpoint: one bit for each binary weight."""
+"""Packs a trained checkpoint into a file with one bit per binary weight."""
 
 import argparse
 
 try:
     from mmengine.config import DictAction
-except ImportError:  # which main tells
+except ImportError:  # main reports it
     DictAction = 'store'
 
 
@@ -13,34 +13,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config')
     parser.add_argument('checkpoint')
-    parser.add_argument('out', help='the packed file, OUT.safetensors')
+    parser.add_argument('out', help='packed file to write, OUT.safetensors')
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='of the images; default: what the test pipeline gives',
+        help='height and width of the images (default: from the test pipeline)',
     )
     parser.add_argument(
         '--classes',
         nargs='+',
         metavar='NAME',
-        help='names of the classes, or a text file with one a line; default: '
-        "the checkpoint's, else the data set's",
+        help='class names, or a text file with one name per line (default: those of '
+        'the checkpoint, or else of the data set)',
     )
     parser.add_argument(
         '--float-dtype',
         choices=('fp32', 'fp16', 'bf16'),
         default='fp32',
-        help='of first convolution, shortcuts and classifier; anything but fp32 '
-        'prints its effect on the test set',
+        help='dtype of first convolution, shortcuts and classifier; fp16 and bf16 '
+        'print their effect on the test set',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

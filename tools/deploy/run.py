@@ -1,8 +1,8 @@
-"""Classify images with a packed model: needs mmirnet, numpy, safetensors, OpenCV.
+"""Classifies images with a packed model; needs mmirnet, numpy, safetensors, OpenCV.
 
-The images are read and prepared as in the test set of the model's config. Pillow is
-needed, too, if that resizes with Pillow. An image that cannot be read is named on
-stderr, the others are classified, and the exit code is 1.
+The images are read and prepared as the test pipeline of the model's config does. If
+the pipeline resizes with Pillow, Pillow is needed as well. If an image cannot be read,
+it is named on stderr, the other images are classified, and the exit code is 1.
 """
 
 import argparse
@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('model', help='a file written by tools/deploy/pack.py')
+    parser.add_argument('model', help='packed file, written by tools/deploy/pack.py')
     parser.add_argument(
         'images', nargs='+', help="files, folders, or patterns such as 'photos/*.jpg'"
     )

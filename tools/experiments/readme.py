@@ -1,4 +1,4 @@
-"""Writes the tables and pictures of a folder's results into its README.md."""
+"""Writes tables and plots of a folder's results into its README.md."""
 
 import argparse
 
@@ -7,12 +7,12 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='configs/ablation')
-    parser.add_argument('--page', help='write into PAGE instead, tables alone')
+    parser.add_argument('--page', help='write only the tables, into PAGE')
     args = parser.parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

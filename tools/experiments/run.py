@@ -1,46 +1,50 @@
-"""Trains configs with several seeds: once each, resumable, a JSON line for each run."""
+"""Trains configs with several seeds; resumable, with one JSON line per run."""
 
 import argparse
 from pathlib import Path
 
 try:
     from mmengine.config import DictAction
-except ImportError:  # which main tells
+except ImportError:  # main reports it
     DictAction = 'store'
 
 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('configs', nargs='+', help='config files, or folders of them')
+    parser.add_argument(
+        'configs', nargs='+', help='config files, or folders of configs'
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument(
         '--results',
         metavar='FILE',
-        help="JSON lines, to which runs are added (results.jsonl in the first config's "
-        'folder)',
+        help='JSON lines file to append to (default: results.jsonl in the folder of '
+        'the first config)',
     )
     parser.add_argument(
-        '--work-dir', default='work_dirs/experiments', help="folder of the runs' own"
+        '--work-dir',
+        default='work_dirs/experiments',
+        help='folder for the work folders',
     )
     parser.add_argument(
         '--jobs',
         type=int,
         default=1,
-        help='runs at a time (1); give each its cores by OMP_NUM_THREADS',
+        help='parallel runs (1); OMP_NUM_THREADS sets the cores of each',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='settings over those of every config',
+        help='override settings of every config',
     )
     args = parser.parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     configs = []

@@ -1,4 +1,4 @@
-"""Writes configs/irnet/metafile.yml anew from configs and published models."""
+"""Writes configs/irnet/metafile.yml from the configs and the published models."""
 
 import argparse
 
@@ -15,10 +15,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Reads the arguments, and writes or compares."""
     args = parse_args()
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():

@@ -1,4 +1,4 @@
-"""Publish a checkpoint: pack it, evaluate the packed file, add it to the zoo."""
+"""Publishes a checkpoint: packs it, evaluates the packed file, adds it to the zoo."""
 
 import argparse
 
@@ -6,35 +6,38 @@ import argparse
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='its name, without .py, becomes the model name')
+    parser.add_argument('config', help='config; its name without .py is the model name')
     parser.add_argument('checkpoint')
-    parser.add_argument('--zoo', default='zoo', help='folder of release files (zoo)')
+    parser.add_argument('--zoo', default='zoo', help='folder of the zoo (zoo)')
     parser.add_argument(
-        '--log', metavar='RUN_DIR', help="the run's folder (that of the checkpoint)"
+        '--log',
+        metavar='RUN_DIR',
+        help='folder of the run (default: that of the checkpoint)',
     )
     parser.add_argument(
-        '--command', help="how it was trained (made from the run's config)"
+        '--command',
+        help='command that trained it (default: from the config of the run)',
     )
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='of the images; default: what the test pipeline gives',
+        help='height and width of the images (default: from the test pipeline)',
     )
     parser.add_argument(
         '--classes',
         nargs='+',
         metavar='NAME',
-        help='names of the classes, or a text file with one a line; default: '
-        "the checkpoint's, else the data set's",
+        help='class names, or a text file with one name per line (default: those of '
+        'the checkpoint, or else of the data set)',
     )
     args = parser.parse_args()
     args.size = args.size and tuple(args.size)
-    # Seconds of imports that -h does not need.
+    # Imported here, so that -h does not take seconds.
     try:
         from mmirnet.apis.command_line import one_line_errors
-    except ImportError as error:  # OpenMMLab is not here, or not the right one
+    except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
