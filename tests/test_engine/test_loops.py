@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 import torch
-from kill_and_resume import differences, state
+from killed_runs import differences, state
 from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, RepeatDataset
 from tiny import Points, TinyNet, tiny_runner
 from torch.utils.data import ConcatDataset, DataLoader, Subset

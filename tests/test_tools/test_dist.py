@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_and_resume import processes
+from killed_runs import processes
 from small_run import PATIENCE, TEST_IMAGES, TOOLS, environment, small_config
 
 from mmirnet import apis

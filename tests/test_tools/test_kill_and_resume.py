@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from kill_and_resume import differences, finish, state, stop
+from killed_runs import differences, finish, state, stop
 
 
 @pytest.mark.parametrize(
