@@ -1,6 +1,7 @@
-"""Repairs of the stack below, each with the version that makes it unneeded.
+"""Workarounds for faults of torch and OpenMMLab.
 
-Applied by ``import mmirnet``; none changes what a working installation does.
+``import mmirnet`` applies them. Each docstring gives the version that no longer needs
+the workaround. None of them changes the behaviour of a working installation.
 """
 
 import functools
@@ -12,8 +13,8 @@ from pickle import UnpicklingError
 
 from .errors import MissingPackageError
 
-#: What is imported, from this version to below that; pyproject.toml's extras ask for
-#: the same. MMEngine 0.10.5 fails beside the package transformers.
+#: Required packages: lowest version, and first version that is not supported. The
+#: extras in pyproject.toml are the same. MMEngine 0.10.5 fails with transformers.
 REQUIRED = {
     'mmengine': ('0.10.6', '1'),
     'mmcv': ('2.0.1', '2.4'),
@@ -22,11 +23,11 @@ REQUIRED = {
 
 
 def check_versions() -> None:
-    """Check that OpenMMLab, or its maintained forks, is there.
+    """Checks the versions of OpenMMLab's packages or of their maintained forks.
 
     Raises:
-        MissingPackageError: If a package is missing or unfit; one line with the
-            command that installs it.
+        MissingPackageError: If a package is missing or its version is not supported;
+            the message has the command that installs it.
     """
     wanted = {name: f'{name}>={low},<{high}' for name, (low, high) in REQUIRED.items()}
     if missing := [name for name in wanted if find_spec(name) is None]:
@@ -35,8 +36,8 @@ def check_versions() -> None:
             f'installed: {_pip(*missing)}'
         )
     for name, (low, high) in REQUIRED.items():
-        # mmpretrain asserts what it needs of the others while it is imported, so
-        # the others come first.
+        # mmpretrain asserts the versions of the others when it is imported, so the
+        # others come first.
         version = __import__(name).__version__
         from mmengine.utils import digit_version
 
@@ -47,19 +48,19 @@ def check_versions() -> None:
 
 
 def _pip(*names: str) -> str:
-    """The command that installs packages of the family that is there."""
+    """Command that installs packages of the installed family."""
     prefix = _prefix()
     packages = []
     for name in names:
         low, high = REQUIRED[name]
-        # mmcv itself has to be compiled, and classification needs no more.
+        # mmcv has to be compiled, and mmcv-lite is enough for classification.
         name = 'mmcv-lite' if name == 'mmcv' and not prefix else f'{prefix}{name}'
         packages.append(f"'{name}>={low},<{high}'")
     return f'pip install {" ".join(packages)}'
 
 
 def _prefix() -> str:
-    """What the distributions' names begin with: the forks' with ``onedl-``."""
+    """Prefix of the distributions' names, ``onedl-`` for the forks."""
     for name in REQUIRED:
         try:
             metadata.version(f'onedl-{name}')
@@ -70,15 +71,14 @@ def _prefix() -> str:
 
 
 def quiet_warnings() -> None:
-    """Silence warnings of every run that nobody can act on.
+    """Silences warnings that appear in every run and that users cannot act on.
 
-    - mmcv-lite misses an operator that classification never uses (2.2.0 asks for it
-      at import).
-    - MMEngine imports pkg_resources (0.10.7), which is why mmirnet asks for a
-      setuptools that still has it.
-    - Python 3.12 and later find fault with two patterns of MMPretrain (1.2.0).
-    - MMEngine's wrapper for distributed training takes ``broadcast_buffers``, for
-      which torch 2.15 has a new name with another meaning.
+    - mmcv-lite lacks an operator that classification does not use (2.2.0 imports it).
+    - MMEngine imports pkg_resources (0.10.7). For this reason mmirnet requires a
+      setuptools that still contains it.
+    - Python 3.12 and later warn about two patterns in MMPretrain (1.2.0).
+    - MMEngine's wrapper for distributed training uses ``broadcast_buffers``. torch 2.15
+      has a new name for it, with another meaning.
     """
     for message in (
         'Fail to import ``MultiScaleDeformableAttention``',
@@ -92,7 +92,7 @@ def quiet_warnings() -> None:
 
 
 def _history_method(owner: type, name: str):
-    """The one getattr that MMEngine's checkpoints need."""
+    """Restricts getattr to the methods that MMEngine's checkpoints use."""
     from mmengine.logging import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
@@ -101,13 +101,12 @@ def _history_method(owner: type, name: str):
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read what MMEngine saves beside weights.
+    """Lets ``torch.load(weights_only=True)`` read MMEngine's training checkpoints.
 
-    A training checkpoint holds log histories: HistoryBuffer, numpy arrays and
-    bound methods of HistoryBuffer, which torch >= 2.6 refuses, so that resuming
-    fails. Exactly these are allowed; and where a config left dicts of its own kind
-    in ``metainfo``, these become plain ones. Unneeded once MMEngine saves plain data
-    (not in 0.10.7).
+    A training checkpoint contains log histories: HistoryBuffer, numpy arrays and bound
+    methods of HistoryBuffer. torch >= 2.6 refuses them, so resuming fails. Exactly
+    these are allowed. A ConfigDict in ``metainfo`` becomes a dict. Not needed once
+    MMEngine saves plain data (needed in 0.10.7).
     """
     import numpy as np
     import torch
@@ -137,11 +136,12 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def find_our_configs() -> None:
-    """Make ``_base_ = 'mmirnet::...'`` work, from wheels and editable installs.
+    """Makes ``_base_ = 'mmirnet::...'`` work in wheels and editable installs.
 
-    MMEngine takes configs from a fixed list of packages, whose modules it then
-    seeks in a registry of that package's name; ours are in MMPretrain's. Unneeded
-    once MMEngine takes any package and its scope (not in 0.10.7).
+    MMEngine reads configs from a fixed list of packages and looks up their modules in
+    a registry with the name of the package. The modules of mmirnet are in MMPretrain's
+    registry. Not needed once MMEngine accepts any package and its scope (needed in
+    0.10.7).
     """
     from mmengine.config import Config
 
@@ -160,19 +160,19 @@ def find_our_configs() -> None:
 
 
 class _Hue(float):
-    """A share of the colour circle that mmcv may multiply by 255."""
+    """A fraction of the colour circle that mmcv may multiply by 255."""
 
     def __mul__(self, steps: int) -> int:
         return int(float(self) * steps) % (steps + 1)
 
 
 def shift_hues_either_way() -> None:
-    """Let mmcv turn hues backwards on numpy 2.
+    """Lets mmcv shift hues by negative factors on numpy 2.
 
-    ``adjust_hue`` adds ``np.uint8(hue_factor * 255)``, which numpy 1 took modulo
-    256 and numpy 2 refuses where the factor is negative: an OverflowError in every
-    second ColorJitter. Unneeded from onedl-mmcv 2.3.6, which takes the remainder;
-    needed by mmcv 2.0 to 2.2.
+    ``adjust_hue`` adds ``np.uint8(hue_factor * 255)``. numpy 1 takes it modulo 256, and
+    numpy 2 raises an OverflowError for negative factors, which is every second
+    ColorJitter. Needed by mmcv 2.0 to 2.2, not from onedl-mmcv 2.3.6, which computes
+    the remainder.
     """
     import mmcv
 
@@ -187,12 +187,12 @@ def shift_hues_either_way() -> None:
 
 
 def keep_compiled_code_apart() -> None:
-    """Let no process run what ``torch.compile`` made for another vector length.
+    """Separates the cache of ``torch.compile`` by instruction set.
 
-    The cache on disk does not know the CPU's instruction set. In a home folder that
-    machines share, or with ATEN_CPU_CAPABILITY set, code for AVX-512 then runs with
-    AVX2's vectors, and gives wrong numbers or ends the process. Unneeded once torch
-    takes the instruction set into its key (not in 2.15).
+    The key of torch's cache on disk does not include the CPU's instruction set. If
+    machines share a home folder, or if ATEN_CPU_CAPABILITY is set, code for AVX-512 may
+    run with AVX2 vectors, which gives wrong results or a crash. Not needed once torch
+    includes the instruction set in the key (needed in 2.15).
     """
     import torch
     from torch.compiler import config
@@ -203,11 +203,12 @@ def keep_compiled_code_apart() -> None:
 
 
 def copy_datasets_apart() -> None:
-    """Let ``get_subset`` copy a data set without what earlier copies remember.
+    """Gives each copy that ``get_subset`` makes a memo of its own.
 
-    MMEngine's method has one dict for all calls (0.10.7), which names objects by their
-    address. When one of them is gone, another at the same address is taken for it: a
-    part of ``KFoldDataset`` then has a data set in place of its pipeline.
+    MMEngine's method shares one memo dict between all calls (0.10.7), and the memo
+    identifies objects by address. If an object is freed, a new object at the same
+    address is mistaken for it. A fold of ``KFoldDataset`` then has a data set in the
+    place of its pipeline.
     """
     from mmengine.dataset import BaseDataset
 
@@ -220,10 +221,10 @@ def copy_datasets_apart() -> None:
 
 
 def let_collate_fn_be_inherited() -> None:
-    """Let a data loader that is inherited from another package name its collate_fn.
+    """Lets configs inherit a data loader with a collate_fn from another package.
 
-    MMEngine notes in every part of ``_base_ = 'PACKAGE::...'`` whose it is, and hands
-    the note of ``collate_fn`` to the function, which does not take it (0.10.7).
+    MMEngine adds ``_scope_`` to every dict of ``_base_ = 'PACKAGE::...'`` and passes
+    that of ``collate_fn`` on to the function, which does not accept it (0.10.7).
     """
     from mmengine.runner import Runner
 
@@ -242,7 +243,7 @@ def let_collate_fn_be_inherited() -> None:
 
 
 def apply() -> None:
-    """Check the versions, then make all repairs."""
+    """Checks the versions, then applies all workarounds."""
     quiet_warnings()
     check_versions()
     allow_mmengine_checkpoints()

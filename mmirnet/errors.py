@@ -1,58 +1,59 @@
-"""What this package raises where the user can mend it.
+"""Exceptions of this package for mistakes that the user can correct.
 
-The tools print these in one line, and errors of the operating system (a missing file,
-a full disk). Everything else is a bug and keeps its traceback.
+The tools print these exceptions in one line, as they do errors of the operating system
+(a missing file, a full disk). Any other exception is a bug and keeps its traceback.
 """
 
 from collections.abc import Iterable
 
 
 class MmirnetError(Exception):
-    """A mistake that its message names, with the way out."""
+    """Base class; the message names the mistake and the solution."""
 
 
 class ConfigError(MmirnetError, ValueError):
-    """An argument, a setting or a command line that cannot work."""
+    """An argument, a setting or a command line is invalid."""
 
 
 class DataError(MmirnetError, ValueError):
-    """Images, labels or classes that do not fit."""
+    """Images, labels or classes do not match the network or the config."""
 
 
 class CheckpointError(MmirnetError, ValueError):
-    """A checkpoint that is damaged, unsafe or of another network."""
+    """A checkpoint is damaged, unsafe or of another network."""
 
 
 class NonFiniteError(MmirnetError, ArithmeticError):
-    """A number of a training run is NaN or infinite."""
+    """A value is NaN or infinite."""
 
 
 class UnsupportedModelError(MmirnetError, ValueError):
-    """A model that the packed format cannot hold."""
+    """The packed format does not support a model."""
 
 
 class PackedFileError(MmirnetError, ValueError):
-    """A packed file that cannot be trusted; the message names file and field."""
+    """A packed file is invalid; the message names the file and the field."""
 
 
 class ZooError(MmirnetError, ValueError):
-    """A zoo or a model in it that cannot be used."""
+    """A zoo, or a model in it, cannot be used."""
 
 
 class MissingPackageError(MmirnetError, ImportError):
-    """A package that has to be installed first."""
+    """A required package is not installed."""
 
 
 def check_choice(name: str, value: object, allowed: Iterable) -> None:
-    """Refuses an argument that is none of the values it may have.
+    """Checks that an argument has one of its allowed values.
 
     Args:
-        name (str): Of the argument.
-        value (object): What it is.
-        allowed (Iterable): What it may be.
+        name (str): Name of the argument.
+        value (object): Value of the argument.
+        allowed (Iterable): Allowed values.
 
     Raises:
-        ConfigError: Names the argument, and all that it may be.
+        ConfigError: If the value is not allowed; names the argument and the allowed
+            values.
 
     Example:
         >>> check_choice('depth', 19, (18, 34))
@@ -64,7 +65,13 @@ def check_choice(name: str, value: object, allowed: Iterable) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    r"""What an error of others says, in one line; its type if it says nothing.
+    r"""Returns the first line of an error's message.
+
+    Args:
+        error (BaseException): The error.
+
+    Returns:
+        str: The first line, or the type of the error if it has no message.
 
     Example:
         >>> first_line(OSError('no space\nleft')), first_line(KeyError())

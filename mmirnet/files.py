@@ -1,4 +1,4 @@
-"""Files that are whole or not there. Needs the standard library alone."""
+"""Atomic writes, checks and locks of files. Needs only the standard library."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ _WINDOWS = os.name == 'nt'
 _IDLE = 600
 _DAY = 24 * 3600
 _TEMPORARY = re.compile(r'\..+\.\w{8}-(?P<pid>\d+)-(?P<host>\w*)\.writing')
-#: As this package named them when the name did not yet say whose they are.
+#: Names of temporary files in earlier versions, without process and host.
 _OLD_TEMPORARY = re.compile(r'\.(.+\.pth|last_checkpoint)\.[a-z0-9_]{8}')
 _being_written: set[str] = set()
 
@@ -41,15 +41,17 @@ def sha256_of(f: BinaryIO, size: int) -> 'hashlib._Hash':
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that at no moment a part of it stands under its name.
+    """Writes a file atomically.
+
+    Writes to a temporary file, fsyncs it, then renames it.
 
     Args:
         path (str | os.PathLike): The file.
-        data (bytes): All of its content.
+        data (bytes): Content of the file.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written; what was
-            there before is untouched.
+        OSError: If the disk is full or the folder is not writable. An existing file
+            is left unchanged.
     """
     path = Path(path)
     temporary = path.with_name(_temporary_name(path.name))
@@ -76,22 +78,22 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _temporary_name(name: str) -> str:
-    """A name beside a file's, which says who writes there."""
+    """Name of a temporary file in the same folder, with process and host."""
     return f'.{name}.{uuid.uuid4().hex[:8]}-{os.getpid()}-{_host()}.writing'
 
 
 def _host() -> str:
-    """This machine's name, fit for a file's."""
+    """Name of this machine, usable in file names."""
     return re.sub(r'[^0-9A-Za-z]', '_', platform.node())[:48]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut, where the system can."""
+    """Makes a rename durable, where the system supports it."""
     if _WINDOWS:  # folders cannot be opened
         return
     number = os.open(folder, os.O_RDONLY)
     try:
-        # Some network file systems refuse; the content is on the disk already.
+        # Some network file systems refuse; the content is already on the disk.
         with contextlib.suppress(OSError):
             os.fsync(number)
     finally:
@@ -99,21 +101,21 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_stale_temporaries(folder: str | os.PathLike) -> list[str]:
-    """Remove what killed processes of ours left half written in a folder.
+    """Removes temporary files that killed processes left in a folder.
 
-    A file goes if the process in its name has ended. Where that cannot be asked, on
-    another machine, it goes when nothing was written for ten minutes; and after a
-    day in any case, as a number may belong to another process by then.
+    A file is removed if the process in its name has ended. If that process ran on
+    another machine, the file is removed ten minutes after the last write. After a day
+    the file is removed in any case, because process ids are reused.
 
     Args:
-        folder (str | os.PathLike): Where :func:`write_atomic` was used.
+        folder (str | os.PathLike): Folder in which :func:`write_atomic` was used.
 
     Returns:
-        list[str]: The names of the files that were removed.
+        list[str]: Names of the removed files.
     """
     removed = []
     for path in Path(folder).glob('.*'):
-        # A file may go while others look, and be somebody else's to remove.
+        # Another process may remove the file first, or own it.
         with contextlib.suppress(OSError):
             if _is_stale(path):
                 path.unlink()
@@ -134,7 +136,7 @@ def _is_stale(path: Path) -> bool:
 
 
 def _is_running(number: int) -> bool:
-    """Whether there is a process of this number, ours or another user's."""
+    """Whether a process with this id exists, of any user."""
     try:
         os.kill(number, 0)
     except ProcessLookupError:
@@ -145,15 +147,15 @@ def _is_running(number: int) -> bool:
 
 
 def check_writable(path: str | os.PathLike, *sources: str | os.PathLike | None) -> None:
-    """Refuses, before the work is done, a file that its result could not go to.
+    """Checks, before a long computation, that its result can be written.
 
     Args:
-        path (str | os.PathLike): The file; its folder is made.
-        *sources (str | os.PathLike, optional): What the result is made of.
+        path (str | os.PathLike): File for the result. Its folder is created.
+        *sources (str | os.PathLike, optional): Files that the result is made from.
 
     Raises:
-        ConfigError: If the result would take the place of a source.
-        OSError: If it cannot be written.
+        ConfigError: If the result would overwrite a source.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     for source in filter(None, sources):
@@ -171,19 +173,19 @@ def check_writable(path: str | os.PathLike, *sources: str | os.PathLike | None) 
 
 
 def lock_folder(folder: str | os.PathLike) -> TextIO | None:
-    """Take a folder for this process, until the file returned is closed.
+    """Locks a folder for this process until the returned file is closed.
 
-    The lock goes with the process, however that ends. The file ``run.lock`` says who
-    holds it.
+    The system releases the lock when the process ends, for any reason. The file
+    ``run.lock`` names the process that holds it.
 
     Args:
         folder (str | os.PathLike): The folder.
 
     Returns:
-        TextIO | None: The lock; None where the system or the disk has none.
+        TextIO | None: The lock, or None if the system or the file system has no locks.
 
     Raises:
-        BlockingIOError: If another process has it; names that process.
+        BlockingIOError: If another process holds the lock; names that process.
     """
     try:
         import fcntl

@@ -1,14 +1,14 @@
-"""Reading image files: one way for training, prediction and the runtime.
+"""Reads image files in the same way for training, prediction and the runtime.
 
-:func:`decode` takes the bytes of a file, as MMCV's ``imfrombytes`` does, and gives what
-OpenCV makes of them: upright by the orientation in EXIF, alpha dropped, 16 bits reduced
-to 8, palettes expanded, CMYK converted, the first frame of an animation. Without
-OpenCV, Pillow reads the same formats to the same pixels; kinds where it cannot are
-refused. ``library='pillow'`` is MMCV's own way with Pillow, for networks whose config
-asks for it.
+:func:`decode` takes the bytes of a file, like MMCV's ``imfrombytes``, and decodes them
+like OpenCV: it applies the orientation in EXIF, drops alpha, reduces 16 bits to 8,
+expands palettes, converts CMYK, and takes the first frame of an animation. Without
+OpenCV, Pillow decodes the same formats to the same pixels. Files for which it cannot
+are refused. ``library='pillow'`` decodes like MMCV's Pillow backend, for configs that
+use it.
 
-A file is refused, and named, if it is empty, no image, of floats, cut off, or has more
-than 2**30 pixels (with Pillow, twice its ``MAX_IMAGE_PIXELS``).
+A file is refused if it is empty, not an image, truncated, of floats, or larger than
+2**30 pixels (with Pillow, than twice its ``MAX_IMAGE_PIXELS``). The error names it.
 
 Needs numpy, and OpenCV or Pillow.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from .errors import MissingPackageError, first_line
 
-#: What a folder of images is searched for.
+#: Suffixes of image files in a folder.
 SUFFIXES = frozenset(
     f'.{name}'
     for name in (
@@ -31,7 +31,7 @@ SUFFIXES = frozenset(
     )
 )
 _OPENCV = 'pip install opencv-python-headless'
-# Pillow's modes of each format whose pixels are made OpenCV's.
+# For each format, the modes of Pillow that can be decoded like OpenCV.
 _MODES = {
     'JPEG': ('L', 'RGB', 'CMYK'),
     'PNG': ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'),
@@ -43,8 +43,8 @@ _MODES = {
     'AVIF': ('RGB', 'RGBA'),
     'PPM': ('1', 'L', 'RGB'),
 }
-# Weights of R, G and B, what is added, and the shift: OpenCV's own for most, libpng's,
-# and those of the decoders that convert while they read.
+# Weights of R, G and B, offset and shift: libpng's, those of the decoders that convert
+# while they read, and OpenCV's own for the other formats.
 _GREY = {'PNG': ((9797, 19234, 3737), 0, 15)} | dict.fromkeys(
     ('JPEG', 'TIFF', 'BMP', 'PPM'), ((4899, 9617, 1868), 1 << 13, 14)
 )
@@ -52,11 +52,11 @@ _GREY_BY_OPENCV = (9798, 19235, 3735), 1 << 14, 15
 
 
 class _Unreadable(Exception):
-    """Why bytes are no image; `read` adds the file."""
+    """Reason why bytes cannot be decoded; :func:`decode` adds the file."""
 
 
 def opencv() -> Any | None:
-    """OpenCV, if it is installed."""
+    """Returns OpenCV if it is installed."""
     try:
         import cv2
     except ImportError:
@@ -65,7 +65,7 @@ def opencv() -> Any | None:
 
 
 def pillow() -> Any:
-    """Pillow's module ``Image``."""
+    """Returns Pillow's module ``Image``."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -82,20 +82,20 @@ def read(
     library: str = 'cv2',
     upright: bool = True,
 ) -> np.ndarray:
-    """The pixels of an image file.
+    """Reads an image file.
 
     Args:
-        path: The file.
-        grey: Grey instead of RGB.
-        library: 'cv2', or 'pillow' for what MMCV's backend of that name gives.
-        upright: Turns and mirrors as the orientation in EXIF says.
+        path (str | os.PathLike): The file.
+        grey (bool): Read grey instead of RGB.
+        library (str): 'cv2', or 'pillow' to decode like MMCV's Pillow backend.
+        upright (bool): Apply the orientation in EXIF.
 
     Returns:
-        uint8 of shape (height, width, 3), RGB, or (height, width, 1).
+        np.ndarray: uint8 of shape (height, width, 3), RGB, or (height, width, 1).
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it is no image; the text names file and reason.
+        FileNotFoundError: If the file does not exist.
+        OSError: If it is not an image; names the file and the reason.
         MissingPackageError: If neither OpenCV nor Pillow is installed.
     """
     path = Path(path)
@@ -119,21 +119,22 @@ def decode(
     upright: bool = True,
     bgr: bool = False,
 ) -> np.ndarray:
-    """The pixels of an image file's bytes.
+    """Decodes the bytes of an image file.
 
     Args:
-        data: The bytes.
-        name: What to call the file in an error.
-        grey: See :func:`read`.
-        library: See :func:`read`.
-        upright: See :func:`read`.
-        bgr: BGR instead of RGB.
+        data (bytes): Content of the file.
+        name (str): Name of the file for error messages.
+        grey (bool): See :func:`read`.
+        library (str): See :func:`read`.
+        upright (bool): See :func:`read`.
+        bgr (bool): Return BGR instead of RGB.
 
     Returns:
-        uint8 of shape (height, width, 3), RGB or BGR, or (height, width, 1).
+        np.ndarray: uint8 of shape (height, width, 3), RGB or BGR, or
+        (height, width, 1).
 
     Raises:
-        OSError: If they are no image; the text has the name and the reason.
+        OSError: If the bytes are not an image; names the file and the reason.
         MissingPackageError: If neither OpenCV nor Pillow is installed.
     """
     try:
@@ -151,14 +152,14 @@ def decode(
         raise OSError(f'cannot read image {name}: {reason}') from error
 
 
-# Markers of a JPEG that no segment follows.
+# Markers of a JPEG without a segment.
 _ALONE = {b'\xff', b'\x00', b'\x01', *(bytes([n]) for n in range(0xD0, 0xDA))}
 
 
 def _check_complete(data: bytes) -> None:
-    """Refuses a file without an end, as OpenCV 5 does.
+    """Refuses a truncated file, as OpenCV 5 does.
 
-    OpenCV 4 fills a JPEG up with grey, and Pillow takes a PNG.
+    OpenCV 4 fills the rest of a JPEG with grey, and Pillow accepts a truncated PNG.
     """
     if data[:8] == b'\x89PNG\r\n\x1a\n':
         end = data.rfind(b'IEND')
@@ -166,7 +167,7 @@ def _check_complete(data: bytes) -> None:
             raise _Unreadable('it is cut off, a PNG without an end')
     if data[:2] != b'\xff\xd8':
         return
-    # An end counts behind the start of the scan: previews before it have their own.
+    # Search the end after the start of the scan: previews before it have their own.
     at = 2
     while (at := data.find(b'\xff', at)) >= 0:
         marker = data[at + 1 : at + 2]
@@ -213,20 +214,20 @@ def _with_pillow(
             if not like_opencv:
                 image = ImageOps.exif_transpose(image) if upright else image
                 return _like_mmcv(Image, image, grey)
-            # Pillow turns TIFF by itself, and forgets the orientation.
+            # Pillow rotates TIFF itself and removes the orientation.
             pixels = _like_opencv(image, grey)
             return _turned(pixels, image.getexif().get(0x112)) if upright else pixels
     except _Unreadable:
         raise
     except UnidentifiedImageError as error:
         raise _Unreadable('Pillow finds no image in it') from error
-    except Exception as error:  # whatever a damaged file makes of its parser
+    except Exception as error:  # damaged files raise all kinds of errors
         raise _Unreadable(first_line(error)) from error
 
 
 def _like_mmcv(Image: Any, image: Any, grey: bool) -> np.ndarray:
-    """An opened image as MMCV's backend 'pillow' gives it."""
-    if image.mode == 'LA':  # on MMCV's colour, so that black things stay visible
+    """Decodes an opened image like MMCV's backend 'pillow'."""
+    if image.mode == 'LA':  # MMCV's background colour, on which black is visible
         alpha = image.convert('RGBA')
         image = Image.new('RGB', alpha.size, (124, 117, 104))
         image.paste(alpha, mask=alpha.split()[3])
@@ -235,7 +236,7 @@ def _like_mmcv(Image: Any, image: Any, grey: bool) -> np.ndarray:
 
 
 def _differs(image: Any, grey: bool) -> bool:
-    """Whether Pillow gives other pixels than OpenCV, of which it says too little."""
+    """Whether Pillow's pixels differ from OpenCV's and cannot be corrected."""
     kind, mode = image.format, image.mode
     if kind == 'TIFF':
         deep = max(image.tag_v2.get(258, (1,))) > 8
@@ -250,7 +251,7 @@ def _differs(image: Any, grey: bool) -> bool:
 
 
 def _like_opencv(image: Any, grey: bool) -> np.ndarray:
-    """An opened image as OpenCV gives it, not yet upright."""
+    """Decodes an opened image like OpenCV, without applying the orientation."""
     kind, mode = image.format, image.mode
     if mode not in _MODES[kind] or _differs(image, grey):
         raise _Unreadable(f'a {kind} of this kind ({mode}) needs OpenCV: {_OPENCV}')
@@ -259,12 +260,12 @@ def _like_opencv(image: Any, grey: bool) -> np.ndarray:
         pixels = np.asarray(image) >> 8 if deep else np.asarray(image.convert('L'))
         return np.stack([pixels.astype(np.uint8)] * (1 if grey else 3), -1)
     if kind == 'JPEG' and mode == 'CMYK':
-        # Adobe inverts them, and Pillow inverts them back.
+        # Adobe stores inverted values, and Pillow inverts them back.
         ink = 255 - np.array(image, np.int32)
         black = ink[..., 3:]
         pixels = (black - ((255 - ink[..., :3]) * black >> 8)).astype(np.uint8)
     elif kind == 'JPEG' and grey:
-        image.draft('L', None)  # its own brightness
+        image.draft('L', None)  # the brightness channel of the file
         return np.array(image.convert('L'))[..., None]
     else:
         pixels = np.array(image.convert('RGB'))
@@ -276,7 +277,7 @@ def _like_opencv(image: Any, grey: bool) -> np.ndarray:
 
 
 def _turned(pixels: np.ndarray, orientation: int | None) -> np.ndarray:
-    """An image turned and mirrored as EXIF says it is to be shown."""
+    """Rotates and mirrors an image according to the orientation in EXIF."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

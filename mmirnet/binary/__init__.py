@@ -1,4 +1,4 @@
-"""IR-Net's mathematics and layers. Needs torch and nothing else."""
+"""IR-Net's formulas and layers. Needs only torch."""
 
 from .activations import Hardtanh, hardtanh
 from .estimators import ESTIMATORS, Estimator, binary_sign, register_estimator, sign

@@ -1,4 +1,4 @@
-"""Hardtanh, in less time and memory than torch's own."""
+"""A Hardtanh that needs less time and memory than torch's."""
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +23,17 @@ class _Hardtanh(Function):
 
 
 def hardtanh(x: Tensor) -> Tensor:
-    """Clamp to [-1, 1], as ``torch.nn.functional.hardtanh`` does, in less time.
+    """Clamps to [-1, 1] like ``torch.nn.functional.hardtanh``, but faster.
 
-    It keeps what comes out for the backward pass, as the next convolution does. With
-    torch's own a compiler keeps a Boolean mask besides, and gradients in channels_last
-    turn into those of another layout.
+    The function saves its output for the backward pass, which the next convolution
+    saves anyway. With torch's function a compiler additionally saves a Boolean mask,
+    and gradients lose the channels-last (NHWC) memory format.
 
     Args:
         x (Tensor): Any shape, floating point.
 
     Returns:
-        Tensor: In the shape and dtype of ``x``.
+        Tensor: Clamped values, with the shape and dtype of ``x``.
 
     Example:
         >>> hardtanh(torch.tensor([-2.0, 0.5, 1.0]))
@@ -46,9 +46,9 @@ torch.fx.wrap('hardtanh')  # one operation
 
 
 class Hardtanh(nn.Hardtanh):
-    """torch's Hardtanh in the time of :func:`hardtanh`, where its limits are -1 and 1.
+    """``nn.Hardtanh`` that uses :func:`hardtanh` if the limits are -1 and 1.
 
-    ``inplace`` is accepted and makes no difference.
+    ``inplace`` is accepted and has no effect.
 
     Example:
         >>> Hardtanh()(torch.tensor([-2.0, 0.5]))
@@ -56,7 +56,7 @@ class Hardtanh(nn.Hardtanh):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clamp every element."""
+        """Clamps every element."""
         if (self.min_val, self.max_val) != (-1, 1):
             return super().forward(x)
         return hardtanh(x)

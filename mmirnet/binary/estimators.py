@@ -1,4 +1,4 @@
-"""Sign, and its stand-ins in the backward pass."""
+"""The sign function and the estimators of its derivative."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,47 +12,47 @@ from .modes import by_operators, differentiated
 
 
 def sign(x: Tensor) -> Tensor:
-    """The sign of every element, +1 for zero, so that one bit can hold it.
+    """Computes the sign of every element; that of zero is +1, so one bit is enough.
 
     Args:
         x (Tensor): Any shape, floating point. -0.0 counts as 0.
 
     Returns:
-        Tensor: -1 and +1, in the shape and dtype of ``x``. NaN stays NaN: a network
-        that is lost shows it.
+        Tensor: -1 and +1, with the shape and dtype of ``x``. NaN stays NaN, so that
+        a diverged network is noticed.
 
     Example:
         >>> sign(torch.tensor([-2.0, -0.0, 0.0, 3.0, torch.nan]))
         tensor([-1.,  1.,  1.,  1., nan])
     """
-    # -1 and 0, then -1 and +1. Comparisons and torch.sign would hide NaN; torch.where
-    # costs 15 times as much on a CPU: scalar branches do not vectorise.
+    # First -1 and 0, then -1 and +1. Comparisons and torch.sign would hide NaN.
+    # torch.where takes 15 times as long on a CPU: scalar branches do not vectorise.
     return x.clamp(-1.0, 0.0).floor_().mul_(2).add_(1)
 
 
 def sign_again(x: Tensor) -> Tensor:
-    """The sign in a backward pass, by arithmetic of its own.
+    """Computes the sign in a backward pass, with other operations than :func:`sign`.
 
-    Of two equal expressions a compiler makes one, and keeps it from the forward pass:
-    half as much memory again.
+    A compiler merges equal expressions and would save the signs of the forward pass,
+    which takes half as much memory again.
     """
     return x.clamp(-0.5, 0.0).floor_().add_(0.5).mul_(2)
 
 
 class Estimator(NamedTuple):
-    """A stand-in for the derivative of sign: ``gain(t, k) * shape(x, t)``.
+    """An estimator of the derivative of sign: ``gain(t, k) * shape(x, t)``.
 
-    The gain is apart because it is one number: a convolution applies it to its
-    few weights and not to its many activations.
+    The gain is separate because it is a scalar. A convolution applies it to its weights
+    instead of its activations, which are more numerous.
 
     Attributes:
-        name (str): What ``estimator=`` calls it.
+        name (str): Value of ``estimator=``.
         formula (str): The derivative, as TeX.
         source (str): Paper and equation.
         gain (Callable): (t, k) -> factor, a 0-dim tensor or a number.
         vjp (Callable): (grad, x, t) -> grad * shape(x, t).
-        curve (Callable): (x, t, k) -> what has this derivative: the stand-in for
-            sign itself. Training does not need it.
+        curve (Callable): (x, t, k) -> the function with this derivative, which
+            approximates sign. Training does not need it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Estimator(NamedTuple):
     curve: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def derivative(self, x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-        """What gradients are multiplied by.
+        """Computes the factor that gradients are multiplied by.
 
         Args:
             x (Tensor): Any shape, floating point.
@@ -71,7 +71,7 @@ class Estimator(NamedTuple):
             k (Tensor): EDE's height, 0-dim.
 
         Returns:
-            Tensor: In the shape of ``x``.
+            Tensor: The derivative, with the shape of ``x``.
 
         Example:
             >>> x, one = torch.tensor([0.0, 0.5, 2.0]), torch.tensor(1.0)
@@ -86,16 +86,16 @@ ESTIMATORS: dict[str, Estimator] = {}
 
 
 def register_estimator(estimator: Estimator) -> Estimator:
-    """Makes an estimator known by its name, to layers and configs.
+    """Registers an estimator by its name for layers and configs.
 
     Args:
         estimator (Estimator): The estimator.
 
     Returns:
-        Estimator: The same.
+        Estimator: The same estimator.
 
     Raises:
-        ConfigError: If there is another one of this name.
+        ConfigError: If another estimator has this name.
 
     Example:
         >>> identity = Estimator(
@@ -112,13 +112,13 @@ def register_estimator(estimator: Estimator) -> Estimator:
 
 def _ede_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:
     # 1 - tanh(tx)^2 = 4 s(2tx) (1 - s(2tx)) with the logistic function s, which
-    # costs a quarter of tanh on a CPU. The 4 is in the gain.
+    # takes a quarter of the time of tanh on a CPU. The gain contains the 4.
     return torch.ops.aten.sigmoid_backward(grad, (x * (2 * t)).sigmoid_())
 
 
 def _ste_vjp(grad: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    # 2 - ceil|x| is 1 or 2 where |x| <= 1. A compiler would keep a Boolean mask from
-    # the forward pass, in loops that do not vectorise: a step took 2.5 times as long.
+    # 2 - ceil|x| is 1 or 2 where |x| <= 1. With a comparison, a compiler saves a
+    # Boolean mask, in loops that do not vectorise: a step took 2.5 times as long.
     return x.abs().ceil_().neg_().add_(2).clamp_(0, 1).mul_(grad)
 
 
@@ -164,15 +164,15 @@ register_estimator(
 
 
 def check_float(name: str, tensor: Tensor) -> None:
-    """Integers would be cut, and complex numbers have no sign."""
+    """Refuses integers, which would be truncated, and complex numbers."""
     if not tensor.is_floating_point():
         raise ConfigError(f'{name} must be floating point, got {tensor.dtype}')
 
 
 def sign_by_operators(x: Tensor, t: Tensor, k: Tensor, estimator: str) -> Tensor:
-    """:func:`binary_sign` in operators that can be differentiated as often as asked.
+    """Computes :func:`binary_sign` with operators that have higher derivatives.
 
-    The curve minus itself is exactly zero, with the curve's derivative.
+    The curve minus its detached copy is exactly zero and has the curve's derivative.
     """
     q = sign(x.detach())
     if not differentiated(x):
@@ -197,7 +197,7 @@ class _BinarySign(Function):
 
 
 def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tensor:
-    r"""Sign in the forward pass, an estimator of its derivative in the backward.
+    r"""Computes the sign, and estimates its derivative in the backward pass.
 
     ============= ========================================== ==================
     estimator     :math:`\partial\,\mathrm{sign}/\partial x` source
@@ -211,10 +211,10 @@ def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tens
         x (Tensor): Any shape, floating point.
         t (Tensor): EDE's sharpness, 0-dim. The other estimators ignore t and k.
         k (Tensor): EDE's height, 0-dim.
-        estimator (str): A key of the table, or one more of :data:`ESTIMATORS`.
+        estimator (str): A name in the table, or another key of :data:`ESTIMATORS`.
 
     Returns:
-        Tensor: -1 and +1 (sign(0) = +1), in the shape and dtype of ``x``.
+        Tensor: -1 and +1 (sign(0) = +1), with the shape and dtype of ``x``.
 
     Raises:
         ValueError: If the estimator is unknown.

@@ -1,8 +1,8 @@
-"""The binary convolution as a function: both quantisers and torch's convolution in one.
+"""The binary convolution as one autograd function of both quantisers and conv2d.
 
-Every quantiser is an autograd function with a hand-written backward: what
-autograd would keep for the backward pass is cheaper to compute again than to
-store, and nothing that a neighbouring layer keeps anyway is kept twice.
+The backward pass recomputes the quantised tensors instead of saving them, because
+recomputing is cheaper than storing. It saves nothing that a neighbouring layer saves
+anyway.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from .weights import (
 
 
 class ConvGeometry(NamedTuple):
-    """What a 2-d convolution is told beside its operands."""
+    """Geometry arguments of a 2-d convolution."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -35,11 +35,11 @@ class ConvGeometry(NamedTuple):
 
 
 class _BinaryConv2d(Function):
-    """Binarise both operands and convolve.
+    """Binarises both operands and convolves.
 
-    One function and not three, so that only the latent weight and the
-    full-precision input are kept: exactly what an ``nn.Conv2d`` keeps. The signs
-    are made again in the backward pass.
+    One function instead of three saves only the latent weight and the full-precision
+    input for the backward pass, as ``nn.Conv2d`` does. The backward pass recomputes the
+    signs.
     """
 
     @staticmethod
@@ -54,7 +54,7 @@ class _BinaryConv2d(Function):
         bias = None if bias is None else bias.to(dtype)
         if bias is None or not binarize_input:
             return F.conv2d(qx, qw, bias, *geometry)
-        # Sums of signs are exact where the bias is not among them.
+        # Sums of signs are exact if the bias is added afterwards.
         return F.conv2d(qx, qw, None, *geometry).add_(bias[:, None, None])
 
     @staticmethod
@@ -91,7 +91,7 @@ class _BinaryConv2d(Function):
 
     @staticmethod
     def backward_by_operators(ctx, grad):
-        """The same gradients, with a graph of their own."""
+        """Computes the same gradients with a graph, for higher derivatives."""
         x, weight, t, k = ctx.saved_tensors
         options = ctx.geometry, ctx.rule, ctx.binarize_input, ctx.dtype
         y = _conv2d_by_operators(x, weight, None, t, k, *options)
@@ -105,7 +105,7 @@ class _BinaryConv2d(Function):
 def _conv2d_by_operators(
     x, weight, bias, t, k, geometry, rule, binarize_input, dtype
 ) -> Tensor:
-    """:func:`binary_conv2d` in operators that can be differentiated again."""
+    """Computes :func:`binary_conv2d` with operators that have higher derivatives."""
     qx = sign_by_operators(x, t, k, rule.estimator) if binarize_input else x
     qw = weight_by_operators(weight, t, k, rule)
     bias = None if bias is None else bias.to(dtype)
@@ -113,15 +113,15 @@ def _conv2d_by_operators(
 
 
 def check_types(x: Tensor, weight: Tensor) -> None:
-    """Refuses operands of two types, and an input that is not floating point.
+    """Refuses operands of different dtypes and inputs that are not floating point.
 
     Args:
         x (Tensor): The input.
         weight (Tensor): The latent weight.
 
     Raises:
-        ConfigError: If x is not floating point, or of another type than the weight;
-            under autocast, which casts them, any two will do.
+        ConfigError: If x is not floating point, or if its dtype is not that of the
+            weight. Under autocast, which casts both, the dtypes may differ.
     """
     check_float('x', x)
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -139,11 +139,11 @@ def binary_conv2d(
     rule: WeightRule = WeightRule(),
     binarize_input: bool = True,
 ) -> Tensor:
-    """Convolve sign(x) with Libra-PB's binary weights.
+    """Convolves sign(x) with Libra-PB's binary weights.
 
-    Padding adds zeros to sign(x): a padded tap counts neither +1 nor -1. Under
-    autocast the convolution runs in the autocast dtype, which holds signs and
-    powers of two exactly; mean, deviation and log2 stay in float32.
+    Padding adds zeros to sign(x): a padded tap counts as neither +1 nor -1. Under
+    autocast the convolution runs in the autocast dtype, which represents signs and
+    powers of two exactly. Mean, standard deviation and log2 are computed in float32.
 
     Args:
         x (Tensor): (N, in, H, W), full precision.
@@ -152,15 +152,15 @@ def binary_conv2d(
         t (Tensor): EDE's sharpness, 0-dim.
         k (Tensor): EDE's height, 0-dim.
         geometry (ConvGeometry): Stride, padding, dilation, groups.
-        rule (WeightRule): How to binarise; its estimator serves x as well.
-        binarize_input (bool): False convolves x itself (W/A bits 1/32).
+        rule (WeightRule): Options of the binarisation. Its estimator also applies to x.
+        binarize_input (bool): If False, x is not binarised (W/A bits 1/32).
 
     Returns:
         Tensor: (N, out, H', W').
 
     Raises:
-        ValueError: If x and the weight are not of the same floating-point type (any
-            two will do under autocast), or a filter has a single weight.
+        ValueError: If x and the weight do not have the same floating-point dtype (which
+            may differ under autocast), or if a filter has a single weight.
 
     Example:
         >>> t, k = torch.tensor([0.1, 10.0])

@@ -1,4 +1,4 @@
-"""Drop-in binary layers: subclasses of torch's own with IR-Net's quantisers."""
+"""Binary layers: subclasses of ``nn.Conv2d`` and ``nn.Linear`` with quantisers."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ from .weights import WeightRule, binary_weight, check_filters, libra_pb
 
 
 def _is_rescaled(old: Tensor, new: Tensor) -> bool:
-    """Whether one weight is the other times a factor an output channel."""
+    """Whether one weight is the other times a factor per output channel."""
     if old.shape != new.shape or old.is_meta or new.is_meta or not old.numel():
         return False
     a, b = (w.detach().flatten(1).to('cpu', torch.double) for w in (old, new))
@@ -28,16 +28,16 @@ def _is_rescaled(old: Tensor, new: Tensor) -> bool:
 
 
 class _BinaryLayer:
-    """What the binary layers share: the weight rule, and t and k of EDE."""
+    """Common part of the binary layers: the weight rule, and t and k of EDE."""
 
     def _init_binary(self, binarize_input: bool, rule: WeightRule) -> None:
         check_choice('binarize_input', binarize_input, (True, False))
         check_filters(self.weight, rule.balance, type(self).__name__)
         self.binarize_input = binarize_input
         self.rule = rule
-        # Not in the state dict: t and k belong to the schedule, and checkpoints
-        # load into and from the full-precision network. One tensor, changed in
-        # place: a compiled graph reads it without being compiled again.
+        # Not in the state dict: t and k belong to the schedule, and checkpoints can be
+        # exchanged with the full-precision network. One tensor, changed in place: a
+        # compiled graph reads it without recompilation.
         self.register_buffer('ede', torch.tensor(ede(0.0)), persistent=False)
         self.ede_is_set = False
 
@@ -45,7 +45,7 @@ class _BinaryLayer:
         was_meta = self.ede.is_meta
         super()._apply(fn, recurse)
         if was_meta and not self.ede.is_meta:
-            self._restart_ede(self.ede.device)  # to_empty leaves what was in memory
+            self._restart_ede(self.ede.device)  # to_empty does not initialise memory
         return self
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -58,11 +58,11 @@ class _BinaryLayer:
         self.ede_is_set = False
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Add or replace a parameter, but for what binarisation would undo.
+        """Adds or replaces a parameter, unless binarisation would undo the change.
 
         Raises:
-            ValueError: If a weight is pruned, or replaced by itself times a factor a
-                channel, as fusing with a batch norm does.
+            ValueError: If a weight is pruned, or multiplied by a factor per channel,
+                as in fusing with a batch norm.
         """
         weight = self._parameters.get('weight')
         if weight is not None and param is not None:
@@ -74,17 +74,17 @@ class _BinaryLayer:
             if name == 'weight' and _is_rescaled(weight, param):
                 raise ConfigError(
                     f'{type(self).__name__} cannot be fused with a batch norm: its '
-                    'weight was replaced by itself times a factor a channel, which '
-                    'binarisation takes away again. Keep the norm: '
+                    'weight was multiplied by a factor per channel, which '
+                    'binarisation removes. Keep the norm: '
                     'tools/deploy/pack.py folds it'
                 )
         super().register_parameter(name, param)
 
     def __prepare_scriptable__(self):
-        """Called by ``torch.jit.script``.
+        """Refuses ``torch.jit.script``, which calls this method.
 
         Raises:
-            ValueError: Always; tracing works.
+            ValueError: Always. Use tracing instead.
         """
         raise ConfigError(
             f'{type(self).__name__} cannot be compiled by torch.jit.script: use '
@@ -92,14 +92,14 @@ class _BinaryLayer:
         )
 
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input, weight and bias; traces of an evaluation get no estimators."""
+        """Returns input, weight and bias; traces in evaluation omit the estimators."""
         operands = x, self.weight, self.bias
         if self.training or not traced():
             return operands
         return tuple(None if a is None else a.detach() for a in operands)
 
     def _warn_if_constant(self) -> None:
-        """A warning where an estimator is trained with that nobody schedules."""
+        """Warns if the layer trains with EDE, but without a schedule."""
         forgotten = self.training and not self.ede_is_set
         if forgotten and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if self.rule.estimator == 'ede':
@@ -112,22 +112,22 @@ class _BinaryLayer:
             self.ede_is_set = True
 
     def libra_pb(self) -> tuple[Tensor, Tensor | None]:
-        """What the sign of the weights is taken of, and s, as constants."""
+        """Returns the balanced, standardised weights and s, both detached."""
         rule = self.rule
         weight = self.weight.detach()
         return libra_pb(weight, rule.standardize, rule.scale, rule.balance)
 
     def binary_weight(self) -> Tensor:
-        """Q_w = s * sign(w_std): the weights this layer computes with."""
+        """Returns Q_w = s * sign(w_std), the weights that this layer computes with."""
         return binary_weight(self.weight, *self.ede.unbind(), self.rule)
 
     @property
     def bits(self) -> str:
-        """W/A bits: those of the weights and of the activations."""
+        """W/A bits, '1/1' or '1/32'."""
         return '1/1' if self.binarize_input else '1/32'
 
     def extra_repr(self) -> str:
-        """Add the binary options to torch's own."""
+        """Adds the options of the binarisation to those of torch's layer."""
         rule = ', '.join(f'{k}={v!r}' for k, v in self.rule._asdict().items())
         return f'{super().extra_repr()}, W/A bits={self.bits}, {rule}'
 
@@ -143,15 +143,15 @@ def _padded_conv2d(
     rule: tuple,
     binarize_input: bool,
 ) -> Tensor:
-    """``nn.Conv2d``'s padding around :func:`binary_conv2d`."""
+    """Computes :func:`binary_conv2d` with the padding of ``nn.Conv2d``."""
     left, right, top, bottom = pads
     crop = (0, 0)
     if mode != 'zeros':
-        # Copies of pixels: their sign may be taken afterwards.
+        # The padding copies pixels, so the sign can be taken afterwards.
         x = F.pad(x, pads, mode=mode)
     else:
-        # 'same' pads an even kernel once more at the end: pad both sides so,
-        # and cut the first row and column off.
+        # 'same' pads an even kernel by one more at the end: pad both sides by that
+        # amount and crop the first row and column.
         stride, _, dilation, groups = geometry
         geometry = ConvGeometry(stride, (bottom, right), dilation, groups)
         crop = (bottom - top, right - left)
@@ -179,37 +179,37 @@ def _linear(
     if not binarize_input:
         return F.linear(x, weight, bias)
     y = F.linear(binary_sign(x, t, k, rule.estimator), weight)
-    # Sums of signs are exact where the bias is not among them.
+    # Sums of signs are exact if the bias is added afterwards.
     return y if bias is None else y + bias.to(y.dtype)
 
 
-# For torch.fx each is one operation.
+# torch.fx treats each as one operation.
 for function in ('_padded_conv2d', '_linear'):
     torch.fx.wrap(function)
 
 
 class IRConv2d(_BinaryLayer, nn.Conv2d):
-    """A 2-d convolution with Libra-PB's binary weights on binary input.
+    """A 2-d convolution with Libra-PB's binary weights and binary input.
 
-    Takes ``nn.Conv2d``'s arguments in ``nn.Conv2d``'s order, holds the same state
-    dict, and is registered for OpenMMLab's ``conv_cfg=dict(type='IRConv2d')``.
-    Padding is applied after the sign; zeros count neither +1 nor -1.
+    The layer has the arguments and the state dict of ``nn.Conv2d``, and is registered
+    for OpenMMLab's ``conv_cfg=dict(type='IRConv2d')``. Padding is applied after the
+    sign: zeros count as neither +1 nor -1.
 
     Args:
-        *args: As for ``nn.Conv2d``.
-        binarize_input (bool): Take the sign of the input (W/A bits 1/1); False
-            convolves the input itself (1/32).
+        *args: Arguments of ``nn.Conv2d``.
+        binarize_input (bool): Take the sign of the input (W/A bits 1/1). If False, the
+            input is not binarised (1/32).
         standardize (bool): Divide weights by their standard deviation.
         scale (str | None): 'shift', 'mean' or None, see
             :func:`~mmirnet.binary.libra_pb`.
         estimator (str): A name of :data:`~mmirnet.binary.ESTIMATORS`: 'ede', 'ste' or
             'approx_sign'.
-        balance (bool): Subtract each filter's mean; False is the plain sign.
-        **kwargs: As for ``nn.Conv2d``.
+        balance (bool): Subtract the mean of each filter. False gives the plain sign.
+        **kwargs: Keyword arguments of ``nn.Conv2d``.
 
     Raises:
-        ValueError: If ``scale`` or ``estimator`` is unknown, or a filter would
-            have a single weight (depthwise 1x1), which has no sign once balanced.
+        ValueError: If ``scale`` or ``estimator`` is unknown, or if filters have a
+            single weight (depthwise 1x1), which balancing sets to zero.
 
     Example:
         >>> conv = IRConv2d(16, 32, 3, padding=1, bias=False)
@@ -232,7 +232,7 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
         self._init_binary(binarize_input, rule)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve (N, in, H, W) or (in, H, W)."""
+        """Convolves an input of shape (N, in, H, W) or (in, H, W)."""
         self._warn_if_constant()
         return _padded_conv2d(
             *self._operands(x),
@@ -246,15 +246,16 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
 
 
 class IRLinear(_BinaryLayer, nn.Linear):
-    """A linear layer with Libra-PB's binary weights on binary input.
+    """A linear layer with Libra-PB's binary weights and binary input.
 
     Args:
-        *args: As for ``nn.Linear``.
+        *args: Arguments of ``nn.Linear``.
         binarize_input (bool): As for :class:`IRConv2d`.
         standardize (bool): As for :class:`IRConv2d`.
         scale (str | None): As for :class:`IRConv2d`.
         estimator (str): As for :class:`IRConv2d`.
-        **kwargs: As for ``nn.Linear``.
+        balance (bool): As for :class:`IRConv2d`.
+        **kwargs: Keyword arguments of ``nn.Linear``.
 
     Raises:
         ValueError: As for :class:`IRConv2d`.
@@ -279,7 +280,7 @@ class IRLinear(_BinaryLayer, nn.Linear):
         self._init_binary(binarize_input, rule)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
+        """Maps (..., in) to (..., out)."""
         self._warn_if_constant()
         return _linear(
             *self._operands(x), self.ede, tuple(self.rule), self.binarize_input
@@ -287,13 +288,13 @@ class IRLinear(_BinaryLayer, nn.Linear):
 
 
 def binary_layers(model: nn.Module) -> Iterator[tuple[str, IRConv2d | IRLinear]]:
-    """The binary layers of a model, wrapped (DDP, compiled, averaged) or not.
+    """Iterates over the binary layers of a model.
 
     Args:
-        model (nn.Module): Any model.
+        model (nn.Module): Any model, wrapped (DDP, compiled, averaged) or not.
 
     Yields:
-        tuple[str, IRConv2d | IRLinear]: Name within ``model``, and the layer.
+        tuple[str, IRConv2d | IRLinear]: Name in ``model``, and the layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), IRConv2d(8, 8, 3))
@@ -306,12 +307,12 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, IRConv2d | IRLinear]]
 
 
 def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
-    """Set EDE's t and k in every binary layer of a model.
+    """Sets EDE's t and k in every binary layer of a model.
 
     Args:
         model (nn.Module): Any model, wrapped or not.
         t (float): Sharpness, positive.
-        k (float | None): Height; max(1/t, 1) by default (eq. 9).
+        k (float | None): Height. Defaults to max(1/t, 1) (eq. 9).
 
     Raises:
         ValueError: If t or k is not positive, or infinite.
@@ -326,7 +327,7 @@ def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
         raise ConfigError(f'EDE needs positive t and k, got t={t} and k={k}')
     k = max(1 / t, 1.0) if k is None else k
     for _, layer in binary_layers(model):
-        # Filling from a number leaves the GPU's queue alone; copying would not.
+        # Filling with a number does not synchronise with the GPU; copying would.
         layer.ede[0] = t
         layer.ede[1] = k
         layer.ede_is_set = True

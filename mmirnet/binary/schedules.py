@@ -1,4 +1,4 @@
-"""What moves with the progress of training: EDE's t and k."""
+"""EDE's schedule: t and k as functions of the training progress."""
 
 import math
 
@@ -9,14 +9,14 @@ T_MIN, T_MAX = 0.1, 10.0
 
 
 def ede(progress: float, t_min: float = T_MIN, t_max: float = T_MAX):
-    r"""EDE's schedule (eq. 9): how sharp the estimator is at a point of training.
+    r"""Computes t and k of EDE's schedule (eq. 9) at a point of the training.
 
     .. math::
         t = T_{min} \cdot 10^{\,p \cdot \log_{10}(T_{max} / T_{min})},
         \qquad k = \max(1/t, 1)
 
     Args:
-        progress (float): Share of training that is done, i/N in [0, 1].
+        progress (float): Completed fraction of the training, i/N in [0, 1].
         t_min (float): t at the start. Positive.
         t_max (float): t at the end. Greater than ``t_min``.
 

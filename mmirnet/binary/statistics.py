@@ -1,4 +1,4 @@
-"""What binary layers do while they train, in numbers."""
+"""Statistics of binary layers during training."""
 
 import math
 
@@ -11,13 +11,13 @@ from .layers import IRConv2d, IRLinear
 
 
 def bit_entropy(share: Tensor) -> Tensor:
-    r"""Entropy of a bit, in bits: :math:`-p \log_2 p - (1-p) \log_2 (1-p)`.
+    r"""Computes the entropy of a bit: :math:`-p \log_2 p - (1-p) \log_2 (1-p)`.
 
     Args:
-        share (Tensor): p, how often it is +1, 0 to 1. Any shape.
+        share (Tensor): Probability p of +1, from 0 to 1. Any shape.
 
     Returns:
-        Tensor: 0 (always the same) to 1 (both equally often), in the same shape.
+        Tensor: Entropy in bits, from 0 (constant) to 1 (p = 1/2), in the same shape.
 
     Example:
         >>> bit_entropy(torch.tensor([0.0, 0.25, 0.5, 1.0]))
@@ -30,18 +30,18 @@ def bit_entropy(share: Tensor) -> Tensor:
 def estimator_statistics(
     x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede'
 ) -> dict[str, Tensor]:
-    r"""How an estimator stands in for sign at given values.
+    r"""Computes how well an estimator approximates sign at given values.
 
     Args:
-        x (Tensor): What sign is taken of. Any shape, floating point.
+        x (Tensor): Input of sign. Any shape, floating point.
         t (Tensor): EDE's sharpness, 0-dim.
         k (Tensor): EDE's height, 0-dim.
         estimator (str): A key of :data:`~mmirnet.binary.ESTIMATORS`.
 
     Returns:
-        dict[str, Tensor]: 0-dim, ``factor``, the mean derivative that gradients are
-        multiplied by, and ``square_error``, the mean of
-        :math:`(\mathrm{sign}(x) - g(x))^2` with the curve g of that derivative: EDE's
+        dict[str, Tensor]: 0-dim tensors. ``factor`` is the mean derivative that
+        gradients are multiplied by. ``square_error`` is the mean of
+        :math:`(\mathrm{sign}(x) - g(x))^2` with the curve g of that derivative; EDE's
         is :math:`k \tanh(tx)`. Its root is the estimating error of `ReSTE
         <https://arxiv.org/abs/2308.06689>`_, for any number of values.
 
@@ -58,17 +58,17 @@ def estimator_statistics(
 
 
 def input_statistics(layer: IRConv2d | IRLinear, x: Tensor) -> dict[str, Tensor]:
-    """What the sign of a layer's input keeps, and what its gradient loses.
+    """Computes statistics of the sign of a layer's input.
 
     Args:
         layer (IRConv2d | IRLinear): A layer that takes the sign of its input.
-        x (Tensor): Its input, (N, in, H, W) or (..., in).
+        x (Tensor): Input of the layer, (N, in, H, W) or (..., in).
 
     Returns:
-        dict[str, Tensor]: ``positive``, (in,), how often each channel's sign is +1,
-        NaN for a channel with NaN; and 0-dim ``saturated``, the share of values of
-        magnitude 1 or more, where Hardtanh and clipped estimators end; ``factor`` and
-        ``square_error`` of :func:`estimator_statistics`.
+        dict[str, Tensor]: ``positive``, (in,), is the share of +1 per channel, and NaN
+        for a channel with NaN. The others are 0-dim: ``saturated`` is the share of
+        values of magnitude 1 or more, the limit of Hardtanh and of clipped estimators.
+        ``factor`` and ``square_error`` are those of :func:`estimator_statistics`.
 
     Example:
         >>> layer = IRLinear(2, 3)
@@ -87,16 +87,16 @@ def input_statistics(layer: IRConv2d | IRLinear, x: Tensor) -> dict[str, Tensor]
 
 
 def weight_statistics(layer: IRConv2d | IRLinear) -> dict[str, Tensor]:
-    """A layer's binary weights, and what their gradient loses.
+    """Computes statistics of a layer's binary weights.
 
     Args:
         layer (IRConv2d | IRLinear): The layer.
 
     Returns:
-        dict[str, Tensor]: ``signs``, bool in the weight's shape, True for +1; and
-        0-dim ``entropy``, in bits, the mean over the filters; ``factor`` and
-        ``square_error`` of :func:`estimator_statistics` at the balanced,
-        standardised weights.
+        dict[str, Tensor]: ``signs`` is bool with the shape of the weight, True for +1.
+        The others are 0-dim: ``entropy`` is the mean over the filters, in bits.
+        ``factor`` and ``square_error`` are those of :func:`estimator_statistics` at
+        the balanced, standardised weights.
 
     Example:
         >>> layer = IRLinear(4, 1, bias=False)
@@ -115,16 +115,16 @@ def weight_statistics(layer: IRConv2d | IRLinear) -> dict[str, Tensor]:
 
 
 def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
-    """How many output channels of a binary layer have which scale.
+    """Counts the output channels of a binary layer by scale.
 
     Args:
         layer (IRConv2d | IRLinear): The layer.
 
     Returns:
-        dict[int, int]: Channels by log2(s), rounded; empty without a scale.
+        dict[int, int]: Number of channels by log2(s), rounded. Empty without a scale.
 
     Raises:
-        ArithmeticError: If weights are NaN or infinite.
+        ArithmeticError: If a weight is NaN or infinite.
 
     Example:
         >>> log2_scales(IRConv2d(16, 32, 3))

@@ -1,4 +1,4 @@
-"""How a layer binarises its weights: Libra-PB, and what it is compared with.
+"""Binarisation of weights: Libra-PB and its ablations.
 
 Qin et al., `Forward and Backward Information Retention for Accurate Binary
 Neural Networks <https://arxiv.org/abs/1909.10788>`_, CVPR 2020, section 3.2.
@@ -19,14 +19,14 @@ from .modes import by_operators, differentiate, differentiated, traced
 
 
 class Scale(NamedTuple):
-    """What a channel's signs are multiplied by, of its mean absolute weight.
+    """The scale s of a channel, computed from its mean absolute weight m.
 
     Attributes:
-        name (str): What ``scale=`` calls it.
-        formula (str): s of the mean m, as TeX.
+        name (str): Value of ``scale=``.
+        formula (str): s as a function of m, as TeX.
         source (str): Paper and equation.
-        of (Callable): (m) -> s, both (out, 1, ...); s is a constant in the backward
-            pass. A channel of zeros alone gets s = 1 afterwards.
+        of (Callable): (m) -> s, both (out, 1, ...). s is a constant in the backward
+            pass. For m = 0, s is set to 1 afterwards.
     """
 
     name: str
@@ -35,23 +35,23 @@ class Scale(NamedTuple):
     of: Callable[[Tensor], Tensor]
 
 
-#: All scales by name; None is for no scale.
+#: All scales by name. None means no scale.
 SCALES: dict[str | None, Scale | None] = {None: None}
 
 
 def register_scale(scale: Scale) -> Scale:
-    """Makes a scale known by its name, to layers and configs.
+    """Registers a scale by its name for layers and configs.
 
-    The packed format holds powers of two, and refuses other scales when packing.
+    The packed format supports powers of two. Packing refuses other scales.
 
     Args:
         scale (Scale): The scale.
 
     Returns:
-        Scale: The same.
+        Scale: The same scale.
 
     Raises:
-        ConfigError: If there is another one of this name.
+        ConfigError: If another scale has this name.
 
     Example:
         >>> half = register_scale(Scale('half', 'm / 2', 'none', lambda m: m / 2))
@@ -80,25 +80,25 @@ register_scale(Scale('mean', 'm', 'XNOR-Net', lambda mean: mean))
 
 
 class Filters(NamedTuple):
-    """Weights and what is known of each output channel's filter."""
+    """Balanced weights, and statistics of the filter of each output channel."""
 
-    centred: Tensor  # as the weight: w - mean(w); zero where the filter is constant
-    inv_std: Tensor | float  # (out, 1, ...): 1 / std(w); 1 where it is constant
+    centred: Tensor  # shape of the weight: w - mean(w); zero if the filter is constant
+    inv_std: Tensor | float  # (out, 1, ...): 1 / std(w); 1 if the filter is constant
     scale: Tensor | None  # (out, 1, ...): s
 
 
 class WeightRule(NamedTuple):
-    """How a layer binarises its weight: the keywords of its constructor.
+    """Options of the binarisation of weights: the keywords of the binary layers.
 
     Args:
         standardize (bool): Divide balanced weights by their standard deviation.
         scale (str | None): A key of :data:`SCALES`, see :func:`libra_pb`.
         estimator (str): A key of :data:`ESTIMATORS`.
-        balance (bool): Subtract each filter's mean.
+        balance (bool): Subtract the mean of each filter.
 
     Raises:
-        ValueError: If an option has none of its values, or weights would be
-            standardised that are not balanced.
+        ValueError: If an option has an unknown value, or if ``standardize`` is set
+            without ``balance``.
 
     Example:
         >>> WeightRule(scale='mean')._replace(estimator='ste')
@@ -112,9 +112,9 @@ class WeightRule(NamedTuple):
 
 
 def _check_rules(rule: type[WeightRule]) -> None:
-    """Have every rule checked where it is made.
+    """Makes the constructor of the rule check its arguments.
 
-    Of its own accord a NamedTuple checks nothing, and torch 2.6 compiles no subclass.
+    A NamedTuple checks nothing, and torch 2.6 cannot compile a subclass of it.
     """
     make = rule.__new__
 
@@ -140,7 +140,7 @@ _check_rules(WeightRule)
 
 
 def check_filters(weight: Tensor, balance: bool, owner: str = 'Libra-PB') -> None:
-    """Refuses weights that cannot be binarised filter by filter."""
+    """Refuses weights that cannot be binarised per filter."""
     check_float('weight', weight)
     if weight.dim() < 2 or (balance and weight.shape[1:].numel() < 2):
         raise ConfigError(
@@ -154,22 +154,23 @@ def _filter_dims(weight: Tensor) -> tuple[int, ...]:
 
 
 def make_filters(weight: Tensor, rule: WeightRule) -> Filters:
-    """What a rule makes of a weight, before the sign."""
+    """Balances and standardises a weight and computes its scale."""
     w = weight.float() if weight.dtype in (torch.half, torch.bfloat16) else weight
-    # Not flattened: that would copy weights in channels_last.
+    # Not flattened: that would copy weights in channels-last memory format.
     dims = _filter_dims(w)
     if not rule.balance:
         s = _scale(w.abs().mean(dims, keepdim=True), rule.scale)
         return Filters(w, 1.0, s)
     mean = w.mean(dims, keepdim=True)
     centred = w - mean
-    # The mean first, then a norm: as exact as torch.std and ten times as fast.
+    # Mean, then norm: as exact as torch.std and ten times as fast.
     std = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
     std = std / math.sqrt(w.shape[1:].numel() - 1)
-    # Rounding alone leaves a constant filter this far from its mean.
+    # Upper bound of the rounding error for a constant filter.
     info = torch.finfo(w.dtype)
     constant = std <= 16 * info.eps * mean.abs() + info.tiny
-    # Fresh memory costs more than the arithmetic, but autograd needs the old values.
+    # Allocating memory takes longer than the arithmetic, but autograd needs the old
+    # values.
     keep = torch.is_grad_enabled() or by_operators()
     centred = (centred.masked_fill if keep else centred.masked_fill_)(constant, 0)
     inv_std = std.masked_fill(constant, 1).reciprocal() if rule.standardize else 1.0
@@ -178,7 +179,7 @@ def make_filters(weight: Tensor, rule: WeightRule) -> Filters:
 
 
 def _scale(mean: Tensor, name: str | None) -> Tensor | None:
-    """S of the mean absolute value of each filter; 1 for zeros alone."""
+    """Computes s from the mean absolute value of each filter; 1 if that is zero."""
     scale = SCALES[name]
     return None if scale is None else scale.of(mean).masked_fill(mean == 0, 1)
 
@@ -189,9 +190,9 @@ def libra_pb(
     scale: str | None = 'shift',
     balance: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    r"""Libra parameter binarisation (section 3.2) up to the sign.
+    r"""Computes Libra parameter binarisation (section 3.2) up to the sign.
 
-    Per output channel c, with the n elements of its filter:
+    For each output channel, with the n elements of its filter:
 
     .. math::
         \hat w = w - \mathrm{mean}(w), \qquad
@@ -199,26 +200,26 @@ def libra_pb(
         s = 2^{\,\mathrm{round}(\log_2 \mathrm{mean}|\hat w_{std}|)}
 
     and the binary weights are :math:`Q_w = s \cdot \mathrm{sign}(\hat w_{std})`.
-    The standard deviation is the unbiased one and there is no epsilon, as in the
-    released code. A constant filter has no standard deviation: it is balanced to
-    zero and gets s = 1.
+    The standard deviation is the unbiased one and has no epsilon, as in the released
+    code. A constant filter has a standard deviation of zero. It is balanced to zero,
+    and s is 1.
 
     Args:
-        weight (Tensor): (out, in/groups, kh, kw) or (out, in), n >= 2 elements a
-            filter. Half-precision weights are computed in float32.
-        standardize (bool): Divide by the standard deviation; False balances only.
+        weight (Tensor): (out, in/groups, kh, kw) or (out, in), with n >= 2 elements
+            per filter. Half-precision weights are computed in float32.
+        standardize (bool): Divide by the standard deviation. False only balances.
         scale (str | None): A key of :data:`SCALES`: 'shift' for the power of two
             above, 'mean' for the mean itself, None for no scale.
-        balance (bool): False takes the weights as they are, what Libra-PB is compared
-            with; it needs ``standardize=False``.
+        balance (bool): Subtract the mean of each filter. False leaves the weights
+            unchanged and requires ``standardize=False``.
 
     Returns:
-        tuple[Tensor, Tensor | None]: :math:`\hat w_{std}` in the weight's shape,
-        differentiable, and s in (out, 1, ...), a constant in the backward pass.
+        tuple[Tensor, Tensor | None]: :math:`\hat w_{std}` with the shape of the weight,
+        differentiable, and s of shape (out, 1, ...), a constant in the backward pass.
 
     Raises:
-        ValueError: If the scale is unknown, weights would be standardised that are
-            not balanced, or a filter has a single weight.
+        ValueError: If the scale is unknown, if ``standardize`` is set without
+            ``balance``, or if a filter has a single weight.
 
     Example:
         >>> w_std, s = libra_pb(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
@@ -232,7 +233,7 @@ def libra_pb(
 
 
 def quantize(filters: Filters, dtype: torch.dtype) -> Tensor:
-    """Gives Q_w = s * sign(w_std). The sign needs no division by the deviation."""
+    """Computes Q_w = s * sign(w_std). The sign does not need the standardisation."""
     q = sign(filters.centred)
     if filters.scale is not None:
         q *= filters.scale
@@ -240,10 +241,10 @@ def quantize(filters: Filters, dtype: torch.dtype) -> Tensor:
 
 
 def weight_vjp(grad, filters: Filters, t, k, rule: WeightRule) -> Tensor:
-    """Through the estimator, the standardisation and the mean; s is constant.
+    """Propagates a gradient through estimator, standardisation and mean; s is constant.
 
-    Overwrites the filters if they were balanced: fresh memory costs more than the
-    arithmetic. Without balance they are the caller's own weights.
+    The function overwrites balanced filters, because allocating memory takes longer
+    than the arithmetic. Without balance the filters are the caller's weights.
     """
     centred, inv_std, s = filters
     estimator = ESTIMATORS[rule.estimator]
@@ -256,7 +257,7 @@ def weight_vjp(grad, filters: Filters, t, k, rule: WeightRule) -> Tensor:
     if rule.balance:
         d -= d.mean(dims, keepdim=True)
     if rule.standardize:
-        # z has mean 0, so its product with d is the same before and after.
+        # z has mean 0, so subtracting the mean of d does not change its product with z.
         n = z.shape[1:].numel()
         d -= z.mul_((d * z).sum(dims, keepdim=True) / (n - 1))
     return d
@@ -265,7 +266,7 @@ def weight_vjp(grad, filters: Filters, t, k, rule: WeightRule) -> Tensor:
 def weight_by_operators(
     weight: Tensor, t: Tensor, k: Tensor, rule: WeightRule
 ) -> Tensor:
-    """:func:`binary_weight` in operators that can be differentiated again."""
+    """Computes :func:`binary_weight` with operators that have higher derivatives."""
     filters = make_filters(weight, rule)
     if not differentiated(weight):
         return quantize(filters, weight.dtype)
@@ -296,10 +297,10 @@ class _BinaryWeight(Function):
 def binary_weight(
     weight: Tensor, t: Tensor, k: Tensor, rule: WeightRule = WeightRule()
 ) -> Tensor:
-    """Libra-PB's binary weights Q_w = s * sign(w_std), with an estimator behind.
+    """Computes Libra-PB's binary weights Q_w = s * sign(w_std).
 
     Equals ``s * binary_sign(w_std, t, k, estimator)`` of :func:`libra_pb`, in one
-    step that keeps nothing but the weight for the backward pass.
+    autograd function that saves only the weight for the backward pass.
 
     Args:
         weight (Tensor): As for :func:`libra_pb`.
@@ -308,7 +309,7 @@ def binary_weight(
         rule (WeightRule): standardize, scale, estimator and balance.
 
     Returns:
-        Tensor: -s and +s in the weight's shape and dtype.
+        Tensor: -s and +s, with the shape and dtype of the weight.
 
     Raises:
         ValueError: If the weights are integers or a filter has a single weight.
