@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there at all.
+"""Atomic checkpoints with a checksum.
 
-A file is written beside its place, flushed to the disk and renamed. It ends with
-the SHA-256 of its bytes, as the comment that a zip archive may have, so that damage
-is found before anything is read; torch and every zip tool read it as before. Files
-of others are checked by the checksums of the zip format.
+A checkpoint is written to a temporary file, fsynced, then renamed. It ends with the
+SHA-256 of its bytes, stored as the comment of the zip archive, so damage is detected
+before the file is read. torch and all zip tools can read the file. Checkpoints of other
+programs are checked with the checksums of the zip format.
 """
 
 import contextlib
@@ -32,18 +32,18 @@ from ..files import sha256_of, write_atomic
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
 _CHUNK = 1 << 20
-#: The best checkpoint, and MMEngine's published ones: no state of a run.
+#: Names of best and published checkpoints, which have no state of a run.
 _NO_STATE = re.compile(r'^best_|-[0-9a-f]{8}\.pth$')
 
 
 def sealed(archive: bytes) -> bytes:
-    """A zip archive without a comment, with its digest as the comment.
+    """Adds the digest of a zip archive as its comment.
 
     Args:
-        archive (bytes): What torch.save wrote.
+        archive (bytes): Output of torch.save, an archive without a comment.
 
     Returns:
-        bytes: The same archive, 79 bytes longer.
+        bytes: The archive with the comment, 79 bytes longer.
     """
     digest = hashlib.sha256(archive).hexdigest().encode()
     # The archive ends with the length of its comment.
@@ -51,13 +51,13 @@ def sealed(archive: bytes) -> bytes:
 
 
 class AtomicFileBackend(LocalBackend):
-    """MMEngine's local files, written whole, with digests on checkpoints.
+    """MMEngine's backend for local files, with atomic writes and digests.
 
-    ``backend_args=dict(backend='whole')`` of a checkpoint hook chooses it.
+    ``backend_args=dict(backend='whole')`` of a checkpoint hook selects it.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes; a torch.save archive gets its digest."""
+        """Writes bytes; adds the digest to the output of torch.save."""
         is_archive = obj[:2] == b'PK' and obj[-22:-18] == b'PK\x05\x06'
         if is_archive and (unknown := get_unsafe_globals_in_checkpoint(BytesIO(obj))):
             raise CheckpointError(
@@ -67,7 +67,7 @@ class AtomicFileBackend(LocalBackend):
         write_atomic(filepath, sealed(obj) if is_archive else obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text."""
+        """Writes text."""
         write_atomic(filepath, obj.encode(encoding))
 
 
@@ -75,14 +75,14 @@ register_backend('whole', AtomicFileBackend, force=True)
 
 
 def check_intact(path: str | os.PathLike) -> None:
-    """Raise a ValueError that names the file if a checkpoint is damaged.
+    """Checks that a checkpoint is not damaged.
 
     Args:
-        path (str | os.PathLike): A checkpoint, ours or another torch.save archive.
-            Files in torch's old format have no checksums and pass.
+        path (str | os.PathLike): A checkpoint of this package, or another torch.save
+            archive. Files in torch's old format have no checksums and pass.
 
     Raises:
-        ValueError: If bytes are missing or changed.
+        ValueError: If bytes are missing or changed; names the file.
     """
     size = os.path.getsize(path)
     with open(path, 'rb') as f:
@@ -101,7 +101,7 @@ def check_intact(path: str | os.PathLike) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except Exception as e:  # zipfile raises many kinds on damaged headers
+    except Exception as e:  # zipfile raises many kinds of errors on damaged headers
         raise CheckpointError(f'{path} is damaged or cut short: {e}') from e
     if bad is not None:
         raise CheckpointError(
@@ -110,34 +110,34 @@ def check_intact(path: str | os.PathLike) -> None:
 
 
 def _digest(f, size: int) -> str:
-    """SHA-256 of an archive's bytes as they were without the comment."""
+    """Computes the SHA-256 of an archive as it was without the comment."""
     sha = sha256_of(f, size)
     sha.update(b'\0\0')
     return sha.hexdigest()
 
 
-#: Readers of files that are no checkpoints of torch, by the end of their names. Packed
-#: files (``.safetensors``) give latent weights, see :mod:`mmirnet.packed.latent`.
+#: Readers of other kinds of files, by suffix. Packed files (``.safetensors``) give
+#: latent weights, see :mod:`mmirnet.packed.latent`.
 FILE_READERS: dict[str, Callable[[str, Any], dict]] = {}
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
 def load_checkpoint_file(filename: str, map_location=None) -> dict:
-    """Load a checkpoint file that is whole and holds nothing but data.
+    """Loads a checkpoint file that is intact and contains only data.
 
-    MMEngine's loader for paths: resuming, ``load_from``, tests and ``Pretrained``
-    weights all come through here. :data:`FILE_READERS` has the files of another kind.
+    This is MMEngine's loader for paths. Resuming, ``load_from``, tests and
+    ``Pretrained`` weights all use it. :data:`FILE_READERS` reads other kinds of files.
 
     Args:
         filename (str): Path of the file.
-        map_location: As for torch.load.
+        map_location: Argument of ``torch.load``.
 
     Returns:
         dict: The checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or holds objects that could run code.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or contains objects that could run code.
     """
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
@@ -149,17 +149,17 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
 
 
 def read_checkpoint(path: str, map_location=None) -> dict:
-    """Load a checkpoint file whose bytes are known to be whole.
+    """Loads a checkpoint file that is known to be intact.
 
     Args:
         path (str): Path of the file.
-        map_location: As for torch.load.
+        map_location: Argument of ``torch.load``.
 
     Returns:
-        dict: The checkpoint, made of nothing but data.
+        dict: The checkpoint, which contains only data.
 
     Raises:
-        ValueError: If the file cannot be read, or holds objects that could run code.
+        ValueError: If the file cannot be read, or contains objects that could run code.
     """
     if kind := _another_format(path):
         raise CheckpointError(
@@ -169,7 +169,7 @@ def read_checkpoint(path: str, map_location=None) -> dict:
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as e:
-        # torch's own text advises to run what is in the file.
+        # torch's own message advises to run the code in the file.
         code = re.search(r'GLOBAL (\S+)', str(e))
         reason = (
             f'it holds more than weights and logs, an object of {code[1]}'
@@ -177,16 +177,16 @@ def read_checkpoint(path: str, map_location=None) -> dict:
             else 'it is damaged, or no checkpoint'
         )
         raise CheckpointError(f'checkpoint {path} is refused: {reason}') from e
-    except Exception as e:  # damaged files of the old format raise anything
+    except Exception as e:  # damaged files of the old format raise all kinds of errors
         raise CheckpointError(f'checkpoint {path} cannot be read: {e}') from e
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict):
-        meta.pop('config', None)  # MMEngine would run this text as Python
+        meta.pop('config', None)  # MMEngine would execute this text as Python
     return checkpoint
 
 
 def _another_format(path: str) -> str | None:
-    """What a file is that people take for a checkpoint."""
+    """Describes a file of another format that is often mistaken for a checkpoint."""
     if path.lower().endswith('.onnx'):
         return 'an ONNX model'
     if zipfile.is_zipfile(path):
@@ -197,9 +197,9 @@ def _another_format(path: str) -> str | None:
 
 
 def on_main_process(function: Callable, *args):
-    """What a function gives on the main process, there and everywhere.
+    """Calls a function on the main process and returns its result on all processes.
 
-    An error, too, reaches all processes: none waits for one that has stopped.
+    An exception is raised on all processes, so that none of them waits for the others.
     """
     outcome = [None]
     if is_main_process():
@@ -216,14 +216,14 @@ def on_main_process(function: Callable, *args):
 
 @contextlib.contextmanager
 def handed_over(path: str, checkpoint: dict | None):
-    """Give a checkpoint that is in memory to whoever loads its file next.
+    """Passes a checkpoint that is in memory to the next load of its file.
 
-    A run looks at its checkpoint before it starts; MMEngine then loads by path.
+    A run checks its checkpoint before it starts. MMEngine then loads it by path.
 
     Args:
         path (str): File or URL, as the runner knows it.
-        checkpoint (dict | None): Its content, on the CPU, which is let go of at the
-            first load; None where nothing is loaded.
+        checkpoint (dict | None): Content of the file, on the CPU. It is released after
+            the first load. None if nothing is loaded.
 
     Example:
         >>> with handed_over('a.pth', {'state_dict': {}, 'meta': {'epoch': 3}}):
@@ -239,8 +239,8 @@ def handed_over(path: str, checkpoint: dict | None):
         if not held or filename != path:
             return former(filename, map_location)
         content = held.pop()
-        # Weights go to the model's device as they are loaded, and a function that
-        # places storages has nothing to say here.
+        # Weights move to the model's device when they are loaded, so a map_location
+        # that is a function does not apply here.
         if isinstance(map_location, str | torch.device):
             for key in content.keys() - {'state_dict'}:
                 content[key] = apply_to(
@@ -262,21 +262,21 @@ def handed_over(path: str, checkpoint: dict | None):
 def find_intact_checkpoint(
     work_dir: str | os.PathLike, out_dir: str | None = None, template: str = ''
 ) -> str | None:
-    """The checkpoint to resume from: the newest one that is whole.
+    """Finds the checkpoint to resume from: the newest intact one.
 
     Args:
-        work_dir (str | os.PathLike): Folder of a run. The file ``last_checkpoint``
-            comes first, wherever it points, then all checkpoints by age. Those of
-            the best epoch and published ones hold no optimizer and are left out.
-        out_dir (str | None): ``out_dir`` of the run's checkpoint hook, which writes
-            to a subfolder of the run's name there.
+        work_dir (str | os.PathLike): Folder of a run. The file that ``last_checkpoint``
+            names comes first, then all checkpoints by age. Best and published
+            checkpoints have no optimizer state and are skipped.
+        out_dir (str | None): ``out_dir`` of the run's checkpoint hook, which writes to
+            a subfolder with the name of the run.
         template (str): ``filename_tmpl`` of the hook.
 
     Returns:
         str | None: A path, or None if the folder has no checkpoint.
 
     Raises:
-        ValueError: If there are checkpoints and none is whole.
+        ValueError: If there are checkpoints, but none is intact.
     """
     work_dir = Path(work_dir)
     folders = [work_dir]
@@ -306,7 +306,7 @@ def find_intact_checkpoint(
 
 
 def _last_checkpoint(work_dir: Path, folders: list[Path]) -> Path | None:
-    """What ``last_checkpoint`` names: in the run's own folders, if they were moved."""
+    """Returns the file that ``last_checkpoint`` names, also if the folder was moved."""
     try:
         named = Path((work_dir / 'last_checkpoint').read_text().strip())
     except (OSError, UnicodeDecodeError):
@@ -316,7 +316,7 @@ def _last_checkpoint(work_dir: Path, folders: list[Path]) -> Path | None:
 
 
 def _warn_of_younger_progress(path: Path, files: list[Path]) -> None:
-    """Name a checkpoint that is older by the clock, and further in training."""
+    """Warns of a checkpoint that is older in time but further in training."""
     mine = _iteration(path)
     for other in files[files.index(path) + 1 :]:
         if _iteration(other) > mine:
@@ -331,9 +331,9 @@ def _warn_of_younger_progress(path: Path, files: list[Path]) -> None:
 
 
 def _iteration(path: Path) -> int:
-    """The iteration of a checkpoint, without reading its weights."""
+    """Reads the iteration of a checkpoint without its weights."""
     try:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
         return int(content['meta']['iter'])
-    except Exception:  # damaged files raise anything
+    except Exception:  # damaged files raise all kinds of errors
         return -1

@@ -1,4 +1,4 @@
-"""The processes of a distributed run, on GPUs and on CPUs."""
+"""Starts the process group of a distributed run, on GPUs or CPUs."""
 
 import datetime
 import os
@@ -12,8 +12,8 @@ from torch import distributed
 
 from ..errors import ConfigError
 
-#: Where each launcher says a process's rank, the number of processes, and the
-#: rank on its node.
+#: Environment variables of each launcher: rank, number of processes, and rank on the
+#: node.
 RANK_VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -26,9 +26,9 @@ RANK_VARIABLES = {
 
 
 def join_processes(cfg: Config) -> None:
-    """Joins the other processes of a distributed run: MMEngine's way, or over gloo.
+    """Joins the process group of a distributed run.
 
-    MMEngine's launchers call CUDA, so they are left to machines that have it.
+    MMEngine's launchers need CUDA. Without CUDA the processes use gloo.
     """
     if cfg.launcher == 'none':
         return
@@ -46,7 +46,7 @@ def join_processes(cfg: Config) -> None:
                 f'process {local_rank} of this node has no GPU: '
                 f'{torch.cuda.device_count()} are visible'
             )
-        # As the Runner does, which would do it too late to agree on a checkpoint.
+        # The Runner would do this after the processes have to agree on a checkpoint.
         init_dist(cfg.launcher, **dist_cfg)
         return
 

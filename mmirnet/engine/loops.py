@@ -1,10 +1,9 @@
-"""Training loops that a resumed run goes through as an uninterrupted one does.
+"""Training loops with bit-identical resumption.
 
-They differ from MMEngine's in three things. All randomness follows from the seed
-and the progress. An epoch can be entered in its middle, where a preempted run
-left it: the place is counted in images, so that it also holds for another batch
-size or number of processes. And a validation that the killed run may have missed
-is run first.
+The loops differ from MMEngine's in three points. All randomness follows from the seed
+and the progress. A resumed run can start in the middle of an epoch, where a preempted
+run stopped; the place is counted in images, so the batch size and the number of
+processes may change. A validation that the killed run may have missed is run first.
 """
 
 import copy
@@ -25,7 +24,7 @@ from ..errors import CheckpointError, ConfigError
 from ..registry import find_class
 from .changes import parse_config
 
-#: What makes up a loader, beside its data set and sampler.
+#: Options of a loader, besides its data set and sampler.
 _LOADER_OPTIONS = (
     'batch_size',
     'num_workers',
@@ -46,18 +45,18 @@ _WAY_OUT = (
 
 
 def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
-    """A data loader, or its config, with samples that are seeded.
+    """Makes the samples of a data loader deterministic.
 
     Args:
         cfg (dict | DataLoader): ``train_dataloader``. Its sampler is MMEngine's
-            DefaultSampler or InfiniteSampler, named or given as a class. A ready
-            loader has an :class:`~mmirnet.datasets.DeterministicSampler`.
+            DefaultSampler or InfiniteSampler, by name or class. A DataLoader object
+            needs a :class:`~mmirnet.datasets.DeterministicSampler`.
 
     Returns:
-        dict | DataLoader: What MMEngine builds the loader from.
+        dict | DataLoader: Config of the loader for MMEngine, or the loader.
 
     Raises:
-        ValueError: If samples or batches are chosen in another way.
+        ValueError: If another sampler or a batch sampler is used.
 
     Example:
         >>> cfg = deterministic_dataloader(dict(
@@ -90,7 +89,7 @@ def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
 
 
 def _seeded(loader: DataLoader) -> DataLoader:
-    """A ready loader, with what its samples draw seeded."""
+    """Returns a copy of a loader object with seeded samples."""
     sampler = getattr(loader, 'sampler', None)
     if not (
         isinstance(loader, DataLoader)
@@ -119,7 +118,7 @@ def _bring_resume_hook(runner: Runner) -> None:
 
 
 class _DeterministicLoop:
-    """What both loops share."""
+    """Common part of both loops."""
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, deterministic_dataloader(dataloader), **kwargs)
@@ -129,7 +128,7 @@ class _DeterministicLoop:
                 f'train_dataloader has no batch: {self._images} images, batch_size '
                 f'{self.dataloader.batch_size}, drop_last {self.dataloader.drop_last}'
             )
-        #: Images of the present epoch, or pass through the data, that are done.
+        #: Images used so far in the current epoch or pass through the data.
         self.seen = 0
 
     @property
@@ -137,9 +136,9 @@ class _DeterministicLoop:
         return len(self.dataloader.dataset)
 
     def _batches(self, epoch: int, seen: int):
-        """Number and content of an epoch's batches, behind the images seen."""
+        """Iterates over index and content of the remaining batches of an epoch."""
         sampler = self.dataloader.sampler
-        # A resumed run has the seed of its checkpoint where the config has none.
+        # A resumed run without a seed in its config uses that of the checkpoint.
         sampler.seed = self.runner.seed
         sampler.set_epoch(epoch)
         first = self._first_batch(seen)
@@ -150,29 +149,29 @@ class _DeterministicLoop:
         for number, batch in enumerate(self.dataloader, first):
             last = number + 1 == len(self.dataloader)
             seen = self._images if last else min(seen + step, self._images)
-            # In front, so that a checkpoint of the iteration's end knows.
+            # Before the iteration, so that a checkpoint at its end contains it.
             self.runner.message_hub.update_info(
                 'place_in_data', dict(epoch=epoch, seen=seen, images=self._images)
             )
             yield number, batch
 
     def _first_batch(self, seen: int) -> int:
-        """Number of the batch behind the images seen: the last is ``length - 1``."""
+        """Returns the index of the first batch after the images seen."""
         left = self.dataloader.sampler.left(seen)
         size = self.dataloader.batch_size
         left = left // size if self.dataloader.drop_last else math.ceil(left / size)
         return len(self.dataloader) - left
 
     def _saved_place(self) -> dict[str, int]:
-        """Epoch and images seen where a resumed run's checkpoint was written."""
+        """Returns epoch and images seen at the checkpoint of a resumed run."""
         info = self.runner.message_hub.runtime_info
         return info.get('place_in_data') or self._place_by_iterations(info)
 
     def _place_by_iterations(self, info: dict) -> dict[str, int]:
-        """The same for a checkpoint that does not count images.
+        """Returns the same for a checkpoint that does not count images.
 
-        Its batch size is in its config; the data and the number of processes have
-        to be what they are now.
+        The batch size is that of the checkpoint's config. The data and the number of
+        processes have to be unchanged.
         """
         old = (parse_config(info.get('cfg')) or {}).get('train_dataloader')
         old = old if isinstance(old, dict) else {}
@@ -190,50 +189,50 @@ class _DeterministicLoop:
                     'resume with the data and the number of processes it was saved '
                     'with'
                 )
-            done = 0  # whole epochs of another length
+            done = 0  # complete epochs of another length
         seen = done * size * self.dataloader.sampler.world_size
         seen = self._images if done == length else min(seen, self._images)
         return dict(epoch=epoch, seen=seen, images=self._images)
 
     def _seed(self) -> None:
-        """Seed what the model and its preprocessor draw in this iteration."""
+        """Seeds the random numbers of model and preprocessor in this iteration."""
         seed_all(self.runner.seed, get_rank(), self.iter)
 
     def _validate(self, done: int, total: int) -> None:
-        """Validate if it is due after this epoch or iteration."""
+        """Validates if a validation is due after this epoch or iteration."""
         self._decide_current_val_interval()
         due = done % self.val_interval == 0 or done == total
         if self.runner.val_loop is not None and done >= self.val_begin and due:
-            # In front, so that a checkpoint of the validation's end knows.
+            # Before the validation, so that a checkpoint at its end contains it.
             self.runner.message_hub.update_info('iter_of_validation', self.iter)
             self.runner.val_loop.run()
 
     def _missed_validation(self) -> bool:
-        """Whether a resumed run's checkpoint is older than its validation."""
+        """Whether the checkpoint of a resumed run is older than its validation."""
         last = self.runner.message_hub.runtime_info.get('iter_of_validation')
         return self.iter > 0 and last != self.iter
 
 
 @LOOPS.register_module()
 class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
-    """MMEngine's loop over epochs, exact when resumed.
+    """MMEngine's epoch-based loop with bit-identical resumption.
 
     A run that is resumed with another batch size, number of processes or number of
-    images keeps its complete epochs. Iterations are counted as if every epoch had
-    had the present length, so that what follows them stays in step.
+    images keeps its completed epochs. Iterations are counted as if every epoch had the
+    current length, so that everything that depends on them stays consistent.
 
     Args:
         runner (Runner): The runner.
         dataloader (dict | DataLoader): ``train_dataloader``.
-        max_epochs (int): As for MMEngine's ``EpochBasedTrainLoop``, and so are
-            ``val_begin``, ``val_interval`` and ``dynamic_intervals``.
+        max_epochs (int): Number of epochs. ``val_begin``, ``val_interval`` and
+            ``dynamic_intervals`` are those of MMEngine's ``EpochBasedTrainLoop``.
 
     Example:
         >>> train_cfg = dict(type='DeterministicEpochLoop', max_epochs=400)
     """
 
     def run(self):
-        """Train, and return the model."""
+        """Trains and returns the model."""
         missed = self._missed_validation()
         self._go_on()
         self.runner.call_hook('before_train')
@@ -246,7 +245,7 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train what is left of an epoch."""
+        """Trains the rest of an epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for idx, data_batch in self._batches(self._epoch, self.seen):
@@ -260,7 +259,7 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
         return self._epoch, self._iter - self._epoch * length
 
     def _go_on(self) -> None:
-        """Take up the place of a resumed run's checkpoint."""
+        """Restores the place of the checkpoint in a resumed run."""
         if not self._iter:
             return
         place = self._saved_place()
@@ -286,17 +285,17 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
-    """MMEngine's loop over iterations, exact when resumed.
+    """MMEngine's iteration-based loop with bit-identical resumption.
 
-    It goes through the data in shuffled passes, as an epoch loop does. A run that is
-    resumed with another batch size or number of processes keeps its iterations and
-    its place in the pass; with another number of images it begins a new pass.
+    The loop goes through the data in shuffled passes, like an epoch-based loop. A run
+    that is resumed with another batch size or number of processes keeps its iterations
+    and its place in the pass. With another number of images it starts a new pass.
 
     Args:
         runner (Runner): The runner.
         dataloader (dict | DataLoader): ``train_dataloader``.
-        max_iters (int): As for MMEngine's ``IterBasedTrainLoop``, and so are
-            ``val_begin``, ``val_interval`` and ``dynamic_intervals``.
+        max_iters (int): Number of iterations. ``val_begin``, ``val_interval`` and
+            ``dynamic_intervals`` are those of MMEngine's ``IterBasedTrainLoop``.
 
     Example:
         >>> train_cfg = dict(type='DeterministicIterLoop', max_iters=10000)
@@ -304,11 +303,11 @@ class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, dataloader, **kwargs)
-        self.dataloader_iterator = None  # MMEngine's, whose workers would wait here
+        self.dataloader_iterator = None  # MMEngine's would keep idle workers
         self._pass = 0
 
     def run(self):
-        """Train, and return the model."""
+        """Trains and returns the model."""
         missed = self._missed_validation()
         self._go_on()
         self.runner.call_hook('before_train')
@@ -322,7 +321,7 @@ class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
         return self.runner.model
 
     def _run_pass(self) -> None:
-        """Train through what is left of the data."""
+        """Trains on the rest of the data."""
         for _, data_batch in self._batches(self._pass, self.seen):
             self.runner.model.train()
             self._seed()
@@ -336,7 +335,7 @@ class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
         return divmod(self._iter, length)
 
     def _go_on(self) -> None:
-        """Take up the place of a resumed run's checkpoint."""
+        """Restores the place of the checkpoint in a resumed run."""
         if not self._iter:
             return
         place = self._saved_place()

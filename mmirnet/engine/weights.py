@@ -1,8 +1,7 @@
-"""Weights in a checkpoint, found by the names and shapes that a model has.
+"""Finds the weights in a checkpoint by the names and shapes of a model.
 
-Files keep them under ``state_dict``, ``model`` or ``net``, and names carry what
-once was around the network: a wrapper for several GPUs, a compiler, a classifier
-around a backbone, or the lack of one.
+Checkpoints store weights under ``state_dict``, ``model`` or ``net``. The names may have
+prefixes of a wrapper for several GPUs, a compiler or a classifier, or lack a prefix.
 """
 
 import contextlib
@@ -21,9 +20,9 @@ from ..errors import CheckpointError
 from .checkpoint import read_checkpoint
 from .wrappers import unwrap
 
-#: Left in names by DistributedDataParallel and by torch.compile.
+#: Prefixes of DistributedDataParallel and torch.compile.
 _WRAPPERS = ('module', '_orig_mod')
-#: Of a classifier's parts, which a file of a bare network does not name.
+#: Prefixes of a classifier's parts, which checkpoints of bare networks lack.
 _PARTS = ('', 'backbone.', 'head.')
 _NO_WEIGHTS = ('optimizer', 'message_hub', 'param_schedulers', 'meta')
 
@@ -31,20 +30,20 @@ _NO_WEIGHTS = ('optimizer', 'message_hub', 'param_schedulers', 'meta')
 def fitting_weights(
     checkpoint: object, model: nn.Module, path: str, *, partial: bool = False
 ) -> dict[str, Tensor]:
-    """A checkpoint's weights under the names that a model has for them.
+    """Renames the weights of a checkpoint to the names of a model.
 
     Args:
-        checkpoint (object): What a file holds.
+        checkpoint (object): Content of a file.
         model (nn.Module): The model, wrapped or not.
         path (str): The file, for messages.
-        partial (bool): Whether weights in common are enough, as in fine-tuning.
+        partial (bool): Whether some common weights are enough, as in fine-tuning.
             Defaults to False.
 
     Returns:
-        dict[str, Tensor]: For ``load_state_dict``.
+        dict[str, Tensor]: Weights for ``load_state_dict``.
 
     Raises:
-        ValueError: If the weights do not fit; says what the file holds instead.
+        ValueError: If the weights do not fit; describes the content of the file.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3, bias=False))
@@ -85,26 +84,25 @@ def fitting_weights(
 def check_checkpoint(
     path: str, model: nn.Module, *, partial: bool = False, whole: bool = False
 ) -> dict:
-    """Load a checkpoint whose weights fit a model, and refuse any other.
+    """Loads a checkpoint and checks that its weights fit a model.
 
-    MMEngine itself only warns of weights that are missing or have another shape,
-    and goes on with random ones.
+    MMEngine only warns if weights are missing or have another shape, and continues
+    with random weights.
 
     Args:
         path (str): File or URL of the checkpoint.
         model (nn.Module): The model, wrapped or not.
-        partial (bool): Whether weights in common are enough, as in fine-tuning.
+        partial (bool): Whether some common weights are enough, as in fine-tuning.
             Defaults to False.
-        whole (bool): Whether the file's bytes have been checked already. Defaults
-            to False.
+        whole (bool): Whether the file is known to be intact. Defaults to False.
 
     Returns:
-        dict: The checkpoint, on the CPU, with the weights as ``state_dict`` under
-        the model's names.
+        dict: The checkpoint, on the CPU. ``state_dict`` has the weights under the
+        model's names.
 
     Raises:
         ValueError: If the file cannot be read or its weights do not fit.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if whole:
         checkpoint = read_checkpoint(os.path.expanduser(path), 'cpu')
@@ -117,18 +115,18 @@ def check_checkpoint(
 
 
 def load_weights(model: nn.Module, path: str) -> dict:
-    """Load a checkpoint's weights, all of which fit, into a model.
+    """Loads the weights of a checkpoint into a model.
 
     Args:
         model (nn.Module): The model, wrapped or not.
         path (str): File or URL.
 
     Returns:
-        dict: The checkpoint, as :func:`check_checkpoint` gives it.
+        dict: The checkpoint, as returned by :func:`check_checkpoint`.
 
     Raises:
-        ValueError: If the file cannot be read or its weights do not fit.
-        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read or not all weights fit.
+        FileNotFoundError: If the file does not exist.
     """
     checkpoint = check_checkpoint(path, model)
     load_state_dict(
@@ -139,22 +137,22 @@ def load_weights(model: nn.Module, path: str) -> dict:
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class FittingPretrainedInit(PretrainedInit):
-    """MMEngine's ``Pretrained``, which refuses a file that has nothing for the module.
+    """MMEngine's ``Pretrained``, which refuses a file without weights for the module.
 
-    MMEngine itself warns of it and trains from random weights. A backbone takes its
-    part of a classifier's checkpoint without ``prefix``.
+    MMEngine only warns and trains from random weights. A backbone takes its part of a
+    classifier's checkpoint without ``prefix``.
 
     Args:
         checkpoint (str): File or URL.
-        prefix (str, optional): As for MMEngine.
-        map_location: As for MMEngine.
+        prefix (str, optional): Argument of MMEngine's ``PretrainedInit``.
+        map_location (str): Argument of MMEngine's ``PretrainedInit``.
 
     Example:
         >>> init_cfg = dict(type='Pretrained', checkpoint='epoch_300.pth')
     """
 
     def __call__(self, module: nn.Module) -> None:
-        """Initialise a module."""
+        """Initialises a module."""
         path = self.checkpoint
         content = CheckpointLoader.load_checkpoint(path, self.map_location)
         if self.prefix is not None:
@@ -166,7 +164,7 @@ class FittingPretrainedInit(PretrainedInit):
 
 
 def _sources(content: object, where: str = '', depth: int = 3) -> list:
-    """Every dict of tensors in a file, and where it stands; state_dict is first."""
+    """Iterates over the dicts of tensors in a file, with keys, state_dict first."""
     if not isinstance(content, dict):
         return []
     tensors = {n: w for n, w in content.items() if isinstance(n, str) and _is_tensor(w)}
@@ -195,7 +193,7 @@ def _bare(name: str) -> str:
 
 
 def _fit(weights: dict, wanted: dict[str, tuple]) -> dict[str, str]:
-    """For names of the model the names in the file, by name and shape."""
+    """Maps names of the model to names in the file, by name and shape."""
     given = {_bare(name): name for name in weights}
     asked = {_bare(name): name for name in wanted}
 
@@ -222,7 +220,7 @@ def _fit(weights: dict, wanted: dict[str, tuple]) -> dict[str, str]:
 
 
 def _starts(names: dict[str, str]) -> list[str]:
-    """What a good part of the names begins with, up to three words; nothing first."""
+    """Returns common prefixes of the names, up to three parts, the empty one first."""
     counts = {'': len(names)}
     for name in names:
         words = name.split('.')[:-1]
@@ -233,7 +231,7 @@ def _starts(names: dict[str, str]) -> list[str]:
 
 
 def _model_takes(model: nn.Module, weights: dict, partial: bool = False) -> bool:
-    """Whether a model, which may rename or complete old weights, loads these."""
+    """Whether the model loads these weights; it may rename or complete old ones."""
     fresh = copy.deepcopy(model)
     if not partial:
         with contextlib.suppress(RuntimeError):
@@ -250,7 +248,7 @@ def _model_takes(model: nn.Module, weights: dict, partial: bool = False) -> bool
 
 
 def _under(checkpoint: object, prefix: str) -> object:
-    """The weights whose names begin so; all where there are none."""
+    """Returns the weights with this prefix, or all if none has it."""
     for _, weights in _sources(checkpoint):
         chosen = {
             name[len(prefix) :]: w
@@ -263,7 +261,7 @@ def _under(checkpoint: object, prefix: str) -> object:
 
 
 def _misfit(path: str, where: str, weights: dict, match: dict, wanted: dict) -> str:
-    """What keeps weights from fitting, in one line."""
+    """Describes in one line why the weights do not fit."""
     own = _own_names(weights)
     if match or own.keys() & wanted.keys():
         verdict = 'is of another architecture than the config'
@@ -288,7 +286,7 @@ def _misfit(path: str, where: str, weights: dict, match: dict, wanted: dict) -> 
 
 
 def _content(checkpoint: object) -> str:
-    """What a file without weights holds."""
+    """Describes the content of a file without weights."""
     if not isinstance(checkpoint, dict):
         return f', but a {type(checkpoint).__name__}'
     return f', but {", ".join(map(str, list(checkpoint)[:6])) or "nothing"}'

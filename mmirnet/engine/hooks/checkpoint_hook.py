@@ -1,4 +1,4 @@
-"""Checkpoints from which a run resumes exactly."""
+"""A checkpoint hook for bit-identical resumption."""
 
 import os
 from pathlib import Path
@@ -22,21 +22,21 @@ from ..plain import plain
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's checkpoint hook, with files that are whole or not there.
+    """MMEngine's checkpoint hook with atomic writes and complete state.
 
-    - Files are written beside their place, flushed and renamed, and carry a
-      digest, see :mod:`mmirnet.engine.checkpoint`.
-    - An old checkpoint goes only when the new one is there.
-    - What a killed run left half written is cleared away.
-    - The rest of what is saved is brought to plain data, so that it can be loaded;
-      what cannot be is named before training starts.
-    - A second run in the same folder is refused.
-    - Each rank's buffers are kept: between two synchronisations the running
-      statistics of batch norms differ from rank to rank.
+    - Writes each checkpoint to a temporary file, fsyncs it, then renames it. Each
+      checkpoint has a digest, see :mod:`mmirnet.engine.checkpoint`.
+    - Removes an old checkpoint only after the new one is written.
+    - Removes temporary files that killed runs left.
+    - Converts everything except weights to plain data, so that it can be loaded. Values
+      that cannot be converted are reported before training starts.
+    - Refuses a second run in the same folder.
+    - Saves the buffers of each rank, because the running statistics of batch norms
+      differ between ranks until they are synchronised.
 
     Args:
-        **kwargs: As for MMEngine's ``CheckpointHook``: ``interval``, ``by_epoch``,
-            ``max_keep_ckpts``, ``save_best``, ``rule``, ...
+        **kwargs: Arguments of MMEngine's ``CheckpointHook``: ``interval``,
+            ``by_epoch``, ``max_keep_ckpts``, ``save_best``, ``rule``, ...
 
     Example:
         >>> default_hooks = dict(
@@ -55,7 +55,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._lock = None
 
     def before_train(self, runner: Runner) -> None:
-        """See that there will be checkpoints, and that they are this run's alone."""
+        """Checks that checkpoints can be written, and locks the folder."""
         if self.out_dir is not None and '://' not in str(self.out_dir):
             self.out_dir = os.path.abspath(os.path.expanduser(self.out_dir))
         super().before_train(runner)
@@ -64,13 +64,13 @@ class AtomicCheckpointHook(CheckpointHook):
         self._forget_foreign_best()
         if is_main_process():
             self._lock = lock_folder(runner.work_dir)
-            # Now, and not after the first epoch.
+            # Before training, not after the first epoch.
             check_writable(Path(self.out_dir) / self.filename_tmpl.format(0))
             for folder in {runner.work_dir, self.out_dir}:
                 remove_stale_temporaries(folder)
 
     def after_train(self, runner: Runner) -> None:
-        """Publish, as MMEngine does, and leave the folder to the next run."""
+        """Publishes like MMEngine's hook, and unlocks the folder."""
         super().after_train(runner)
         if self._lock is not None:
             Path(self._lock.name).unlink(missing_ok=True)
@@ -78,10 +78,10 @@ class AtomicCheckpointHook(CheckpointHook):
             self._lock = None
 
     def _forget_foreign_best(self) -> None:
-        """Look for the best checkpoint in this run's folder.
+        """Looks for the best checkpoint in the folder of this run.
 
-        MMEngine removes the one that a resumed checkpoint names when there is a
-        better one: that of the other run, where the folder is a copy.
+        When there is a better checkpoint, MMEngine removes the one that the resumed
+        checkpoint names. If the folder is a copy, that belongs to the other run.
         """
 
         def own(path: str | None) -> str | None:
@@ -95,13 +95,13 @@ class AtomicCheckpointHook(CheckpointHook):
             paths[key] = own(path)
 
     def save_within_epoch(self, runner: Runner) -> str:
-        """Save where training stands after this iteration; call it on all ranks.
+        """Saves a checkpoint after the current iteration; to be called on all ranks.
 
         Args:
-            runner (Runner): The runner, in its hooks after an iteration.
+            runner (Runner): The runner, in a hook after an iteration.
 
         Returns:
-            str: The file.
+            str: The path of the checkpoint.
         """
         meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
         return self._save(runner, f'preempted_iter_{runner.iter + 1}.pth', meta)
@@ -156,14 +156,14 @@ class AtomicCheckpointHook(CheckpointHook):
             self._buffers = all_gather_object(mine)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add each rank's buffers; bring what is no weight to plain data."""
+        """Adds the buffers of each rank, and converts the rest to plain data."""
         if self._buffers:
             checkpoint['rank_buffers'] = self._buffers
         schedulers = checkpoint.get('param_schedulers', [])
         for part in (
             schedulers.values() if isinstance(schedulers, dict) else [schedulers]
         ):
-            # OneCycle keeps a function there, which it makes anew itself.
+            # OneCycle stores a function, which it creates again itself.
             part[:] = [
                 {k: v for k, v in state.items() if not callable(v)} for state in part
             ]
@@ -171,7 +171,7 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint[key] = plain(value, key)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Give this rank its own buffers back when the run is resumed."""
+        """Restores the buffers of this rank when the run is resumed."""
         buffers = checkpoint.get('rank_buffers', [])
         if runner._resume and len(buffers) == get_world_size() > 1:
             checkpoint['state_dict'].update(buffers[get_rank()])

@@ -1,4 +1,4 @@
-"""Compilation of the backbone, as a switch of the config."""
+"""A hook that compiles the backbone."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -12,12 +12,12 @@ from ..wrappers import unwrap
 class CompileHook(Hook):
     """Compiles the backbone for training and for evaluation.
 
-    MMEngine's own ``compile=True`` compiles ``train_step`` with all the Python in it;
-    here one graph of the backbone serves training and one evaluation, see
-    :func:`mmirnet.engine.speed.compile_model`.
+    MMEngine's ``compile=True`` compiles ``train_step`` with all its Python code. This
+    hook compiles only the backbone, with one graph for training and one for evaluation,
+    see :func:`mmirnet.engine.speed.compile_model`.
 
     Args:
-        **options: For ``torch.compile``.
+        **options: Arguments of ``torch.compile``.
 
     Raises:
         ConfigError: At the start of the run, if the model has no backbone.
@@ -26,7 +26,7 @@ class CompileHook(Hook):
         >>> default_hooks = dict(compile=dict(type='CompileHook'))
     """
 
-    #: Behind EMAHook, whose copy of the model stays as it is.
+    #: After EMAHook, whose copy of the model stays uncompiled.
     priority = 'VERY_LOW'
 
     def __init__(self, **options) -> None:
@@ -34,7 +34,7 @@ class CompileHook(Hook):
         self._compiled = False
 
     def before_run(self, runner: Runner) -> None:
-        """Compile, once for all that the runner does."""
+        """Compiles the backbone, once for training and evaluation."""
         if not self._compiled:
             compile_model(unwrap(runner.model), **self.options)
             self._compiled = True

@@ -1,4 +1,4 @@
-"""A run that is lost should end, and say where."""
+"""A hook that stops a diverged run and reports where it diverged."""
 
 import functools
 import math
@@ -19,21 +19,21 @@ from ..wrappers import unwrap
 class FiniteLossHook(Hook):
     """Stops training when the loss, a weight or a running statistic is NaN or infinite.
 
-    The message names the tensors, or the images of the batch, where it began; the
-    iteration, the learning rate, t and k; and the last good checkpoint. A checkpoint
-    that holds such numbers is not written.
+    The error names the tensors, or the images of the batch, where the first NaN or
+    infinity appeared, the iteration, the learning rate, t and k, and the last good
+    checkpoint. A checkpoint that contains NaN or infinity is not written.
 
-    Each iteration looks at the loss, which the log has fetched from the device
-    anyway, and at the norm of each weight, each running statistic and each image in
-    floats in front of the iteration. These are computed while the device works and read
-    behind the loss: no synchronisation is added. A gradient that is NaN makes NaN of
-    its weight in the same step.
+    Each iteration checks the loss, which the log fetches from the device anyway, and
+    the norms of all weights, running statistics and float images. The device computes
+    the norms before the iteration and the host reads them together with the loss, so
+    the hook adds no synchronisation. A NaN gradient turns its weight into NaN in the
+    same step.
 
     Example:
         >>> custom_hooks = [dict(type='FiniteLossHook')]
     """
 
-    #: After the log has the loss, before any checkpoint is written.
+    #: After the log has fetched the loss, before any checkpoint is written.
     priority = 'ABOVE_NORMAL'
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class FiniteLossHook(Hook):
         self._last_good: str | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Check what training starts from.
+        """Checks the weights and statistics that training starts from.
 
         Raises:
             ArithmeticError: If a weight or a running statistic is not finite.
@@ -56,13 +56,13 @@ class FiniteLossHook(Hook):
             self._stop(runner, f'{_listed(names)} not finite before training starts')
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Look again at what there is: hooks may have replaced weights."""
+        """Collects the tensors again, because hooks may have replaced weights."""
         self._watched = _weights_and_statistics(unwrap(runner.model))
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
     ) -> None:
-        """Have the device look at weights and statistics; nobody waits for it."""
+        """Starts the check of weights and statistics on the device, asynchronously."""
         self._last_good = runner.message_hub.runtime_info.get('last_ckpt')
         self._iteration = runner.iter + 1
         self._batch = _floats(_tensors(data_batch, 'batch'))
@@ -72,10 +72,10 @@ class FiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Check the loss of this iteration, and what was there before it.
+        """Checks the loss of this iteration and the tensors from before it.
 
         Raises:
-            ArithmeticError: If it is not finite.
+            ArithmeticError: If one of them is not finite.
         """
         names = []
         if self._all_finite is not None and not self._all_finite:
@@ -89,7 +89,7 @@ class FiniteLossHook(Hook):
             self._stop(runner, f'the loss is {loss}: {_cause(runner)}')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Check what the last iteration has left.
+        """Checks weights and statistics after the last iteration.
 
         Raises:
             ArithmeticError: If a weight or a running statistic is not finite.
@@ -98,7 +98,7 @@ class FiniteLossHook(Hook):
             self._stop(runner, f'{_listed(names)} not finite{_since(runner.iter)}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep a checkpoint from being written that nobody could go on from.
+        """Refuses to save a checkpoint from which no run can continue.
 
         Raises:
             ArithmeticError: If a weight or a running statistic in it is not finite.
@@ -120,7 +120,7 @@ class FiniteLossHook(Hook):
 
 
 def _weights_and_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, and running means and variances; other buffers may hold anything."""
+    """Returns parameters, running means and variances, but no other buffers."""
     found = dict(model.named_parameters())
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
@@ -130,7 +130,7 @@ def _weights_and_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _floats(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Those that could hold NaN."""
+    """Selects the tensors that can contain NaN."""
     return {
         name: tensor.detach()
         for name, tensor in tensors
@@ -141,7 +141,7 @@ def _floats(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _are_finite(tensors: dict[str, Tensor]) -> Tensor | None:
-    """Whether each tensor's norm is finite, on the device; None for no tensors."""
+    """Computes on the device whether each norm is finite; None without tensors."""
     if not tensors:
         return None
     norms = torch._foreach_norm(list(tensors.values()))
@@ -158,12 +158,12 @@ def _non_finite(tensors: dict[str, Tensor]) -> list[str]:
 
 def _names(tensors: dict[str, Tensor], finite: Tensor) -> list[str]:
     suspects = [n for n, f in zip(tensors, finite.tolist(), strict=True) if not f]
-    # The norm of huge numbers overflows. What was not finite has not become so again.
+    # The norm of huge values overflows, so check the values. NaN and inf stay so.
     return [name for name in suspects if not _is_finite(tensors[name])]
 
 
 def _listed(names: list[str]) -> str:
-    """The first three names, and a verb."""
+    """Formats the first three names with a verb."""
     more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     return f'{", ".join(names[:3])}{more} {"are" if len(names) > 1 else "is"}'
 
@@ -177,7 +177,7 @@ def _since(iterations: int) -> str:
 
 
 def _cause(runner: Runner) -> str:
-    """Where a loss has its NaN from, if not from what is watched."""
+    """Finds the origin of a NaN loss if all checked tensors are finite."""
     buffers = unwrap(runner.model).named_buffers()
     if names := [n for n, b in buffers if not _is_finite(b)]:
         return f'{_listed(names)} not finite'
@@ -192,7 +192,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors in dicts and lists, with their places; labels are left out."""
+    """Iterates over the tensors in dicts and lists with their keys, without labels."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):

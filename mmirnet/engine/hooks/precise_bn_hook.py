@@ -1,4 +1,4 @@
-"""Precise BN for training that starts from a packed file."""
+"""A Precise BN hook for training that starts from a packed file."""
 
 from itertools import islice
 
@@ -12,14 +12,14 @@ from ..wrappers import unwrap
 
 @HOOKS.register_module()
 class PackedPreciseBNHook(Hook):
-    """Measures the batch norms' statistics that a packed file does not hold.
+    """Measures the batch norm statistics that a packed file does not contain.
 
-    Before training, with a few training batches, see
-    :func:`mmirnet.engine.precise_bn.unfold`. Models without folded batch norms are
-    left alone. MMPretrain's ``PreciseBNHook`` measures anew after training instead.
+    The hook uses a few training batches before training, see
+    :func:`mmirnet.engine.precise_bn.unfold`. It does not change models without folded
+    batch norms. MMPretrain's ``PreciseBNHook`` measures after training instead.
 
     Args:
-        batches (int): Training batches to measure with, at most, on each rank.
+        batches (int): Maximum number of training batches per rank.
 
     Example:
         >>> default_hooks = dict(precise_bn=dict(type='PackedPreciseBNHook'))
@@ -31,7 +31,7 @@ class PackedPreciseBNHook(Hook):
         self.batches = batches
 
     def before_train(self, runner: Runner) -> None:
-        """Measure, if there is anything to measure."""
+        """Measures the statistics of folded batch norms."""
         model = unwrap(runner.model)
         if norms := folded(model):
             unfold(model, islice(runner.train_dataloader, self.batches))

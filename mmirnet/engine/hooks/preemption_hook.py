@@ -1,4 +1,4 @@
-"""Leaving a cluster in good order when it asks for the machine."""
+"""A hook that saves a checkpoint when the cluster preempts the job."""
 
 import signal
 import sys
@@ -18,26 +18,28 @@ from .checkpoint_hook import AtomicCheckpointHook
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """On SIGTERM or SIGUSR1: finish the iteration, save, and exit with code 0.
+    """Finishes the iteration, saves and exits with code 0 on SIGTERM or SIGUSR1.
 
-    Slurm sends these before it takes a machine away (``--signal=USR1@60``); Windows
-    has SIGTERM alone. ``--resume`` continues with the next iteration of the same
-    epoch, if the training loop is an exact one, and repeats the epoch otherwise.
-    Python hears signals in its main thread only: a run in another one says so.
+    Slurm sends these signals before it ends a job (``--signal=USR1@60``). Windows has
+    only SIGTERM. With a deterministic training loop, ``--resume`` continues with the
+    next iteration of the same epoch. With other loops, it repeats the epoch. Python
+    delivers signals only to the main thread, so a run in another thread logs that it
+    cannot be preempted.
 
     Args:
-        interval (int): Distributed runs ask each other every so many iterations
-            whether anybody was signalled: all have to stop at the same one.
+        interval (int): Number of iterations after which the ranks of a distributed run
+            check whether one of them received a signal. All ranks have to stop at the
+            same iteration.
 
     Raises:
-        ValueError: If the interval is not positive, or the run has no
-            AtomicCheckpointHook to save with.
+        ValueError: If the interval is not positive, or if the run has no
+            AtomicCheckpointHook.
 
     Example:
         >>> custom_hooks = [dict(type='PreemptionHook')]
     """
 
-    #: After everything else that happens in an iteration.
+    #: After all other hooks of an iteration.
     priority = 'LOWEST'
     signals = tuple(
         getattr(signal, name)
@@ -55,7 +57,7 @@ class PreemptionHook(Hook):
         self.previous = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Listen for the signals."""
+        """Installs the signal handlers."""
         savers = [h for h in runner.hooks if isinstance(h, AtomicCheckpointHook)]
         if not savers:
             raise ConfigError(
@@ -70,7 +72,7 @@ class PreemptionHook(Hook):
                 'PreemptionHook cannot hear signals: training does not run in the '
                 'main thread'
             )
-        # On the CPU, so that asking does not wait for the GPU.
+        # On the CPU, so that the check does not synchronise with the GPU.
         several = get_world_size() > 1
         self.group = distributed.new_group(backend='gloo') if several else None
 
@@ -89,7 +91,7 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Save and leave if the cluster asked for it."""
+        """Saves and exits if a signal was received."""
         if not self._anybody_received(runner):
             return
         name = signal.Signals(self.received or signal.SIGTERM).name
@@ -104,8 +106,8 @@ class PreemptionHook(Hook):
         sys.exit(0)
 
     def after_train(self, runner: Runner) -> None:
-        """Hand the signals back."""
+        """Restores the previous signal handlers."""
         for number, handler in self.previous.items():
-            # None stands for a handler that was not set from Python.
+            # None stands for a handler that Python did not set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.previous = {}

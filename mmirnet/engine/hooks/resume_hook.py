@@ -1,4 +1,4 @@
-"""What a resumed run does with a config that is no longer that of its checkpoint."""
+"""A hook that resumes a run whose config has changed since the checkpoint."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ from ..changes import config_changes, parse_config
 from ..plain import plain
 from ..speed import device_name
 
-#: What a scheduler counts up, or takes from the optimizer.
+#: State of a scheduler that it counts itself or takes from the optimizer.
 _RUNNING = (
     'last_step',
     '_global_step',
@@ -28,7 +28,7 @@ _RUNNING = (
     'num_bad_epochs',
     'cooldown_counter',
 )
-#: Settings of a start, and those that have lines of their own.
+#: Settings that affect only the start of a run, or that are reported separately.
 _NOT_COMPARED = (
     'load_from',
     'resume',
@@ -51,34 +51,34 @@ _LINES = 30
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Resumes by the present config, and says what has changed since the checkpoint.
+    """Resumes with the current config and reports what changed since the checkpoint.
 
-    Where nothing has changed, a resumed run is bit for bit the unbroken one. Where
-    something has, MMEngine mixes both configs: the learning rate's schedule is the
-    checkpoint's, the number of epochs the config's. Here all that the config sets
-    follows the config: optimizer settings and schedules stand where a run with this
-    config would have them after as many epochs and iterations. Weights, the
-    optimizer's averages, the seed and the place in the data are the checkpoint's.
-    What cannot be reconciled is refused.
+    If nothing has changed, the resumed run is bit-identical to an uninterrupted one. If
+    the config has changed, MMEngine mixes both configs: the learning rate schedule is
+    that of the checkpoint, and the number of epochs that of the config. With this hook,
+    all settings follow the config: optimizer settings and schedules take the values
+    that a run with this config would have after the same number of epochs and
+    iterations. Weights, optimizer state, seed and place in the data are those of the
+    checkpoint. Changes that cannot be reconciled are refused.
 
-    The exact training loops and ``tools/train.py`` bring this hook along.
+    The deterministic training loops and ``tools/train.py`` add this hook.
 
     Raises:
-        ValueError: If the checkpoint holds no state of a run, or that of another
+        ValueError: If the checkpoint has no state of a run, or that of another
             optimizer.
 
     Example:
         >>> custom_hooks = [dict(type='ResumeHook')]
     """
 
-    #: In front of EDE, which looks at the runner's progress.
+    #: Before EDEHook, which reads the progress of the runner.
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
         self.checkpoint: dict | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Remember what the config makes, before a checkpoint is loaded over it."""
+        """Saves the state that the config creates, before a checkpoint is loaded."""
         self.checkpoint = None
         if not isinstance(getattr(runner, 'optim_wrapper', None), OptimWrapper):
             return
@@ -88,7 +88,7 @@ class ResumeHook(Hook):
         self.states = [_state(s) for s in _schedulers(runner)]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse what is no state of this run; remember the rest for comparison."""
+        """Refuses a checkpoint without the state of this run; keeps its metadata."""
         if not runner._resume or not hasattr(self, 'made'):
             return
         meta = checkpoint.get('meta')
@@ -127,7 +127,7 @@ class ResumeHook(Hook):
             raise CheckpointError(_refusal(runner, text))
 
     def before_train(self, runner: Runner) -> None:
-        """Make schedules follow the config, and say what is different."""
+        """Makes schedules follow the config, and reports the changes."""
         if not hasattr(self, 'made'):
             return
         if self.checkpoint is not None:
@@ -159,7 +159,7 @@ class ResumeHook(Hook):
         ]
 
     def _follow_the_config(self, runner: Runner) -> list[str]:
-        """Settings and schedules where this config would have them; what differs."""
+        """Sets settings and schedules as this config would; returns the changes."""
         old, new = self.old, self.made
         lines = _settings_changed(old['groups'], new['groups'])
         lines += _schedules_changed(old['schedulers'], new['schedulers'])
@@ -182,7 +182,7 @@ class ResumeHook(Hook):
         ]
 
     def _replay(self, runner: Runner) -> None:
-        """Bring settings and schedulers where a run of this config has them now."""
+        """Replays settings and schedulers to the current progress of the run."""
         schedulers = _schedulers(runner)
         metric = [s for s in schedulers if getattr(s, 'need_val_args', False)]
         kept = [
@@ -202,12 +202,12 @@ class ResumeHook(Hook):
             epochs = runner.epoch
         silent = contextlib.redirect_stdout(io.StringIO())
         with warnings.catch_warnings(), silent:
-            warnings.simplefilter('ignore')  # of steps without the optimizer's
+            warnings.simplefilter('ignore')  # about steps without optimizer steps
             for _ in range(epochs):
                 _step(by_iter, length)
                 _step(by_epoch, 1)
             _step(by_iter, runner.iter - epochs * length)
-        # What follows metrics cannot be replayed: it keeps what it has reached.
+        # Schedulers that depend on metrics cannot be replayed. They keep their state.
         for (scheduler, state, values), base in zip(kept, bases, strict=True):
             scheduler.__dict__.update({k: state[k] for k in _RUNNING if k in state})
             for group, value, old in zip(_groups(runner), values, base, strict=True):
@@ -216,10 +216,10 @@ class ResumeHook(Hook):
 
 
 def made_with(runner: Runner) -> dict:
-    """What a run is made of, as plain data for its checkpoints.
+    """Collects what a run depends on, as plain data for its checkpoints.
 
     Args:
-        runner (Runner): After its optimizer and schedulers are built.
+        runner (Runner): The runner, after it has built optimizer and schedulers.
 
     Returns:
         dict: Sizes, optimizer settings, schedules, versions and device.
@@ -253,7 +253,7 @@ def made_with(runner: Runner) -> dict:
 
 
 def _made_with_before(checkpoint: dict) -> dict:
-    """The same of the run that wrote a checkpoint, as far as it says so."""
+    """Returns :func:`made_with` of the run that wrote a checkpoint, if available."""
     info = checkpoint['message_hub'].get('runtime_info', {})
     if 'made_with' in info:
         return info['made_with']
@@ -299,7 +299,7 @@ def _settings(group: dict) -> dict:
 
 
 def _initial(group: dict) -> dict:
-    """A group's settings as they were before any schedule."""
+    """Returns the settings of a parameter group before any schedule."""
     names = [k for k in group if k != 'params' and not k.startswith('initial_')]
     return {k: group.get(f'initial_{k}', group[k]) for k in names}
 
@@ -309,12 +309,12 @@ def _state(scheduler) -> dict:
 
 
 def _fixed(state: dict) -> dict:
-    """What a scheduler's config sets."""
+    """Returns the part of a scheduler's state that its config sets."""
     return {k: v for k, v in state.items() if k not in _RUNNING and not callable(v)}
 
 
 def _steps(scheduler, runner: Runner) -> int:
-    """How many steps a scheduler has behind it at this point of a run."""
+    """Returns the number of steps that a scheduler has made at this progress."""
     if getattr(scheduler, 'need_val_args', False):
         return scheduler._global_step
     return runner.epoch if scheduler.by_epoch else runner.iter
@@ -327,7 +327,7 @@ def _step(schedulers: list, times: int) -> None:
 
 
 def _current(runner: Runner) -> dict[str, float]:
-    """Learning rate and momentum of the first group."""
+    """Returns learning rate, momentum and weight decay of the first group."""
     group = runner.optim_wrapper.optimizer.param_groups[0]
     return {
         k: float(group[k]) for k in ('lr', 'momentum', 'weight_decay') if k in group
@@ -457,7 +457,7 @@ def _of_the_machine(old: dict, new: dict) -> list[str]:
 
 
 def _of_the_config(checkpoint: dict, runner: Runner) -> list[str]:
-    """Settings that just apply from here on."""
+    """Returns the changed settings that apply from now on."""
     text = runner.cfg.pretty_text
     if checkpoint['meta'].get('cfg') == text:
         return []
