@@ -94,7 +94,8 @@ def test_training_settings(name):
         assert cfg.train_dataloader.batch_size * 32 == 2048
         assert cfg.default_hooks.sync_buffers.type == 'SyncBuffersHook'
     else:
-        assert (cfg.param_scheduler.T_max, cfg.param_scheduler.eta_min) == (epochs, 0)
+        # To zero at the end of the run: MMEngine's T_max is that by default.
+        assert cfg.param_scheduler.eta_min == 0 and 'T_max' not in cfg.param_scheduler
         assert cfg.train_dataloader.batch_size == 128
 
 

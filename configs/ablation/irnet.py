@@ -9,5 +9,4 @@ _base_ = [
 
 train_dataloader = dict(dataset=dict(dataset=dict(indices=10000)))
 custom_hooks = [dict(type='EDEHook', t_min=1e-3, t_max=10)]
-param_scheduler = dict(T_max=10)
 train_cfg = dict(max_epochs=10)

@@ -6,7 +6,6 @@ _base_ = [
 ]
 
 # A short run that learns the whole method in a minute or two on two CPU cores.
-param_scheduler = dict(T_max=30)
 train_cfg = dict(max_epochs=30)
 
 auto_scale_lr = dict(base_batch_size=64)

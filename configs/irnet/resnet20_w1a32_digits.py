@@ -5,7 +5,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-param_scheduler = dict(T_max=30)
 train_cfg = dict(max_epochs=30)
 
 auto_scale_lr = dict(base_batch_size=64)

@@ -6,7 +6,6 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=0.007))
-param_scheduler = dict(T_max=30)
 train_cfg = dict(max_epochs=30)
 
 auto_scale_lr = dict(base_batch_size=64)

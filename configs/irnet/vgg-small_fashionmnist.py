@@ -6,5 +6,4 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=0.007))
-param_scheduler = dict(T_max=300)
 train_cfg = dict(max_epochs=300)

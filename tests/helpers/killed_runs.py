@@ -28,7 +28,6 @@ BASE = """
 _base_ = '{root}/configs/irnet/resnet20_bireal_digits.py'
 train_dataloader = dict(batch_size=16, dataset=dict(indices=60))
 val_dataloader = dict(batch_size=16, dataset=dict(indices=40))
-param_scheduler = dict(T_max=3)
 train_cfg = dict(max_epochs=3)
 default_hooks = dict(logger=dict(interval=1), preemption=dict(interval=1))
 randomness = dict(seed=7, deterministic=True)

@@ -31,7 +31,6 @@ _base_ = [
 train_dataloader = dict(batch_size=32, dataset=dict(dataset=dict(indices=48)))
 val_dataloader = dict(dataset=dict(dataset=dict(indices=40)))
 train_cfg = dict(max_epochs=2)
-param_scheduler = dict(T_max=2)
 default_hooks = dict(
     logger=dict(interval=1),
     tf32=dict(allow=True),

@@ -1,8 +1,8 @@
-# ResNet-20 and ResNet-18: SGD, cosine to zero over 400 epochs, EDE by epoch.
+# ResNet-20 and ResNet-18: SGD, cosine to zero at the last epoch, EDE by epoch.
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
 )
-param_scheduler = dict(type='CosineAnnealingLR', T_max=400, eta_min=0, by_epoch=True)
+param_scheduler = dict(type='CosineAnnealingLR', eta_min=0, by_epoch=True)
 
 train_cfg = dict(type='DeterministicEpochLoop', max_epochs=400, val_interval=1)
 val_cfg = dict()
