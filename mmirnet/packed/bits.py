@@ -4,8 +4,6 @@ from math import prod
 
 import numpy as np
 
-from .format import geometry
-
 
 def unpack_signs(signs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Bits of every filter, of shape ``(out, *shape)``, as uint8 0 and 1.
@@ -26,29 +24,12 @@ def pack_bits(bits: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=-1, bitorder='little').view('<u8')
 
 
-def signs_of(operation: dict, tensors: dict, shape: tuple) -> np.ndarray:
-    """Bits (out, height, width, channels) of the filters of a binary layer.
+def scaled_signs(bits: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Bits of filters as float32 -s and +s, with s = 2**exponent of each filter.
 
     Args:
-        operation: A binary convolution or linear layer.
-        tensors: Its tensors.
-        shape: (channels, height, width) of its input.
+        bits: 0 and 1, of shape (out, ...).
+        exponent: Integers of shape (out,).
     """
-    if operation['op'] == 'binary_linear':  # in the order of its features
-        return unpack_signs(tensors['signs'], shape).transpose(0, 2, 3, 1)
-    window = geometry(operation)
-    filters = *window.kernel, shape[0] // window.groups
-    return unpack_signs(tensors['signs'], filters)
-
-
-def binary_weight(operation: dict, tensors: dict, shape: tuple) -> np.ndarray:
-    """+-s of a binary layer as float32 (out, height, width, channels).
-
-    Args:
-        operation: A binary convolution or linear layer.
-        tensors: Its tensors.
-        shape: (channels, height, width) of its input.
-    """
-    bits = signs_of(operation, tensors, shape)
-    scale = np.exp2(tensors['exponent'].astype(np.float32))
-    return (bits.astype(np.float32) * 2 - 1) * scale[:, None, None, None]
+    scale = np.exp2(exponent.astype(np.float32))
+    return (bits.astype(np.float32) * 2 - 1) * scale.reshape(-1, *[1] * (bits.ndim - 1))

@@ -35,8 +35,8 @@ from torch import Tensor
 from ..engine.checkpoint import FILE_READERS
 from ..engine.precise_bn import fold
 from ..errors import PackedFileError
-from .bits import binary_weight
 from .format import Packed, read
+from .ops import OPERATIONS
 
 # A tail keeps a hundredth of its variance for the other weights, which need a sign.
 _MAX_TAIL = 0.99
@@ -77,10 +77,8 @@ def latent_weight(signs: Tensor, exponent: Tensor) -> Tensor:
     return signs * scale * (n / 2) * ((1 - tail) * share + tail * first)
 
 
-def _binary(name: str, operation: dict, arrays: dict, shape: tuple) -> dict:
-    signs = np.sign(binary_weight(operation, arrays, shape)).transpose(0, 3, 1, 2)
-    if operation['op'] == 'binary_linear':
-        signs = signs.reshape(len(signs), -1)
+def _binary(name: str, weight: np.ndarray, arrays: dict) -> dict:
+    signs = np.sign(weight)
     flat = torch.from_numpy(signs.reshape(len(signs), -1))
     exponent = torch.from_numpy(np.array(arrays['exponent']))
     try:
@@ -124,9 +122,9 @@ def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
     state = {}
     for operation in packed.graph:
         arrays = packed.operation_tensors(operation)
-        if operation['op'].startswith('binary'):
-            shape = packed.shapes[operation['src'][0]]
-            tensors = _binary(operation['dst'], operation, arrays, shape)
+        if OPERATIONS[operation['op']].signs:
+            weight = packed.arrays(operation)['weight']
+            tensors = _binary(operation['dst'], weight, arrays)
         else:
             tensors = {r: torch.from_numpy(np.array(a)) for r, a in arrays.items()}
         if operation['op'] == 'affine':

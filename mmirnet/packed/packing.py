@@ -19,7 +19,8 @@ from ..errors import (
 )
 from ..files import write_atomic
 from . import format, preparation
-from .format import MAX_SIDE, Packed
+from .format import Packed
+from .limits import MAX_SIDE
 from .tracing import trace, unwrap
 
 _DTYPES = {'fp32': 'F32', 'fp16': 'F16', 'bf16': 'BF16'}

@@ -38,8 +38,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..binary import IRConv2d, IRLinear
 from ..errors import UnsupportedModelError
 from ..models.blocks import PadShortcut
-from . import format
 from .bits import pack_bits
+from .ops import shape_of
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _BATCHES = (2, 3)
@@ -366,7 +366,7 @@ class _Recorder(TorchFunctionMode):
         tensors = {f'{output}.{role}': array for role, array in arrays.items()}
         dtypes = {name: _DTYPES[array.dtype.char] for name, array in tensors.items()}
         try:
-            shape = format.shape_of(operation, self.shapes, tensors, dtypes)
+            shape = shape_of(operation, self.shapes, tensors, dtypes)
         except ValueError as error:
             refuse(str(error))
         self.recording.graph.append(operation)

@@ -15,33 +15,47 @@ becomes a float one, over signs that are floats: its sums are the same, and exac
 
 from collections import Counter
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 import numpy as np
 
-from ..packed.format import Geometry, Packed, geometry, slope_and_offset
+from ..packed.format import Packed
+from ..packed.limits import MAX_BINARY_KERNEL
+from ..packed.ops.lowering import (
+    Affine,
+    Alias,
+    Clamp,
+    Kernel,
+    Lowered,
+    Product,
+    Sum,
+)
+from ..packed.ops.windows import Geometry
 
-_FUSE_INTO = {'conv2d', 'binary_conv2d', 'max_pool2d', 'map'}
-_PACKS = _FUSE_INTO | {'image'}  # whose pass can end in signs
-_WEIGHTED = {'conv2d', 'binary_conv2d', 'linear', 'binary_linear'}
-# What the kernels on bits take.
-_MAX_KERNEL = 31
+# How tensors lie in memory, as csrc/limits.h states it too: a test compares the two.
+# An arena's tensors start at multiples of this many bytes.
+ALIGNMENT = 64
 # The kernels copy up to a register beyond a tensor's end.
-_GAP = 256
+GAP = 256
+# Float pixels are padded to a multiple of this many lanes.
+FLOAT_LANES = 16
+# Channels in a word of bits.
+WORD = 64
 
 
 @dataclass
 class Step:
     """One fused operation: `output` = clamp(affine(op(`source`)) + residual)."""
 
-    kind: str
+    kind: str  # 'image', or what the native Network has as add_KIND
     source: str
     output: str
     shape: tuple[int, int, int]  # of the output
     window: Geometry | None = None
-    operation: dict[str, Any] = field(default_factory=dict)
-    affine: dict[str, Any] | None = None
+    operation: dict[str, Any] = field(default_factory=dict)  # that has the weights
+    arguments: tuple = ()  # of the kernel
+    fuses: bool = True  # whether its pass can go on with what follows
+    affine: Affine | None = None
     residual: str | None = None
     clamp: tuple[float, float] | None = None
     floats: bool = False
@@ -67,140 +81,137 @@ class Buffer:
 
 
 def _aligned(size: int) -> int:
-    return -(-size // 64) * 64
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _clamp(op: dict[str, Any]) -> tuple[float, float] | None:
-    """The limits of an activation."""
-    if op['op'] == 'clamp':
-        low, high = op['low'], op['high']
-        return -inf if low is None else low, inf if high is None else high
-    return {'hardtanh': (-1.0, 1.0), 'relu': (0.0, inf)}.get(op['op'])
+class _Fusion:
+    """The steps so far, to which the operations of a graph are added in order."""
 
+    def __init__(self, packed: Packed):
+        self.packed = packed
+        self.readers = Counter(name for op in packed.graph for name in op['src'])
+        self.steps: list[Step] = []
+        self.made_by: dict[str, int] = {}  # value -> index of its step
+        self.alias: dict[str, str] = {'input': 'input'}
 
-def _window(op: dict[str, Any], packed: Packed) -> Geometry | None:
-    """How the window of an operation moves; that of a linear layer is the image."""
-    if op['op'] in ('linear', 'binary_linear', 'average_pool'):
-        return Geometry(packed.shapes[op['src'][0]][1:])
-    if op['op'] == 'conv2d':
-        return geometry(op, packed.operation_tensors(op)['weight'].shape[2:])
-    return geometry(op) if 'kernel' in op else None
+    def take(self, op: dict[str, Any], lowered: Lowered) -> None:
+        """Adds an operation to the step before it, or as a step of its own."""
+        output = op['dst']
+        sources = [self.alias[name] for name in op['src']]
+        source = sources[0]
+        self.alias[output] = output
+        match lowered:
+            case Alias():
+                # The linear layer knows how features are ordered.
+                self.alias[output] = source
+                self.readers[source] += self.readers[output] - 1
+            case Affine():
+                step = self.open_step(source)
+                if step is None or step.affine or step.residual or self.has_bias(step):
+                    step = self.new_map(source, output)
+                step.affine = lowered
+                self.extend(step, output)
+            case Clamp(low, high):
+                step = self.open_step(source) or self.new_map(source, output)
+                step.clamp = low, high
+                self.extend(step, output)
+            case Sum():
+                self.add(sources, output)
+            case Product(window):
+                kind, source = self.operand(source, lowered)
+                shape = self.packed.shapes[output]
+                self.append(Step(kind, source, output, shape, window, op))
+            case Kernel(name, window, arguments, fuses):
+                shape = self.packed.shapes[output]
+                step = Step(name, source, output, shape, window)
+                step.arguments, step.fuses = arguments, fuses
+                self.append(step)
+
+    def add(self, sources: list[str], output: str) -> None:
+        """The operand computed last can take the other one as it is made."""
+        late, early = sorted(sources, key=lambda v: -self.made_by.get(v, -1))
+        step = self.open_step(late) if late != early else None
+        if step is None or step.residual:
+            step = self.new_map(late, output)
+        step.residual = early
+        self.extend(step, output)
+
+    def open_step(self, name: str) -> Step | None:
+        """The step that made a value nobody else reads, if it can take more."""
+        step = self.steps[self.made_by[name]] if name in self.made_by else None
+        if step and self.readers[name] == 1 and step.fuses and step.kind != 'image':
+            return step if step.clamp is None else None
+        return None
+
+    def has_bias(self, step: Step) -> bool:
+        """A bias rounds before a BatchNorm does: they are two passes."""
+        operation = step.operation
+        return bool(operation) and 'bias' in self.packed.operation_tensors(operation)
+
+    def extend(self, step: Step, output: str) -> None:
+        self.made_by[output] = self.made_by[step.output]
+        step.output = output
+
+    def append(self, step: Step) -> None:
+        self.made_by[step.output] = len(self.steps)
+        self.steps.append(step)
+
+    def new_map(self, source: str, output: str) -> Step:
+        self.append(Step('map', source, output, self.packed.shapes[output]))
+        return self.steps[-1]
+
+    def derived(self, kind: str, source: str, name: str) -> str:
+        """Another form of a value, for those that cannot read it as it is."""
+        while name in self.packed.shapes:
+            name += "'"
+        if name not in self.made_by:
+            step = Step(kind, source, name, self.packed.shapes[source])
+            step.fuses = kind == 'map'
+            self.append(step)
+        return name
+
+    def operand(self, source: str, product: Product) -> tuple[str, str]:
+        """The step that computes a convolution, and what it reads."""
+        window = product.window
+        if not product.binarize:
+            return 'conv', source
+        if not window.square or window.kernel[0] > MAX_BINARY_KERNEL:
+            return 'conv', self.derived('sign', source, f'sign of {source}')
+        if not self.steps[self.made_by[source]].fuses:
+            source = self.derived('map', source, f'bits of {source}')
+        return 'binary_conv', source
 
 
 def fuse(packed: Packed) -> tuple[list[Step], str]:
     """Groups the graph into steps; also says which value is the logits."""
-    readers = Counter(name for op in packed.graph for name in op['src'])
-    steps: list[Step] = []
-    made_by: dict[str, int] = {}  # value -> index of its step
-    alias: dict[str, str] = {'input': 'input'}
-
-    def open_step(name: str) -> Step | None:
-        """The step that made a value nobody else reads, if it can take more."""
-        step = steps[made_by[name]] if name in made_by else None
-        if step and readers[name] == 1 and step.kind in _FUSE_INTO:
-            return step if step.clamp is None else None
-        return None
-
-    def extend(step: Step, output: str) -> None:
-        made_by[output] = made_by[step.output]
-        step.output = output
-
-    def append(step: Step) -> None:
-        made_by[step.output] = len(steps)
-        steps.append(step)
-
-    def new_map(source: str, output: str) -> Step:
-        append(Step('map', source, output, packed.shapes[output]))
-        return steps[-1]
-
-    def derived(kind: str, source: str, name: str) -> str:
-        """Another form of a value, for those that cannot read it as it is."""
-        while name in packed.shapes:
-            name += "'"
-        if name not in made_by:
-            append(Step(kind, source, name, packed.shapes[source]))
-        return name
-
-    def operand(op: dict[str, Any], source: str, window: Geometry) -> tuple[str, str]:
-        """The step that computes a convolution, and what it reads."""
-        if not op.get('binarize_input', False):
-            return 'conv2d', source
-        if not window.square or window.kernel[0] > _MAX_KERNEL:
-            return 'conv2d', derived('sign', source, f'sign of {source}')
-        if steps[made_by[source]].kind not in _PACKS:
-            source = derived('map', source, f'bits of {source}')
-        return 'binary_conv2d', source
-
-    if _reads_image(packed):
-        append(Step('image', 'input', 'input', packed.shapes['input']))
-    for op in packed.graph:
-        kind, output = op['op'], op['dst']
-        sources = [alias[name] for name in op['src']]
-        alias[output] = output
-        clamp, shape = _clamp(op), packed.shapes[output]
-        if kind == 'flatten' or (
-            kind == 'vector' and shape == packed.shapes[sources[0]]
-        ):
-            # Only a name: the linear layer knows how features are ordered.
-            alias[output] = sources[0]
-            readers[sources[0]] += readers[output] - 1
-        elif kind in ('affine', 'scale'):
-            step = open_step(sources[0])
-            if step is None or step.affine or step.residual or _has_bias(step, packed):
-                step = new_map(sources[0], output)
-            step.affine = op
-            extend(step, output)
-        elif clamp:
-            step = open_step(sources[0]) or new_map(sources[0], output)
-            step.clamp = clamp
-            extend(step, output)
-        elif kind == 'add':
-            # The operand computed last can take the other one as it is made.
-            late, early = sorted(sources, key=lambda v: -made_by.get(v, -1))
-            step = open_step(late) if late != early else None
-            if step is None or step.residual:
-                step = new_map(late, output)
-            step.residual = early
-            extend(step, output)
-        elif kind in _WEIGHTED:
-            window = _window(op, packed)
-            kind, source = operand(op, sources[0], window)
-            append(Step(kind, source, output, shape, window, op))
-        else:
-            append(Step(kind, sources[0], output, shape, _window(op, packed), op))
-    logits = alias[packed.graph[-1]['dst']]
-    _choose_forms(steps, logits)
-    return steps, logits
+    fusion = _Fusion(packed)
+    lowered = [packed.lower(op) for op in packed.graph]
+    if _reads_image(packed, lowered):
+        fusion.append(Step('image', 'input', 'input', packed.shapes['input']))
+    for op, what in zip(packed.graph, lowered, strict=True):
+        fusion.take(op, what)
+    logits = fusion.alias[packed.graph[-1]['dst']]
+    _choose_forms(fusion.steps, logits)
+    return fusion.steps, logits
 
 
-def _only_a_name(op: dict[str, Any], packed: Packed) -> bool:
-    """Whether an operation moves nothing: channels follow the pixels either way."""
-    same = packed.shapes[op['src'][0]] == packed.shapes[op['dst']]
-    return op['op'] == 'flatten' or (op['op'] == 'vector' and same)
-
-
-def _reads_image(packed: Packed) -> bool:
+def _reads_image(packed: Packed, lowered: list[Lowered]) -> bool:
     """Whether the image is needed in the layout of the other values."""
     names = {'input'}
-    for op in packed.graph:
+    for op, what in zip(packed.graph, lowered, strict=True):
         if names.intersection(op['src']):
-            if _only_a_name(op, packed):
+            if isinstance(what, Alias):
                 names.add(op['dst'])
-            elif op['op'] not in _WEIGHTED or op.get('binarize_input', False):
+            elif not isinstance(what, Product) or what.binarize:
                 return True
     return packed.graph[-1]['dst'] in names
-
-
-def _has_bias(step: Step, packed: Packed) -> bool:
-    """A bias rounds before a BatchNorm does: they are two passes."""
-    return bool(step.operation) and 'bias' in packed.operation_tensors(step.operation)
 
 
 def _choose_forms(steps: list[Step], logits: str) -> None:
     made_by = {step.output: step for step in steps}
     for step in steps:
         if step.source in made_by and step.kind != 'image':
-            if step.kind == 'binary_conv2d':
+            if step.kind == 'binary_conv':
                 made_by[step.source].bits = True
             else:
                 made_by[step.source].floats = True
@@ -222,7 +233,7 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
     for index, step in enumerate(steps):
         for name in step.reads():
             last[name] = index
-        if step.kind == 'binary_conv2d':
+        if step.kind == 'binary_conv':
             padding = step.window.padding[0]
             pad[step.source] = max(pad.get(step.source, 0), padding)
     last[logits] = len(steps)
@@ -231,12 +242,13 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
         channels, height, width = shape
         padding = pad.get(value, 0) if kind == 'bits' else 0
         if kind == 'bits':
-            size = 8 * height * (width + 2 * padding) * -(-channels // 64)
+            size = 8 * height * (width + 2 * padding) * -(-channels // WORD)
         else:
-            lanes = channels if kind == 'image' else -(-channels // 16) * 16
+            padded = -(-channels // FLOAT_LANES) * FLOAT_LANES
+            lanes = channels if kind == 'image' else padded
             size = 4 * height * width * lanes
         end = last.get(value, first)
-        return Buffer(value, shape, kind, padding, _aligned(size + _GAP), first, end)
+        return Buffer(value, shape, kind, padding, _aligned(size + GAP), first, end)
 
     result = [buffer('input', packed.shapes['input'], 'image', -1)]
     for index, step in enumerate(steps):
@@ -279,10 +291,10 @@ def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
     tensors = packed.operation_tensors(step.operation) if step.operation else {}
     alpha, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     if step.affine is not None:
-        alpha, beta = slope_and_offset(packed, step.affine)
+        alpha, beta = step.affine.slope, step.affine.offset
     if 'bias' in tensors:
         beta = beta + alpha * tensors['bias']
-    if step.kind == 'binary_conv2d':
+    if step.kind == 'binary_conv':
         alpha = alpha * np.exp2(tensors['exponent'].astype(np.float32))
     if (alpha == 1).all() and not beta.any():
         return np.empty(0, np.float32), np.empty(0, np.float32)

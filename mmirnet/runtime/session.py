@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, MissingPackageError, NonFiniteError
-from ..packed.bits import binary_weight, pack_bits, signs_of
+from ..packed.bits import pack_bits
 from ..packed.format import Packed, read
 from . import plan
 
@@ -214,43 +214,37 @@ class Session:
         return self._network.threads
 
     def _source(self, step: plan.Step) -> int:
-        kind = 'bits' if step.kind == 'binary_conv2d' else 'floats'
-        if step.source == 'input' and step.kind in ('conv2d', 'image'):
+        kind = 'bits' if step.kind == 'binary_conv' else 'floats'
+        if step.source == 'input' and step.kind in ('conv', 'image'):
             kind = 'image'
         return self._tensors[step.source, kind]
 
     def _add(self, step: plan.Step, packed: Packed) -> None:
-        network, op, source = self._network, step.operation, self._source(step)
-        if step.kind in _MOVES:
-            _MOVES[step.kind](
-                network, source, step, self._tensors[step.output, 'floats']
-            )
-            return
-        epilogue = _native.EpilogueSpec(
+        kind = 'map' if step.kind == 'image' else step.kind
+        arguments = [self._source(step)]
+        if step.window is not None:
+            arguments.append(_native.Window(*step.window[:4]))
+        arguments += step.arguments
+        if kind == 'binary_conv':
+            # The kernels start a word with each position.
+            signs = pack_bits(packed.signs(step.operation))
+            arguments.append(np.ascontiguousarray(signs))
+        elif kind == 'conv':
+            arguments += [step.window.groups, _weight(step, packed)]
+        if step.fuses:
+            arguments.append(self._epilogue(step, packed))
+        else:
+            arguments.append(self._tensors[step.output, 'floats'])
+        getattr(self._network, f'add_{kind}')(*arguments)
+
+    def _epilogue(self, step: plan.Step, packed: Packed):
+        return _native.EpilogueSpec(
             *plan.affine(step, packed),
             *(step.clamp or (-inf, inf)),
             residual=self._tensors.get((step.residual, 'floats'), -1),
             out=self._tensors.get((step.output, 'floats'), -1),
             bits=self._tensors.get((step.output, 'bits'), -1),
         )
-        if step.kind in ('map', 'image'):
-            network.add_map(source, epilogue)
-            return
-        window = _native.Window(*step.window[:4])
-        if step.kind == 'max_pool2d':
-            network.add_max_pool(source, window, epilogue)
-            return
-        tensors = packed.operation_tensors(op)
-        shape = packed.shapes[op['src'][0]]
-        if step.kind == 'binary_conv2d':
-            # The kernels start a word with each position.
-            signs = pack_bits(signs_of(op, tensors, shape))
-            network.add_binary_conv(
-                source, window, np.ascontiguousarray(signs), epilogue
-            )
-        else:
-            weight = np.ascontiguousarray(_float_weight(op, tensors, shape), np.float32)
-            network.add_conv(source, window, step.window.groups, weight, epilogue)
 
     def predict(self, images) -> np.ndarray:
         """Logits of a batch.
@@ -352,33 +346,11 @@ def _not_finite(images: np.ndarray, logits: np.ndarray) -> str:
     )
 
 
-def _float_weight(op: dict, tensors: dict, shape: tuple) -> np.ndarray:
-    """Weight as (out, height, width, in)."""
-    if op['op'].startswith('binary'):
-        return binary_weight(op, tensors, shape)
-    weight = tensors['weight']
-    if op['op'] == 'linear':
-        # Features come as (C, H, W): a window as large as the image.
-        weight = weight.reshape(-1, *shape)
-    return weight.transpose(0, 2, 3, 1)
-
-
-def _add_average_pool(network, source: int, step: plan.Step, out: int) -> None:
-    window = _native.Window(*step.window[:4])
-    include_pad = step.operation.get('include_pad', False)
-    network.add_average_pool(source, window, include_pad, out)
-
-
-# Steps that fuse with nothing: (network, source, step, output).
-_MOVES = {
-    'average_pool': _add_average_pool,
-    'avg_pool2d': _add_average_pool,
-    'pad_shortcut': lambda network, source, step, out: network.add_shortcut(
-        source, step.operation['stride'], step.operation['before'], out
-    ),
-    'sign': lambda network, source, step, out: network.add_sign(source, out),
-    'vector': lambda network, source, step, out: network.add_vector(source, out),
-}
+def _weight(step: plan.Step, packed: Packed) -> np.ndarray:
+    """Weight of a float convolution as (out, height, width, in)."""
+    weight = packed.arrays(step.operation)['weight']
+    weight = weight.reshape(len(weight), -1, *step.window.kernel)
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)
 
 
 def load(

@@ -224,7 +224,7 @@ void load_float_library(const std::string& path) {
   std::lock_guard<std::mutex> lock(mutex);
   if (library.ready) return;
   if (path.empty())
-    library.problem = "there is no libdnnl beside the engine";
+    library.problem = "there is no libdnnl beside the runtime";
   else
     library.open(path.c_str());
 }

@@ -59,7 +59,7 @@ void load_float_library(const std::string& path);
 // Why it is not there though this was built for it; empty if it is.
 std::string float_library_problem();
 
-// While it lives, the library uses the calling thread alone: the engine brings
+// While it lives, the library uses the calling thread alone: the runtime brings
 // its own threads.
 class SingleThreaded {
  public:

@@ -1,0 +1,70 @@
+"""What the runtime does for an operation, as plain data.
+
+:mod:`mmirnet.runtime.plan` fuses these into steps. Weights are not among them: the
+runtime asks the operation for its ``arrays`` or ``signs`` when it loads the step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .windows import Geometry
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Nothing: the output is another name of the input."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = slope * x + offset for each channel, with one rounding."""
+
+    slope: np.ndarray
+    offset: np.ndarray
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """y = min(max(x, low), high)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of two values."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution, or a linear layer: a convolution whose window is the image.
+
+    Attributes:
+        window: How it moves.
+        binarize: Whether it reads the signs of its input.
+    """
+
+    window: Geometry
+    binarize: bool = False
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel of the runtime, ``Network.add_NAME``.
+
+    Attributes:
+        name: Of the kernel.
+        window: Its first argument, where it has one.
+        arguments: Those behind.
+        fuses: Whether its pass can go on with an affine, a sum, a clamp and signs.
+    """
+
+    name: str
+    window: Geometry | None = None
+    arguments: tuple = ()
+    fuses: bool = False
+
+
+Lowered = Alias | Affine | Clamp | Sum | Product | Kernel

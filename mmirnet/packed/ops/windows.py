@@ -1,0 +1,142 @@
+"""How a window moves over an image: what convolutions and poolings share."""
+
+from typing import Any, NamedTuple
+
+from ..fields import integer, need
+from ..limits import MAX_CHANNELS, MAX_SIDE, MAX_STRIDE
+
+
+class Geometry(NamedTuple):
+    """How a window moves over an image; pairs are vertical and horizontal."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def square(self) -> bool:
+        """Whether one kernel size, one stride and one padding say it all."""
+        alike = all(len(set(sides)) == 1 for sides in self[:3])
+        return alike and self.dilation == (1, 1) and self.groups == 1
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns from the first to the last that a window sees."""
+        height, width = (
+            d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)
+        )
+        return height, width
+
+
+def geometry(
+    fields: dict, kernel: tuple[int, int] | None = None, most: int = MAX_SIDE
+) -> Geometry:
+    """The window of an operation, from its fields.
+
+    Args:
+        fields: Of a convolution or a pooling.
+        kernel: The sides of the window, where they are no field.
+        most: The largest kernel.
+
+    Raises:
+        Reject: If one of them cannot be.
+    """
+
+    def sides(name: str, count: int, low: int, high: int) -> tuple:
+        value = fields.get(name)
+        if type(value) is not list:
+            return (integer(fields, name, low, high),) * count
+        need(
+            len(value) == count
+            and all(type(v) is int and low <= v <= high for v in value),
+            f'{name} must be {count} integers in [{low}, {high}], not {value!r}',
+        )
+        return tuple(value)
+
+    kernel = kernel or sides('kernel', 2, 1, most)
+    dilation = sides('dilation', 2, 1, 64) if 'dilation' in fields else (1, 1)
+    groups = fields.get('groups', 1)
+    if 'groups' in fields:
+        groups = integer(fields, 'groups', 1, MAX_CHANNELS)
+    window = Geometry(kernel, dilation=dilation, groups=groups)
+    height, width = window.extent
+    if type(fields.get('padding')) is list:
+        padding = sides('padding', 4, 0, max(height, width) - 1)
+        need(
+            max(padding[::2]) < height and max(padding[1::2]) < width,
+            f'padding {list(padding)} is as large as the window',
+        )
+    else:
+        padding = sides('padding', 4, 0, min(height, width) - 1)
+    return window._replace(stride=sides('stride', 2, 1, MAX_STRIDE), padding=padding)
+
+
+def output_size(shape: tuple[int, int, int], window: Geometry) -> tuple[int, int]:
+    """Height and width of what a window gives on an image.
+
+    Args:
+        shape: (channels, height, width) of the image.
+        window: How it moves.
+
+    Raises:
+        Reject: If the window is larger than the image.
+    """
+    top, left, bottom, right = window.padding
+    height, width = shape[1] + top + bottom, shape[2] + left + right
+    rows, columns = window.extent
+    need(
+        height >= rows and width >= columns,
+        f'window {rows}x{columns} larger than the image',
+    )
+    return (
+        (height - rows) // window.stride[0] + 1,
+        (width - columns) // window.stride[1] + 1,
+    )
+
+
+def pooled_shape(
+    fields: dict, shape: tuple[int, int, int], most: int = MAX_SIDE
+) -> tuple[int, int, int]:
+    """The shape that a pooling gives.
+
+    Args:
+        fields: Of the pooling.
+        shape: Of its image.
+        most: The largest kernel.
+
+    Raises:
+        Reject: If it cannot be, or a window holds no pixel.
+    """
+    window = geometry(fields, most=most)
+    size = output_size(shape, window)
+    for side in range(2):
+        start = (size[side] - 1) * window.stride[side] - window.padding[side]
+        need(start < shape[1 + side], 'a window lies in the padding alone')
+    return (shape[0], *size)
+
+
+def pad_image(x: Any, window: Geometry, value: float = 0) -> tuple[Any, tuple]:
+    """An image in torch, and the padding that torch's own functions still have to add.
+
+    Args:
+        x: (N, C, H, W).
+        window: How it moves.
+        value: What the padding is made of.
+    """
+    import torch.nn.functional as F
+
+    top, left, bottom, right = window.padding
+    if (top, left) == (bottom, right):
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def onnx_attributes(window: Geometry) -> dict[str, list[int]]:
+    """Of a node that moves a window."""
+    return dict(
+        kernel_shape=list(window.kernel),
+        strides=list(window.stride),
+        pads=list(window.padding),
+    )
