@@ -1,4 +1,4 @@
-"""Mixed precision without a loss scale."""
+"""Mixed precision in bfloat16, without a loss scale."""
 
 from contextlib import contextmanager
 
@@ -11,13 +11,13 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
-    """Forward passes under bfloat16 autocast, on GPUs and on CPUs.
+    """An optimizer wrapper with bfloat16 autocast, for GPUs and CPUs.
 
-    bfloat16 has float32's range, so that gradients need no scaling. MMEngine's
-    AmpOptimWrapper is for float16 and needs a GPU.
+    bfloat16 has the range of float32, so gradients need no scaling. MMEngine's
+    AmpOptimWrapper uses float16 and needs a GPU.
 
     Args:
-        **kwargs: As for MMEngine's ``OptimWrapper``.
+        **kwargs: Arguments of MMEngine's ``OptimWrapper``.
 
     Example:
         >>> optim_wrapper = dict(
@@ -26,6 +26,6 @@ class Bf16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        """Autocast around a training step's forward pass."""
+        """Runs the forward pass of a training step under autocast."""
         with super().optim_context(model), torch.autocast(get_device(), torch.bfloat16):
             yield

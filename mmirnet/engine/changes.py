@@ -1,17 +1,17 @@
-"""What is different where a run is resumed."""
+"""Compares the configs of a run and of its checkpoint."""
 
 import ast
 
 
 def parse_config(text: str | None) -> dict | None:
-    """Read the text of a config as MMEngine writes it, without running it.
+    """Parses the text of a config as MMEngine writes it, without executing it.
 
     Args:
         text (str | None): ``Config.pretty_text``.
 
     Returns:
-        dict | None: Nested dicts and lists; None if the text is no such config.
-        What is neither a literal nor a container stays as its text.
+        dict | None: Nested dicts and lists, or None if the text is not such a config.
+        Expressions other than literals and containers stay text.
 
     Example:
         >>> parse_config("model = dict(type='Net', sizes=[1, 2], low=-inf)")
@@ -44,16 +44,16 @@ def _value(node: ast.expr) -> object:
 
 
 def config_changes(old: dict, new: dict, key: str = '') -> list[tuple]:
-    """What two configs differ in, by dotted key.
+    """Finds the differences between two configs, by dotted key.
 
     Args:
-        old (dict): Read by :func:`parse_config`.
-        new (dict): Likewise.
-        key (str): Where both stand.
+        old (dict): Output of :func:`parse_config`.
+        new (dict): Output of :func:`parse_config`.
+        key (str): Prefix of the keys.
 
     Returns:
-        list[tuple[str, object, object]]: Keys with the old and the new value;
-        :data:`NOTHING` where there is none.
+        list[tuple[str, object, object]]: Keys with the old and the new value, which is
+        :data:`NOTHING` for a missing key.
 
     Example:
         >>> config_changes({'a': {'b': 1, 'c': 2}}, {'a': {'b': 3, 'c': 2}})
@@ -78,7 +78,7 @@ class _Nothing:
         return 'nothing'
 
 
-#: Stands for a setting that is not there.
+#: Value of a missing key.
 NOTHING = _Nothing()
 
 

@@ -1,10 +1,9 @@
-"""What is wrong with a run, before it trains or tests.
+"""Checks of a run before it trains or tests.
 
-Everything here asks the built objects: data sets, loaders, model, evaluators. The
-checks write nothing, draw no random numbers and take well under a second for small
-images; :class:`~mmirnet.engine.hooks.CheckHook` runs them. MMPretrain's
-``ClassNumCheckHook`` compares the number of classes alone, one data set at a time and
-after the start.
+The checks inspect the built objects: data sets, loaders, model, evaluators. They write
+nothing, draw no random numbers and take well under a second for small images.
+:class:`~mmirnet.engine.hooks.CheckHook` runs them. MMPretrain's ``ClassNumCheckHook``
+compares only the number of classes, for one data set at a time and after the start.
 """
 
 import math
@@ -41,15 +40,15 @@ from .wrappers import unwrap
 def problems_before_training(
     runner: Runner, trained_on: Sequence[str] | None = None
 ) -> Iterator[Exception]:
-    """All that is wrong with a run that is about to train.
+    """Finds all problems of a run before training.
 
     Args:
         runner (Runner): The runner, with its loops built.
-        trained_on (Sequence[str] | None): The classes of the checkpoint that was
-            loaded, if it names them.
+        trained_on (Sequence[str] | None): Class names of the loaded checkpoint, if it
+            has any.
 
     Yields:
-        Exception: One for each problem; warnings are for what only looks wrong.
+        Exception: One per problem. Suspicious settings are warnings.
     """
     loaders = {'train_dataloader': runner.train_dataloader}
     evaluators = {}
@@ -91,16 +90,15 @@ def problems_before_training(
 def problems_before_testing(
     runner: Runner, phase: str = 'test', trained_on: Sequence[str] | None = None
 ) -> Iterator[Exception]:
-    """All that is wrong with a run that is about to test.
+    """Finds all problems of a run before testing.
 
     Args:
         runner (Runner): The runner, with its loop built.
         phase (str): ``'test'`` or ``'val'``.
-        trained_on (Sequence[str] | None): The classes of the checkpoint, if it names
-            them.
+        trained_on (Sequence[str] | None): Class names of the checkpoint, if it has any.
 
     Yields:
-        Exception: One for each problem; warnings are for what only looks wrong.
+        Exception: One per problem. Suspicious settings are warnings.
     """
     loop = runner.test_loop if phase == 'test' else runner.val_loop
     names = {}
@@ -131,7 +129,7 @@ def _problems(
     evaluators: dict[str, Evaluator],
     names: dict[str, Sequence[str]],
 ) -> Iterator[Exception]:
-    """What training and testing share."""
+    """Finds the problems that training and testing share."""
     outputs = getattr(getattr(model, 'head', None), 'num_classes', None)
     first = next(iter(loaders))
     for key, loader in loaders.items():
@@ -145,7 +143,7 @@ def _problems(
                     'pipeline and by data_preprocessor.mean; leave one of them out'
                 )
             for problem in _dataset(name, dataset, model, outputs):
-                # That validation has as few classes as training is said once.
+                # Missing classes in validation are reported only once.
                 if key == first or not isinstance(problem, Warning):
                     yield problem
     yield from class_name_problems(names)
@@ -187,7 +185,7 @@ def _dataset(
             return
     folders = getattr(dataset, 'folder_to_idx', None)
     if folders and getattr(dataset, 'with_label', True):
-        # Labels are numbers of folders: in range, and named by them.
+        # With folders, labels are always in range and named by the folders.
         yield from folder_problems(key, dataset.img_prefix, sorted(folders), classes)
         return
     head = getattr(model, 'head', None)
@@ -206,7 +204,7 @@ def _dataset(
 def _task_problems(
     name: str, samples: list[dict], head: MultiTaskHead
 ) -> Iterator[Exception]:
-    """The same for each task; a sample need not have a label for all of them."""
+    """Checks each task separately; a sample may lack the labels of some tasks."""
     for task, part in head.task_heads.items():
         labelled = [
             dict(sample, gt_label=sample['gt_label'][task])
@@ -225,14 +223,14 @@ def _task_problems(
 
 
 def known_samples(dataset: Dataset) -> list[dict] | None:
-    """What a data set knows of its samples without reading their images.
+    """Returns the samples of a data set without reading their images.
 
     Args:
         dataset (Dataset): The data set.
 
     Returns:
-        list[dict] | None: ``gt_label`` and ``img_path``, where it knows them; None if
-        it cannot be asked.
+        list[dict] | None: ``gt_label`` and ``img_path``, if available. None if the data
+        set has no such information.
 
     Example:
         >>> from mmirnet.datasets import Digits
@@ -261,7 +259,7 @@ def _infos(dataset: BaseDataset) -> Iterator[dict]:
     ):
         yield from (dataset.get_data_info(i) for i in range(len(dataset)))
         return
-    # The same in a third of the time: a million samples take seconds.
+    # A faster version of the same: a million samples take seconds.
     data, start = memoryview(dataset.data_bytes), 0
     for end in dataset.data_address.tolist():
         yield pickle.loads(data[start:end])
@@ -271,7 +269,7 @@ def _infos(dataset: BaseDataset) -> Iterator[dict]:
 def _unlabelled(
     key: str, labels: set[str] | None, model: nn.Module, evaluators: dict
 ) -> Iterator[Exception]:
-    """Images without the labels that they are trained on, or compared with."""
+    """Finds images without the labels that training or the metrics need."""
     if labels is None:
         return
     if key == 'train_dataloader':
@@ -296,7 +294,7 @@ def _unlabelled(
 
 
 def _order_problems(dataset: Dataset, trained_on: Sequence[str]) -> Iterator[Exception]:
-    """Fine-tuning on the same classes in another order, which is seldom meant."""
+    """Warns of fine-tuning on the same classes in another order."""
     classes = dataset_classes(dataset)
     if classes and set(classes) == set(trained_on) and classes != list(trained_on):
         yield UserWarning(
@@ -407,7 +405,7 @@ def _trainable(runner: Runner) -> Iterator[Exception]:
 
 
 def _schedules(runner: Runner) -> Iterator[Exception]:
-    """Schedules that do not end where training ends."""
+    """Finds schedules that do not end together with the training."""
     for scheduler in _schedulers(runner):
         if not hasattr(scheduler, 'by_epoch'):
             continue
@@ -425,7 +423,7 @@ def _schedules(runner: Runner) -> Iterator[Exception]:
 
 def _schedulers(runner: Runner) -> list:
     schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):  # of several optimizers
+    if isinstance(schedulers, dict):  # for several optimizers
         schedulers = [s for several in schedulers.values() for s in several]
     return schedulers
 
@@ -475,7 +473,7 @@ def _hooks(runner: Runner) -> Iterator[Exception]:
 
 
 def _signs(layers: list[str]) -> Iterator[Exception]:
-    """Binary layers to which every image is the same."""
+    """Warns of binary layers whose inputs have the same signs for every image."""
     if layers:
         others = f' and {len(layers) - 1} others' if len(layers) > 1 else ''
         yield UserWarning(
@@ -487,7 +485,7 @@ def _signs(layers: list[str]) -> Iterator[Exception]:
 
 
 def _parameter_keys(runner: Runner) -> Iterator[Exception]:
-    """Settings for some parameters that are those of none."""
+    """Finds settings for parameters that do not exist."""
     spec = runner.cfg.get('optim_wrapper')
     spec = (spec.get('paramwise_cfg') if isinstance(spec, dict) else None) or {}
     names = [name for name, _ in runner.model.named_parameters()]
@@ -500,7 +498,7 @@ def _parameter_keys(runner: Runner) -> Iterator[Exception]:
 
 
 def _watched(runner: Runner) -> dict[str, str]:
-    """Names of the results that decide something, by what they are for."""
+    """Returns the names of metrics that the run depends on, by their purpose."""
     watched = {}
     for hook in runner.hooks:
         name = type(hook).__name__
@@ -519,8 +517,8 @@ def _watched(runner: Runner) -> dict[str, str]:
 def _missing_metrics(
     watched: dict[str, str], names: set[str] | None, evaluator: Evaluator
 ) -> Iterator[Exception]:
-    """Results that decide something, but that no metric gives."""
-    # Metrics of others may call their results by what is in the images.
+    """Finds metrics that the run depends on but no evaluator computes."""
+    # Metrics of other packages may derive the names of results from the images.
     known = all(
         type(metric).__module__.startswith(('mmpretrain.', 'mmirnet.'))
         for metric in getattr(evaluator, 'metrics', [])

@@ -1,4 +1,4 @@
-"""A run's config: read, and completed with what the tools use where it says nothing."""
+"""Reads the config of a run and sets the defaults of the tools."""
 
 import importlib.util
 import logging
@@ -15,8 +15,8 @@ from .config_checks import read_config
 _log = logging.getLogger('mmirnet')
 
 
-#: Hooks of every run that the tools start. A config that has None under the key goes
-#: without.
+#: Hooks that the tools add to every run. A config disables one with None under its
+#: key.
 DEFAULT_HOOKS = dict(
     check=dict(type='CheckHook'),
     resume=dict(type='ResumeHook'),
@@ -26,7 +26,7 @@ DEFAULT_HOOKS = dict(
 
 
 def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
-    """Reads a config file and settles its working folder and launcher."""
+    """Reads a config file and sets its work folder and launcher."""
     path = Path(config)
     if '::' in config:
         package, _, name = config.partition('::')
@@ -47,10 +47,10 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
 
 
 def set_loader_defaults(loader: ConfigDict) -> None:
-    """Writes into a data loader's config what the tools use where it says nothing.
+    """Sets the tools' defaults of a data loader where the config does not set them.
 
     Args:
-        loader (ConfigDict): Changed in place.
+        loader (ConfigDict): Config of the data loader, changed in place.
     """
     kept = is_in_memory(loader)
     loader.setdefault('collate_fn', dict(type='as_is' if kept else 'default_collate'))
@@ -59,12 +59,12 @@ def set_loader_defaults(loader: ConfigDict) -> None:
 
 
 def set_hook(cfg: Config, key: str, **hook) -> None:
-    """Sets a hook of a config, and keeps its other arguments.
+    """Sets a hook in a config and keeps its other arguments.
 
     Args:
-        cfg (Config): Changed in place.
-        key (str): The hook's key in ``default_hooks``.
-        **hook: Its type and arguments.
+        cfg (Config): The config, changed in place.
+        key (str): Key of the hook in ``default_hooks``.
+        **hook: Type and arguments of the hook.
 
     Example:
         >>> cfg = Config(dict(default_hooks=dict(tf32=None)))
@@ -77,10 +77,10 @@ def set_hook(cfg: Config, key: str, **hook) -> None:
 
 
 def add_default_hooks(cfg: Config) -> None:
-    """Names :data:`DEFAULT_HOOKS` in a config, but for those it names itself.
+    """Adds those of :data:`DEFAULT_HOOKS` that a config does not set itself.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg (Config): The config, changed in place.
     """
     hooks = cfg.get('default_hooks') or {}
     named = [*hooks.values(), *(cfg.get('custom_hooks') or [])]
@@ -91,13 +91,13 @@ def add_default_hooks(cfg: Config) -> None:
 
 
 def take_old_switches(cfg: Config) -> bool:
-    """Turns switches that were keys of their own into the hooks that took their place.
+    """Replaces former top-level switches by the hooks that took their place.
 
     Args:
-        cfg (Config): Changed in place.
+        cfg (Config): The config, changed in place.
 
     Returns:
-        bool: Whether ``in_memory=True`` was among them, which rewrites data loaders.
+        bool: Whether ``in_memory=True`` was set, which rewrites data loaders.
     """
     named = dict(
         compile=dict(type='CompileHook'),

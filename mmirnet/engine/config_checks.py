@@ -1,7 +1,7 @@
-"""What is wrong with a config, before anything is built from it.
+"""Checks of a config before anything is built from it.
 
-:func:`check_config` lists all of it at once. What only built objects can tell is
-left to :mod:`mmirnet.engine.checks`.
+:func:`check_config` lists all problems at once. :mod:`mmirnet.engine.checks` has the
+checks that need built objects.
 """
 
 import inspect
@@ -26,14 +26,14 @@ from ..registry import find_class, nearest
 from .keywords import keyword_problems
 from .labels import class_name_problems, line_problems
 
-#: What MMEngine wants together, or not at all.
+#: Settings that MMEngine requires together or not at all.
 _TOGETHER = (
     ('train_dataloader', 'train_cfg', 'optim_wrapper'),
     ('val_dataloader', 'val_cfg', 'val_evaluator'),
     ('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
 
-#: Settings of a whole config that MMEngine's Runner has no argument for.
+#: Top-level settings that are not arguments of MMEngine's Runner.
 _SETTINGS = frozenset(
     [
         'activation_checkpointing',
@@ -52,7 +52,7 @@ _SETTINGS = frozenset(
     ]
 )
 
-#: Numbers, the least that each may be, and whether it has to be more than that.
+#: Numeric settings with their minimum, and whether it is exclusive.
 _NUMBERS = {
     'train_cfg.max_epochs': (numbers.Integral, 1, False),
     'train_cfg.max_iters': (numbers.Integral, 1, False),
@@ -78,18 +78,18 @@ def read_config(path: Path) -> Config:
         path (Path): The file.
 
     Returns:
-        Config: What it says.
+        Config: The config.
 
     Raises:
         ConfigError: If it cannot be read; names the file, the line and the reason.
-        FileNotFoundError: If a config that it is based on is missing.
+        FileNotFoundError: If one of its base configs is missing.
     """
     try:
         return Config.fromfile(path)
     except (OSError, MmirnetError):
         raise
-    except Exception as error:  # whatever Python in a config, or what it imports, does
-        # MMEngine tells of an import that failed by the imports before it.
+    except Exception as error:  # code in a config or its imports may raise anything
+        # For a failed import, MMEngine's message is about earlier imports.
         cause = error
         while isinstance(cause, ImportError) and cause.__context__ is not None:
             cause = cause.__context__
@@ -102,11 +102,11 @@ def read_config(path: Path) -> Config:
 
 
 def _place(path: Path, error: Exception) -> str:
-    """The file and line where reading a config failed, as far as they are known."""
+    """Returns file and line at which reading a config failed, if known."""
     if isinstance(error, ImportError):
         return f'CONFIG {path}'
     if isinstance(error, SyntaxError):
-        # MMEngine parses text without its name, which only its callers know.
+        # MMEngine parses text without a file name, which only the callers know.
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         names = [error.filename, *(f.f_locals.get('filename') for f in frames[::-1])]
         files = [name for name in names if name and Path(name).is_file()]
@@ -120,14 +120,14 @@ def _place(path: Path, error: Exception) -> str:
 
 
 def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
-    """Puts the settings of a command line over those of a config.
+    """Merges command-line options into a config.
 
     Args:
-        cfg (Config): The config; it is changed.
+        cfg (Config): The config, changed in place.
         options (dict[str, Any] | None): Settings by dotted key.
 
     Raises:
-        ConfigError: If a setting has no place in the config, or nothing would read it.
+        ConfigError: If a setting cannot be merged, or if nothing would read it.
 
     Example:
         >>> cfg = Config(dict(train_cfg=dict(max_epochs=9)))
@@ -146,10 +146,10 @@ def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
 
 
 def _unread(cfg: Config, key: str) -> str | None:
-    """Why a setting would change nothing; None if it is read.
+    """Explains why a setting would have no effect; None if it is read.
 
-    A variable of a config file has been copied to where it is used when the file has
-    been read.
+    When a config file has been read, its variables are already copied to the places
+    that use them.
     """
     top = key.partition('.')[0]
     known = {*inspect.signature(Runner.__init__).parameters, *_SETTINGS}
@@ -171,7 +171,7 @@ def _unread(cfg: Config, key: str) -> str | None:
 
 
 def _values(cfg: Config) -> Iterator[tuple[str, Any]]:
-    """All that stands in a config, by dotted key, but for what stands in lists."""
+    """Iterates over the values of a config by dotted key, except those in lists."""
 
     def below(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield key, value
@@ -184,14 +184,14 @@ def _values(cfg: Config) -> Iterator[tuple[str, Any]]:
 
 
 def report(problems: Iterable[Exception]) -> None:
-    """Log the warnings among some problems, and raise the others as one error.
+    """Logs warnings and raises all other problems as one error.
 
     Args:
-        problems (Iterable[Exception]): What the checks have found.
+        problems (Iterable[Exception]): Output of the checks.
 
     Raises:
-        Exception: One line a problem. Of the problems' class if they share one, else
-            a ConfigError.
+        Exception: One line per problem. It has the class of the problems if they share
+            one, or else ConfigError.
 
     Example:
         >>> report([DataError('a'), DataError('b')])
@@ -212,16 +212,16 @@ def report(problems: Iterable[Exception]) -> None:
 
 
 def check_config(cfg: Config, loaders: tuple[str, ...] = ()) -> None:
-    """Refuse a config that cannot be built, or that data does not fit.
+    """Refuses a config that cannot be built or that does not match the data.
 
     Args:
-        cfg (Config): The whole config.
-        loaders (tuple[str, ...]): The data loaders that will be built; none for the
-            model alone.
+        cfg (Config): The complete config.
+        loaders (tuple[str, ...]): Keys of the data loaders that will be built, empty to
+            build only the model.
 
     Raises:
-        ValueError: With all that is wrong, one line each.
-        FileNotFoundError: If all that is wrong is that data is missing.
+        ValueError: If there are problems; one line per problem.
+        FileNotFoundError: If the only problem is missing data.
     """
     if not loaders:
         parts = ('model', 'data_preprocessor', 'default_scope')
@@ -231,14 +231,14 @@ def check_config(cfg: Config, loaders: tuple[str, ...] = ()) -> None:
 
 
 def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
-    """All that is wrong with a config.
+    """Finds all problems of a config.
 
     Args:
-        cfg (Config): The whole config.
-        loaders (tuple[str, ...]): The data loaders that will be built.
+        cfg (Config): The complete config.
+        loaders (tuple[str, ...]): Keys of the data loaders that will be built.
 
     Yields:
-        Exception: One for each problem; warnings are for what only looks wrong.
+        Exception: One per problem. Suspicious settings are warnings.
     """
     wrong_names = list(keyword_problems(cfg, loaders))
     yield from wrong_names
@@ -250,7 +250,7 @@ def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception
     for key in loaders:
         if isinstance(loader := cfg.get(key), dict):
             yield from _loader_problems(key, loader)
-    # Data sets are built for a look at their files: not of arguments they lack.
+    # Data sets are built to check their files. Skip those that lack arguments.
     if not any(isinstance(p, ConfigError) for p in wrong_names):
         yield from _data_problems(cfg, loaders)
 
@@ -269,7 +269,7 @@ def _missing_parts(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
 
 
 def _number_problems(cfg: Config) -> Iterator[Exception]:
-    """Numbers that are none, or that nothing can be done with."""
+    """Finds settings that are not numbers or out of range."""
     for key, (kind, least, more) in _NUMBERS.items():
         *path, name = key.split('.')
         specs = [(path[0], cfg.get(path[0]))]
@@ -279,12 +279,12 @@ def _number_problems(cfg: Config) -> Iterator[Exception]:
             for step in path[1:]:
                 spec = spec.get(step) if isinstance(spec, dict) else None
             value = spec.get(name) if isinstance(spec, dict) else None
-            # Anything but a number or a text may be what a class of its own takes.
+            # Classes of the user may accept other types.
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not number and not isinstance(value, (str, bool)):
                 continue
             if name in ('max_epochs', 'max_iters') and not cfg.get('param_scheduler'):
-                least = 0  # a run without a step, for what loading does
+                least = 0  # a run without steps, which only loads
             fits = number and isinstance(value, kind) and value >= least
             if not fits or (more and value == least):
                 what = 'an integer' if kind is numbers.Integral else 'a number'
@@ -319,7 +319,7 @@ def _loader_problems(key: str, loader: dict) -> Iterator[Exception]:
 
 
 def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
-    """Folders and lists of files that are missing or do not fit."""
+    """Finds folders and lists of files that are missing or do not match."""
     scope = cfg.get('default_scope', 'mmengine')
     head = cfg.get('model', {}).get('head') or {}
     outputs = head.get('num_classes') if isinstance(head, dict) else None
@@ -337,7 +337,7 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
 
 
 def _leaves(key: str, spec: object) -> Iterator[tuple[str, dict]]:
-    """The data sets of a config below all wrappers, with their keys."""
+    """Iterates over the data sets in a config, inside all wrappers, with their keys."""
     if isinstance(spec, (list, tuple)):
         for i, item in enumerate(spec):
             yield from _leaves(f'{key}[{i}]', item)
@@ -352,15 +352,15 @@ def _leaves(key: str, spec: object) -> Iterator[tuple[str, dict]]:
 def missing_folder(
     spec: dict, key: str, scope: str | None = None
 ) -> Iterator[Exception]:
-    """Whether a data set's folder is missing, unless it can download itself.
+    """Checks that the folder of a data set exists or can be downloaded.
 
     Args:
-        spec (dict): The data set's config.
-        key (str): Where it stands.
-        scope (str | None): The config's ``default_scope``.
+        spec (dict): Config of the data set.
+        key (str): Its key in the config.
+        scope (str | None): ``default_scope`` of the config.
 
     Yields:
-        Exception: A FileNotFoundError if it is.
+        Exception: A FileNotFoundError if the folder is missing.
     """
     folder = spec.get('data_root')
     if not folder or '://' in folder or Path(folder).expanduser().is_dir():
@@ -381,12 +381,12 @@ def _listed_problems(
     outputs: int | None,
     names: dict[str, list[str]],
 ) -> Iterator[Exception]:
-    """What is wrong with the files of a data set that lists them or goes by folders.
+    """Checks the files of a data set that is defined by a list or by folders.
 
-    Adds the names of its classes to ``names``.
+    Adds the class names to ``names``.
     """
     spec = {k: v for k, v in spec.items() if k not in ('type', '_scope_', 'pipeline')}
-    try:  # without its files, but with all its paths
+    try:  # without reading its files, but with all its paths
         dataset = kind(**dict(spec, lazy_init=True))
     except (AssertionError, ValueError, OSError) as e:
         yield ConfigError(f'{key}: {" ".join(str(e).split())}')
@@ -428,16 +428,16 @@ def _list_problems(
 def folder_problems(
     key: str, root: Path, folders: list[str], classes: list[str] | None
 ) -> Iterator[Exception]:
-    """Whether the folders of a data set are its classes, in their order.
+    """Checks that the folders of a data set match its classes, in the same order.
 
     Args:
-        key (str): Where the data set stands in the config.
-        root (Path): The folder of the folders.
-        folders (list[str]): Their names in order, which number the labels.
-        classes (list[str] | None): The names that the data set was given.
+        key (str): Key of the data set in the config.
+        root (Path): Parent folder.
+        folders (list[str]): Names of the folders in order, which define the labels.
+        classes (list[str] | None): Class names that the data set was given.
 
     Yields:
-        Exception: A DataError if labels would get the wrong names.
+        Exception: A DataError if labels would get wrong names.
     """
     if classes is None or list(classes) == folders:
         return

@@ -1,7 +1,7 @@
-"""Whether a network takes the images it is going to get: two of them, once through.
+"""Sends two images through a network to check that it accepts them.
 
-Nothing of the run changes: random numbers, batch norms and the order of the data
-are as before.
+The run is not affected: random numbers, batch norms and the order of the data stay the
+same.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ from ..datasets.seeding import DeterministicSampler, SeededIndex
 from ..errors import ConfigError, DataError, MmirnetError
 from .wrappers import unwrap
 
-#: How many images are looked at; two of them go through the network.
+#: Number of images to inspect; two of them go through the network.
 _IMAGES = 4
 
 
 @dataclass
 class DryRun:
-    """What came of it.
+    """Result of a dry run.
 
     Attributes:
-        problems (list[Exception]): One for each thing that does not fit.
-        single (list[str]): Batch norms that see one value an image and channel, and
-            compute statistics in training: they need two images.
+        problems (list[Exception]): One per problem.
+        single (list[str]): Batch norms with one value per image and channel that
+            compute statistics in training. They need two images.
         labels (set[str] | None): Which of ``gt_label`` and ``gt_score`` the images
-            have; None if they are not packed as MMPretrain does it.
-        one_sign (list[str]): Binary layers whose inputs have one sign, all of them.
-        metrics (set[str] | None): Names of the results; None if they are not known.
+            have. None if they are not packed like MMPretrain's.
+        one_sign (list[str]): Binary layers whose inputs all have the same sign.
+        metrics (set[str] | None): Names of the results, if known.
     """
 
     problems: list[Exception] = field(default_factory=list)
@@ -53,26 +53,26 @@ class DryRun:
 
 
 class _Unfit(Exception):
-    """Ends a forward pass whose next module does not take its input."""
+    """Stops a forward pass before a module that does not accept its input."""
 
 
 def dry_run(
     key: str, loader: DataLoader, model: nn.Module, evaluator: Evaluator | None = None
 ) -> DryRun:
-    """Send two images of a data loader through a network.
+    """Sends two images of a data loader through a network.
 
-    Errors of which this module does not know whose they are pass: training meets them
-    in its first iteration, and shows where.
+    Errors of unknown origin are ignored here: the first training iteration raises them
+    with their traceback.
 
     Args:
-        key (str): What the data loader is called in the config.
-        loader (DataLoader): Its images are read as it would read them, but for the
-            order.
-        model (nn.Module): MMEngine's kind of model, in whatever wrappers.
-        evaluator (Evaluator | None): Asked for the names of its results, if given.
+        key (str): Key of the data loader in the config.
+        loader (DataLoader): The data loader. Its images are read as in training, but in
+            another order.
+        model (nn.Module): A model of MMEngine, wrapped or not.
+        evaluator (Evaluator | None): Evaluator whose result names to collect.
 
     Returns:
-        DryRun: What does not fit.
+        DryRun: The problems found.
     """
     found, averages = DryRun(), _averages(model)
     lazy = any(
@@ -99,7 +99,7 @@ def dry_run(
 
 
 def _averages(model: nn.Module) -> bool:
-    """Whether a model averages what it makes of several views of an image."""
+    """Whether a model averages its predictions for several views of an image."""
     while is_model_wrapper(model) and not isinstance(model, BaseTTAModel):
         model = model.module
     return isinstance(model, BaseTTAModel)
@@ -119,9 +119,9 @@ def _misplaced_views(key: str, averages: bool) -> str:
 
 
 def _labels(batch: object) -> set[str] | None:
-    """What the first sample of a batch says of its class."""
+    """Returns which labels the first sample of a batch has."""
     packed = batch.get('data_samples') if isinstance(batch, dict) else None
-    while isinstance(packed, (list, tuple)) and packed:  # of views, of images
+    while isinstance(packed, (list, tuple)) and packed:  # views, images
         packed = packed[0]
     if not isinstance(packed, DataSample):
         return None
@@ -130,7 +130,7 @@ def _labels(batch: object) -> set[str] | None:
 
 @contextlib.contextmanager
 def _as_before(model: nn.Module) -> Iterator[None]:
-    """Gives back random numbers, modes and buffers as they were."""
+    """Restores random numbers, modes and buffers."""
     states = random.getstate(), np.random.get_state()
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
@@ -149,13 +149,13 @@ def _as_before(model: nn.Module) -> Iterator[None]:
 
 
 def _read(key: str, loader: DataLoader, found: DryRun) -> dict | None:
-    """A batch of two; None if it cannot be read."""
+    """Reads a batch of two images; None if they cannot be read."""
     n = len(loader.dataset)
     indices = sorted({i * (n - 1) // (_IMAGES - 1) for i in range(_IMAGES)})
     if isinstance(loader.sampler, DeterministicSampler):
         indices = [SeededIndex(i, (0, 0, 0, i)) for i in indices]
     collate = loader.collate_fn
-    # In a worker, if training has them: a data set may open its files there alone.
+    # In a worker if training uses workers: some data sets open files only there.
     reader = DataLoader(
         loader.dataset,
         batch_sampler=[indices],
@@ -183,7 +183,7 @@ def _read(key: str, loader: DataLoader, found: DryRun) -> dict | None:
 
 
 def _of_views(batch: object) -> bool:
-    """Whether each image is several: test-time augmentation takes them apart."""
+    """Whether each image has several views, as in test-time augmentation."""
     images = batch.get('inputs') if isinstance(batch, dict) else None
     views = images[0] if isinstance(images, (list, tuple)) else None
     return isinstance(views, (list, tuple)) or (
@@ -192,19 +192,19 @@ def _of_views(batch: object) -> bool:
 
 
 class _Collate:
-    """Collates two of several samples, after a look at all their shapes."""
+    """Collates two of several samples after comparing the shapes of all."""
 
     def __init__(self, collate) -> None:
         self.collate = collate
 
     def __call__(self, samples):
-        """Shapes that differ, and the batch; None if they cannot be stacked."""
+        """Returns differing shapes and the batch, or None if it cannot be stacked."""
         shapes = []
         if isinstance(samples, list) and isinstance(samples[0], dict):
             images = [sample.get('inputs') for sample in samples]
             shapes = [tuple(i.shape) for i in images if isinstance(i, Tensor)]
         shapes = list(dict.fromkeys(shapes))
-        function = getattr(self.collate, 'func', self.collate)  # of a partial
+        function = getattr(self.collate, 'func', self.collate)  # functools.partial
         if len(shapes) > 1 and getattr(function, '__name__', '') == 'default_collate':
             return shapes, None
         two = samples[:2] if isinstance(samples, list) else samples
@@ -252,7 +252,7 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
 
 
 def _channels(batch: dict) -> int:
-    inputs = batch['inputs'][0]  # the first image, of a tensor or a list
+    inputs = batch['inputs'][0]  # the first image of a tensor or a list
     return inputs.shape[0]
 
 
@@ -265,19 +265,19 @@ def _repeats(key: str, given: int, made: int) -> str:
 
 
 def _of_one_sign(x: Tensor) -> bool:
-    """Whether the signs of a tensor are all +1, or all -1."""
+    """Whether the signs of a tensor are all equal."""
     return bool((x >= 0).all() or (x < 0).all())
 
 
 def _metric_names(
     batch: dict, model: nn.Module, evaluator: Evaluator
 ) -> set[str] | None:
-    """What an evaluator calls its results, asked with two images."""
+    """Returns the result names of an evaluator, computed from two images."""
     names = set()
     try:
         samples = [sample.to_dict() for sample in model.val_step(batch)]
         for metric in copy.deepcopy(evaluator.metrics):
-            if isinstance(metric, DumpResults):  # which writes them
+            if isinstance(metric, DumpResults):  # it would write a file
                 continue
             metric.process(batch, samples)
             results = metric.compute_metrics(metric.results)
@@ -294,13 +294,13 @@ def _looked_at(model: nn.Module) -> list[nn.Module]:
 
 
 def _counts(module: nn.Module) -> bool:
-    """Whether a module computes statistics of one process's batch in training."""
+    """Whether a module computes batch statistics within one process in training."""
     several = isinstance(module, nn.SyncBatchNorm) and get_world_size() > 1
     return isinstance(module, _BatchNorm) and module.training and not several
 
 
 def _fault(module: nn.Module, x: Tensor) -> str | None:
-    """Why a module does not take an input; None if it does."""
+    """Explains why a module does not accept an input; None if it does."""
     wanted = got = None
     if isinstance(module, nn.Linear):
         wanted, got = module.in_features, x.shape[-1]

@@ -1,9 +1,9 @@
-"""What a tool has to know of a config and a checkpoint, asked of what they build.
+"""Facts about a config and its checkpoint, taken from the objects that they build.
 
-A config says how things are made, not what they are: a pipeline's size may come from
-any of its transforms, the classes from a folder, the preprocessor from inside the
-model. Here the model, the data set and its pipeline are built and asked. What they do
-not tell is refused, with the argument that does.
+A config defines how objects are built, but not their properties: the image size may
+come from any transform of a pipeline, the classes from a folder, and the preprocessor
+may be part of the model. This module builds model, data set and pipeline and inspects
+them. If a fact cannot be determined, the error names the argument that sets it.
 """
 
 import contextlib
@@ -40,38 +40,38 @@ from .weights import load_weights
 
 _log = logging.getLogger('mmirnet')
 
-#: What scores a classifier makes of its logits, see `head_kind`.
+#: Functions that classifiers use to compute scores from logits, see `head_kind`.
 KINDS = {
     'softmax': lambda logits: logits.softmax(1),
     'sigmoid': lambda logits: logits.sigmoid(),
 }
-# Shapes in data sets that hold their images, for where the files are not here.
+# Image shapes of data sets that hold their images, for when the files are missing.
 _HELD = {
     CIFAR10: (32, 32, 3),
     FashionMNIST32: (32, 32, 3),
     Digits: (32, 32, 3),
     MNIST: (28, 28),
 }
-# Of files whose images are of every size: a pipeline that makes the same of these
-# makes the same of all.
+# Files with images of different sizes. A pipeline that gives these the same size gives
+# all images this size.
 _FILES = ((97, 161), (400, 300), (640, 641))
 _SAMPLES = 16
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a trained classifier.
+    """Facts about a trained classifier.
 
     Attributes:
-        cfg: The config.
-        model: Built, with the checkpoint's weights, in evaluation mode.
-        dataset: The test set as built, without images where the files are not here;
-            None if the config has none.
-        channels: Of the images that the network takes.
-        size: Their height and width.
-        outputs: How many classes the network tells apart.
-        classes: Their names; None if nobody knows them.
-        kind: What turns logits into scores: ``'softmax'`` or ``'sigmoid'``.
+        cfg (Config): The config.
+        model (nn.Module): The model with the checkpoint's weights, in evaluation mode.
+        dataset (Dataset | None): The test set, without images if its files are
+            missing. None if the config has none.
+        channels (int): Channels of the network's input.
+        size (tuple[int, int]): Height and width of the input.
+        outputs (int): Number of classes.
+        classes (list[str] | None): Class names, if known.
+        kind (str): Function from logits to scores: ``'softmax'`` or ``'sigmoid'``.
     """
 
     cfg: Config
@@ -91,24 +91,24 @@ def gather(
     size: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Facts:
-    """All facts of a config and its checkpoint.
+    """Collects the facts about a config and its checkpoint.
 
     Args:
-        cfg (Config): The config, as ``mmirnet.engine.config.load_config`` gives it.
-        checkpoint (str | None): Its checkpoint; None for a new network.
-        size (tuple[int, int], optional): Height and width of the images; by default
-            what the test set's pipeline gives.
-        classes (Sequence[str], optional): Names of the classes, or one text file
-            with a name a line; by default those of the checkpoint, else those of
-            the data set.
+        cfg (Config): The config, as returned by
+            :func:`mmirnet.engine.config.load_config`.
+        checkpoint (str | None): The checkpoint. None for a new network.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to
+            the output size of the test set's pipeline.
+        classes (Sequence[str], optional): Class names, or one text file with one name
+            per line. Defaults to those of the checkpoint, or else of the data set.
 
     Returns:
         Facts: The facts.
 
     Raises:
-        ConfigError: If one cannot be learnt; names the argument that tells it.
+        ConfigError: If a fact cannot be determined; names the argument that sets it.
         CheckpointError: If the checkpoint is damaged or does not fit.
-        FileNotFoundError: If the checkpoint is missing.
+        FileNotFoundError: If the checkpoint does not exist.
 
     Example:
         >>> from mmirnet.engine.config import load_config
@@ -132,24 +132,24 @@ def gather(
 
 
 def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
-    """The model of a config with a checkpoint's weights, in evaluation mode.
+    """Builds the model of a config with a checkpoint's weights, in evaluation mode.
 
     Args:
-        cfg (Config): The config, as ``load_config`` gives it.
-        checkpoint (str | None): File or URL; None for the weights it is built with.
+        cfg (Config): The config, as returned by ``load_config``.
+        checkpoint (str | None): File or URL. None for the initial weights.
 
     Returns:
-        nn.Module: The model. Where MMPretrain has it, in ``_dataset_meta``, it
-        carries what the checkpoint says of the classes.
+        nn.Module: The model. Its ``_dataset_meta`` has the class names of the
+        checkpoint, as in MMPretrain.
 
     Raises:
         ValueError: If the checkpoint is damaged or of another architecture.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the checkpoint does not exist.
     """
     check_config(cfg)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    spec = copy.deepcopy(cfg.model)  # building adds to it
-    if cfg.get('data_preprocessor') is not None:  # as MMEngine's runner does it
+    spec = copy.deepcopy(cfg.model)  # building changes it
+    if cfg.get('data_preprocessor') is not None:  # as in MMEngine's runner
         spec.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     model = MODELS.build(spec)
     if checkpoint is not None:
@@ -161,7 +161,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
 
 
 def _tests_averages(cfg: Config) -> bool:
-    """Whether the averaged weights of a run with ``EMAHook`` are what it tests."""
+    """Whether a run with ``EMAHook`` tests the averaged weights."""
     for spec in cfg.get('custom_hooks') or []:
         kind = spec.get('type') if isinstance(spec, dict) else type(spec)
         kind = find_class(HOOKS, kind)
@@ -172,7 +172,7 @@ def _tests_averages(cfg: Config) -> bool:
 
 
 def _before_averaging(averaged: dict[str, Any]) -> dict[str, Any]:
-    """Weights beside their averages; MMEngine keeps the averages in the first place."""
+    """Returns the weights before averaging; ``state_dict`` has the averages."""
     prefix = 'module.'
     return {
         name.removeprefix(prefix): weight
@@ -182,30 +182,33 @@ def _before_averaging(averaged: dict[str, Any]) -> dict[str, Any]:
 
 
 def predicts(model: nn.Module) -> bool:
-    """Whether a model has what predicts: self-supervised ones only learn features.
+    """Whether a model predicts; self-supervised models only learn features.
 
     Args:
-        model (nn.Module): As built, without wrappers.
+        model (nn.Module): The model, without wrappers.
+
+    Returns:
+        bool: The answer.
     """
     headless = isinstance(model, ImageClassifier) and not model.with_head
     return not headless and not isinstance(model, BaseSelfSupervisor)
 
 
 def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
-    """How many classes a classifier tells apart, and how it scores them.
+    """Determines the number of classes of a classifier and how it computes scores.
 
-    One random image goes through the model: its scores are compared with what
-    softmax and sigmoid make of its logits.
+    The function sends one random image through the model and compares its scores with
+    softmax and sigmoid of its logits.
 
     Args:
         model (nn.Module): A classifier of MMPretrain, in evaluation mode.
         shape (tuple[int, int, int]): Channels, height and width of an image.
 
     Returns:
-        tuple[int, str]: The number of classes, and a key of :data:`KINDS`.
+        tuple[int, str]: Number of classes, and a key of :data:`KINDS`.
 
     Raises:
-        ConfigError: If the network does not take the image or gives no classes.
+        ConfigError: If the network does not accept the image or has no class scores.
     """
     logits, score = logits_and_scores(model, shape)
     for kind, scores in KINDS.items():
@@ -220,17 +223,17 @@ def head_kind(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, str]:
 def logits_and_scores(
     model: nn.Module, shape: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
-    """What a classifier gives for a random image.
+    """Computes the output of a classifier for a random image.
 
     Args:
         model (nn.Module): A classifier of MMPretrain, in evaluation mode.
         shape (tuple[int, int, int]): Channels, height and width of an image.
 
     Returns:
-        tuple[Tensor, Tensor]: Its logits and its scores, both (1, classes).
+        tuple[Tensor, Tensor]: Logits and scores, both (1, classes).
 
     Raises:
-        ConfigError: If the network does not take the image or gives no classes.
+        ConfigError: If the network does not accept the image or has no class scores.
     """
     name = type(model).__name__
     parameter = next(model.parameters(), torch.empty(0))
@@ -255,15 +258,15 @@ def logits_and_scores(
 
 @contextlib.contextmanager
 def takes(model: nn.Module, shape: tuple[int, int, int]) -> Iterator[None]:
-    """Names the size of an image that a model does not take.
+    """Reports the image size if the model in this context does not accept it.
 
     Args:
-        model (nn.Module): What runs inside.
+        model (nn.Module): The model that runs in the context.
         shape (tuple[int, int, int]): Channels, height and width of the image.
 
     Raises:
-        ConfigError: If what runs inside fails as torch does on a wrong shape, or for
-            want of memory.
+        ConfigError: If the code in the context fails as torch does on a wrong shape, or
+            runs out of memory.
     """
     try:
         yield
@@ -276,18 +279,18 @@ def takes(model: nn.Module, shape: tuple[int, int, int]) -> Iterator[None]:
 
 
 def check_classifies(model: nn.Module, dataset: Dataset) -> None:
-    """Refuses a model that tells no classes apart (retrieval, several tasks, ...).
+    """Refuses a model that does not classify (retrieval, several tasks, ...).
 
     Args:
-        model (nn.Module): As built.
-        dataset (Dataset): As built; says what images the model is given.
+        model (nn.Module): The model.
+        dataset (Dataset): The data set, which defines the model's images.
 
     Raises:
-        ConfigError: If the network gives no classes; names the model.
+        ConfigError: If the network has no class scores; names the model.
     """
     try:
         shapes = _shapes(model, dataset)
-    except ConfigError:  # what the files are, each one will tell
+    except ConfigError:  # problems of single files are reported later
         return
     logits_and_scores(model, min(shapes))
 
@@ -297,13 +300,13 @@ def check_classifies(model: nn.Module, dataset: Dataset) -> None:
 
 
 def test_set(cfg: Config) -> Dataset | None:
-    """The data set that a config tests on, else the one that it validates on.
+    """Builds the test set of a config, or else its validation set.
 
     Args:
         cfg (Config): The config.
 
     Returns:
-        Dataset | None: As built. Where its files are not here, it has pipeline and
+        Dataset | None: The data set. If its files are missing, it has pipeline and
         classes, but no images. None if the config has no such data set.
 
     Raises:
@@ -320,19 +323,19 @@ def test_set(cfg: Config) -> Dataset | None:
     return None
 
 
-# Not a test of pytest's.
+# Not a test for pytest.
 test_set.__test__ = False
 
 
 def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
-    """A data set, with its images where they are here; nothing is downloaded.
+    """Builds a data set without downloads, with its images if they are available.
 
     Args:
-        spec (dict | Dataset): Its config; a data set is given back.
-        key (str): Where it stands in the config, for messages.
+        spec (dict | Dataset): Config of the data set. A data set is returned as it is.
+        key (str): Its key in the config, for messages.
 
     Returns:
-        Dataset | None: None if it does not exist without its files.
+        Dataset | None: The data set, or None if it cannot be built without its files.
 
     Raises:
         DataError: If data set and files contradict each other.
@@ -347,13 +350,13 @@ def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
         absent = error
     try:
         return DATASETS.build(_with(spec, download=False, lazy_init=True))
-    except Exception:  # whatever a data set does that counts on its files
+    except Exception:  # data sets without their files may raise anything
         _log.warning('%s is left out: %s', key, absent)
         return None
 
 
 def _with(spec: dict, **arguments: Any) -> dict:
-    """The config of a data set and of all inside it, with arguments they know."""
+    """Adds arguments to the config of a data set and of all data sets inside it."""
     spec = dict(spec)
     kind = find_class(DATASETS, spec['type'])
     known = {
@@ -374,11 +377,11 @@ def _with(spec: dict, **arguments: Any) -> dict:
 
 
 def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
-    """The data sets below all wrappers, with their keys in the config.
+    """Iterates over the data sets inside all wrappers, with their keys in the config.
 
     Args:
-        key (str): The key of the outermost.
-        dataset (Dataset): It.
+        key (str): Key of the outermost data set.
+        dataset (Dataset): The outermost data set.
 
     Yields:
         tuple[str, Dataset]: Key and data set.
@@ -388,7 +391,7 @@ def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
         >>> [key for key, _ in leaves('data', ConcatDataset([[1], [2]]))]
         ['data.datasets[0]', 'data.datasets[1]']
     """
-    inner = getattr(dataset, '__dict__', {})  # SeededDataset shows other attributes
+    inner = getattr(dataset, '__dict__', {})  # SeededDataset forwards attributes
     if 'datasets' in inner:
         for i, part in enumerate(inner['datasets']):
             yield from leaves(f'{key}.datasets[{i}]', part)
@@ -401,28 +404,29 @@ def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
 
 
 def parts(dataset: Dataset) -> list[Dataset]:
-    """The data sets inside wrappers (concatenated, repeated, divided, ...).
+    """Returns the data sets inside wrappers (concatenated, repeated, divided, ...).
 
     Args:
-        dataset (Dataset): As built.
+        dataset (Dataset): The data set.
 
     Returns:
-        list[Dataset]: Itself, if it wraps none.
+        list[Dataset]: The data sets, or the data set itself if it is no wrapper.
     """
     return [part for _, part in leaves('', dataset)]
 
 
 def transforms(dataset: Dataset) -> list[Any]:
-    """The transforms that a data set's images go through, as built.
+    """Returns the transforms of a data set's pipeline.
 
     Args:
-        dataset (Dataset): As built.
+        dataset (Dataset): The data set.
 
     Returns:
-        list: In order; the first one reads the file, if the data set does not.
+        list: The transforms in order. The first reads the file, unless the data set
+        does.
 
     Raises:
-        ConfigError: If there are none, or wrapped data sets have different ones.
+        ConfigError: If there are none, or if wrapped data sets have different ones.
     """
     found = [_transforms(part) for part in parts(dataset)]
     if any(repr(other) != repr(found[0]) for other in found[1:]):
@@ -436,7 +440,7 @@ def transforms(dataset: Dataset) -> list[Any]:
 
 
 def _transforms(part: Dataset) -> list[Any]:
-    if isinstance(part, InMemory):  # whose pipeline is for batches
+    if isinstance(part, InMemory):  # its pipeline is for batches
         return [*part.reading, PackInputs()]
     return list(getattr(getattr(part, 'pipeline', None), 'transforms', []))
 
@@ -444,21 +448,21 @@ def _transforms(part: Dataset) -> list[Any]:
 def image_shape(
     model: nn.Module, dataset: Dataset | None, size: tuple[int, int] | None = None
 ) -> tuple[int, tuple[int, int]]:
-    """Channels and size of the images that a network takes.
+    """Determines channels and size of the network's images.
 
-    Images of the test set go through its pipeline and the model's preprocessor.
-    Where they are not here, made-up ones of three sizes do.
+    The function sends images of the test set through its pipeline and the model's
+    preprocessor. If they are missing, it uses generated images of three sizes.
 
     Args:
-        model (nn.Module): The model, as built.
-        dataset (Dataset | None): The test set, as built.
-        size (tuple[int, int], optional): Height and width, where the caller knows.
+        model (nn.Module): The model.
+        dataset (Dataset | None): The test set.
+        size (tuple[int, int], optional): Height and width, if known.
 
     Returns:
         tuple[int, tuple[int, int]]: Channels, and (height, width).
 
     Raises:
-        ConfigError: If the size depends on the image, or cannot be told.
+        ConfigError: If the size depends on the image or cannot be determined.
     """
     if size is not None and min(size) < 1:
         raise ConfigError(f'--size {size[0]} {size[1]}: an image has 1 pixel or more')
@@ -486,7 +490,7 @@ def _several(values: Any) -> str:
 
 
 def _shapes(model: nn.Module, dataset: Dataset | None) -> set[tuple[int, int, int]]:
-    """Shapes of what the network is given."""
+    """Returns the shapes of the network's inputs."""
     if dataset is None:
         raise ConfigError(
             'the config has no test set to ask for the size of the images: '
@@ -501,10 +505,10 @@ def _shapes(model: nn.Module, dataset: Dataset | None) -> set[tuple[int, int, in
 
 
 def check_single(sample: Any) -> None:
-    """Refuses what a pipeline gives if it is not one image, such as views of one.
+    """Refuses the output of a pipeline that is not one image, such as several views.
 
     Args:
-        sample (Any): From the pipeline.
+        sample (Any): Output of the pipeline.
 
     Raises:
         ConfigError: If it has no image, or several.
@@ -518,16 +522,16 @@ def check_single(sample: Any) -> None:
 
 
 def samples(dataset: Dataset) -> Iterator[dict]:
-    """Some samples of a data set, evenly spaced, else made-up ones, as it gives them.
+    """Iterates over evenly spaced samples of a data set, or else generated ones.
 
     Args:
-        dataset (Dataset): As built.
+        dataset (Dataset): The data set.
 
     Yields:
-        dict: What its pipeline packs.
+        dict: Output of its pipeline.
 
     Raises:
-        ConfigError: If its pipeline does not take an image as it usually is.
+        ConfigError: If its pipeline does not accept ordinary images.
     """
     found = 0
     if getattr(dataset, '_fully_initialized', True) and len(dataset):
@@ -535,7 +539,7 @@ def samples(dataset: Dataset) -> Iterator[dict]:
         for number in numbers.astype(int).tolist():
             try:
                 sample = dataset[number]
-            except Exception:  # what is wrong with the data is not what is asked here
+            except Exception:  # errors in the data are reported elsewhere
                 continue
             yield sample
             found += 1
@@ -546,7 +550,7 @@ def samples(dataset: Dataset) -> Iterator[dict]:
         yield from (chain(given) for given in _made_up(dataset))
     except ConfigError:
         raise
-    except Exception as error:  # whatever a transform does that misses its input
+    except Exception as error:  # transforms with missing inputs may raise anything
         raise ConfigError(
             'the size of the images cannot be told without the test set '
             f'({type(error).__name__}: {first_line(error)}): name it with --size H W'
@@ -554,13 +558,13 @@ def samples(dataset: Dataset) -> Iterator[dict]:
 
 
 def held_shape(dataset: Dataset) -> tuple[int, ...] | None:
-    """The shape of the images that a data set holds; None if it reads files.
+    """Returns the shape of the images in a data set; None if it reads files.
 
     Args:
-        dataset (Dataset): As built.
+        dataset (Dataset): The data set.
 
     Returns:
-        tuple[int, ...] | None: Height, width and, if it has them, channels.
+        tuple[int, ...] | None: Height, width and, if available, channels.
     """
     part = parts(dataset)[0]
     if isinstance(part, InMemory):
@@ -576,10 +580,10 @@ def turns(model: nn.Module) -> bool:
     """Whether a model's data preprocessor reverses the three channels of an image.
 
     Args:
-        model (nn.Module): As built.
+        model (nn.Module): The model.
 
     Returns:
-        bool: The answer, asked with two images that differ in their first channel.
+        bool: The answer, determined with two images that differ in the first channel.
     """
     black, marked = np.zeros((2, 1, 1, 3), np.uint8)
     marked[..., 0] = 255
@@ -589,18 +593,18 @@ def turns(model: nn.Module) -> bool:
 
 
 def held_order(dataset: Dataset, turned: bool = False) -> str:
-    """The order of the channels in the images that a data set holds.
+    """Determines the channel order of the images in a data set.
 
-    CIFAR-10, the digits and Fashion-MNIST hold RGB. Another data set holds what the
-    data preprocessor takes it for: BGR, if that reverses the channels.
+    CIFAR-10, the digits and Fashion-MNIST have RGB images. For other data sets, the
+    data preprocessor decides: BGR if it reverses the channels.
 
     Args:
-        dataset (Dataset): As built; it holds its images.
+        dataset (Dataset): A data set that holds its images.
         turned (bool): Whether the data preprocessor reverses the order. Defaults to
             False.
 
     Returns:
-        str: ``'rgb'`` or ``'bgr'``; ``'grey'`` for any number but three.
+        str: ``'rgb'`` or ``'bgr'``, or ``'grey'`` unless there are three channels.
     """
     if held_shape(dataset)[2:] != (3,):
         return 'grey'
@@ -609,13 +613,14 @@ def held_order(dataset: Dataset, turned: bool = False) -> str:
 
 
 def _made_up(dataset: Dataset) -> Iterator[dict]:
-    """What a data set might hand to its pipeline: files of three sizes, or an image.
+    """Generates inputs for a data set's pipeline: files of three sizes, or an image.
 
     Args:
-        dataset (Dataset): As built.
+        dataset (Dataset): The data set.
 
     Yields:
-        dict: With ``img_path``, whose file is gone with the next one, or ``img``.
+        dict: ``img_path``, whose file exists until the next one is generated, or
+        ``img``.
     """
     rng = np.random.default_rng(0)
     common = dict(gt_label=0, sample_idx=0)
@@ -633,8 +638,11 @@ def normalised_twice(dataset: Dataset, model: nn.Module) -> bool:
     """Whether both the pipeline and the model's preprocessor normalise the images.
 
     Args:
-        dataset (Dataset): As built.
-        model (nn.Module): As built, without wrappers.
+        dataset (Dataset): The data set.
+        model (nn.Module): The model, without wrappers.
+
+    Returns:
+        bool: The answer.
     """
     preprocessor = getattr(model, 'data_preprocessor', None)
     if not isinstance(getattr(preprocessor, 'mean', None), Tensor):
@@ -643,18 +651,18 @@ def normalised_twice(dataset: Dataset, model: nn.Module) -> bool:
 
 
 def channel_order(dataset: Dataset, turned: bool = False) -> str:
-    """In which order a data set's pipeline leaves the channels of an image.
+    """Determines the channel order of the output of a data set's pipeline.
 
-    A red and a blue file go through it, unless the data set holds its images, see
-    :func:`held_order`.
+    The function sends a red and a blue file through the pipeline. For data sets that
+    hold their images, see :func:`held_order`.
 
     Args:
-        dataset (Dataset): As built.
+        dataset (Dataset): The data set.
         turned (bool): Whether the data preprocessor reverses the order. Defaults to
             False.
 
     Returns:
-        str: ``'rgb'`` or ``'bgr'``; ``'grey'`` for any number but three.
+        str: ``'rgb'`` or ``'bgr'``, or ``'grey'`` unless there are three channels.
 
     Raises:
         ConfigError: If the pipeline does not read files.
@@ -679,7 +687,7 @@ def channel_order(dataset: Dataset, turned: bool = False) -> str:
 
 
 def _first_channels(model: nn.Module) -> int:
-    """Channels that the first convolution takes."""
+    """Returns the input channels of the first convolution."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels
@@ -691,22 +699,28 @@ def _first_channels(model: nn.Module) -> int:
 
 
 def checkpoint_classes(checkpoint: dict) -> list[str] | None:
-    """Names of the classes that a checkpoint was trained on, if it tells them.
+    """Returns the class names that a checkpoint stores.
 
     Args:
-        checkpoint (dict): As loaded.
+        checkpoint (dict): The loaded checkpoint.
+
+    Returns:
+        list[str] | None: The names, if available.
     """
     meta = checkpoint.get('meta') or {}
     return _texts((meta.get('dataset_meta') or meta).get('classes')) or _texts(
-        (meta.get('dataset_meta') or meta).get('CLASSES')  # of MMClassification 0.x
+        (meta.get('dataset_meta') or meta).get('CLASSES')  # MMClassification 0.x
     )
 
 
 def dataset_classes(dataset: Dataset | None) -> list[str] | None:
-    """Names of a data set's classes, as built, if it tells them.
+    """Returns the class names of a data set.
 
     Args:
-        dataset (Dataset | None): As built.
+        dataset (Dataset | None): The data set.
+
+    Returns:
+        list[str] | None: The names, if available.
     """
     for part in () if dataset is None else (dataset, *parts(dataset)):
         metainfo = getattr(part, 'metainfo', None) or {}
@@ -721,20 +735,20 @@ def class_names(
     outputs: int,
     given: Sequence[str] | None = None,
 ) -> list[str] | None:
-    """The name of each output of a classifier.
+    """Determines the name of each output of a classifier.
 
-    Those given come first, then the checkpoint's, then the data set's. Where the
-    checkpoint and the data set differ, a warning names the difference.
+    Given names come first, then those of the checkpoint, then those of the data set. If
+    checkpoint and data set differ, a warning names the difference.
 
     Args:
-        model (nn.Module): From :func:`build_model`.
-        dataset (Dataset | None): As built.
-        outputs (int): How many classes the network tells apart.
-        given (Sequence[str], optional): Names, or one text file with a name a line.
+        model (nn.Module): Output of :func:`build_model`.
+        dataset (Dataset | None): The data set.
+        outputs (int): Number of classes of the network.
+        given (Sequence[str], optional): Names, or one text file with one name per line.
 
     Returns:
-        list[str] | None: As many names as outputs: outputs that no class was trained
-        for are called by their number. None if nobody knows any name.
+        list[str] | None: One name per output; outputs without a class are named by
+        their number. None if no names are known.
 
     Raises:
         ConfigError: If there are more names than outputs.
@@ -762,17 +776,17 @@ def class_names(
 
 
 def named(given: Sequence[str], outputs: int) -> list[str]:
-    """Names of classes from a command line.
+    """Returns the class names of a command line.
 
     Args:
-        given (Sequence[str]): The names, or one text file with a name a line.
-        outputs (int): How many classes the network tells apart.
+        given (Sequence[str]): The names, or one text file with one name per line.
+        outputs (int): Number of classes of the network.
 
     Returns:
         list[str]: The names.
 
     Raises:
-        ConfigError: If there are more or fewer.
+        ConfigError: If the number of names is wrong.
 
     Example:
         >>> named(['cat', 'dog'], 2)
@@ -801,14 +815,14 @@ def named(given: Sequence[str], outputs: int) -> list[str]:
 
 
 def class_difference(one: Sequence[str], other: Sequence[str]) -> str:
-    """What two lists of classes have not in common, in words; empty if they are equal.
+    """Describes the difference between two lists of classes; empty if they are equal.
 
     Args:
-        one (Sequence[str]): Names.
-        other (Sequence[str]): Names that should be the same.
+        one (Sequence[str]): Class names.
+        other (Sequence[str]): Class names that should be the same.
 
     Returns:
-        str: The words.
+        str: The description.
 
     Example:
         >>> class_difference(['cat', 'dog'], ['cat', 'cow'])

@@ -1,4 +1,4 @@
-"""Wrong names in a config, found before anything is built."""
+"""Finds unknown types and keywords in a config before anything is built."""
 
 import functools
 import inspect
@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 from ..errors import ConfigError
 from ..registry import find_class, nearest, registered_names
 
-#: Which registry builds what stands under a key, wherever that is.
+#: Registry that builds the values of a key, at any depth.
 _REGISTRIES: dict[str, Registry] = {
     'dataset': DATASETS,
     'datasets': DATASETS,
@@ -58,7 +58,7 @@ _REGISTRIES: dict[str, Registry] = {
     'metrics': METRICS,
 }
 
-#: The same for keys of the whole config.
+#: The same for top-level keys.
 _TOP: dict[str, Registry] = {
     'model': MODELS,
     'data_preprocessor': MODELS,
@@ -77,7 +77,7 @@ _TOP: dict[str, Registry] = {
     'model_wrapper_cfg': MODEL_WRAPPERS,
 }
 
-#: What MMEngine takes where no type is given.
+#: MMEngine's default types.
 _DEFAULT_TYPES = {
     'optim_wrapper': 'OptimWrapper',
     'val_cfg': 'ValLoop',
@@ -85,41 +85,41 @@ _DEFAULT_TYPES = {
     'log_processor': 'LogProcessor',
 }
 
-#: Keywords that MMEngine takes out before it builds.
+#: Keywords that MMEngine removes before it builds.
 _EXTRA = {
     HOOKS: {'priority'},
     OPTIM_WRAPPERS: {'constructor', 'paramwise_cfg'},
     PARAM_SCHEDULERS: {'convert_to_iter_based', 'epoch_length'},
     LOOPS: {'by_epoch'},
-    MODELS: {'requires_grad'},  # of norm_cfg
+    MODELS: {'requires_grad'},  # in norm_cfg
 }
 
-#: Registries whose objects are built of what the config says and no more.
+#: Registries whose objects get exactly the arguments in the config.
 _WHOLE = (HOOKS, TRANSFORMS, METRICS, BATCH_AUGMENTS)
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class _Part(NamedTuple):
-    """A dict of the config that an object is built from."""
+    """A dict in the config from which an object is built."""
 
     key: str
     spec: dict
     registry: Registry
-    whole: bool  # all its arguments stand here
+    whole: bool  # the dict contains all arguments
 
 
 def keyword_problems(
     cfg: Config, loaders: tuple[str, ...] = _LOADERS
 ) -> Iterator[Exception]:
-    """Types that nobody registered, keywords that a class does not take.
+    """Finds unregistered types and unknown keywords.
 
     Args:
-        cfg (Config): The whole config.
-        loaders (tuple[str, ...]): The data loaders that will be built.
+        cfg (Config): The complete config.
+        loaders (tuple[str, ...]): Keys of the data loaders that will be built.
 
     Yields:
-        Exception: A ConfigError for each; a warning for a setting that nothing reads.
+        Exception: A ConfigError per problem; a warning for a setting without effect.
 
     Example:
         >>> from mmengine.config import Config
@@ -141,13 +141,13 @@ def keyword_problems(
     settings = set(inspect.signature(Runner.__init__).parameters)
     for key in cfg:
         near = nearest(key, settings, 0.9) if key not in settings else None
-        # A variable may have a name like the setting that it goes into.
+        # A variable may have the same name as the setting it is used for.
         if near and not _holds(cfg.get(near), cfg[key]):
             yield UserWarning(f'{key}: nothing reads it; did you mean {near}?')
 
 
 def _holds(value: Any, part: Any) -> bool:
-    """Whether a value is another, or has it somewhere in it."""
+    """Whether a value is another or contains it."""
     if value == part:
         return True
     inner = value.values() if isinstance(value, dict) else value
@@ -160,7 +160,7 @@ _LOADER_KEYS = ('num_batch_per_epoch', 'disable_subprocess_warning')
 
 
 def _parts(cfg: Config, loaders: tuple[str, ...], scope: str) -> Iterator[_Part]:
-    """All that objects are built from."""
+    """Iterates over the dicts from which objects are built."""
     for key, registry in _TOP.items():
         value = cfg.get(key)
         phase = key.partition('_')[0]
@@ -190,7 +190,7 @@ def _default_type(cfg: Config, key: str, scope: str) -> str | None:
 
 
 def _walk(key: str, value: Any, registry: Registry | None) -> Iterator[_Part]:
-    """The dicts with a type in a value and below."""
+    """Iterates over the dicts with a type in a value, at any depth."""
     if isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _walk(f'{key}[{i}]', item, registry)
@@ -210,7 +210,7 @@ def _registry_of(name: str) -> Registry | None:
 
 def _check_part(part: _Part, scope: str) -> Iterator[Exception]:
     kind = part.spec['type']
-    if part.registry is FUNCTIONS:  # which has no branches
+    if part.registry is FUNCTIONS:  # functions have no nested parts
         scope = 'mmengine'
     cls = find_class(part.registry, kind, scope)
     if cls is None and part.registry is METRICS:
@@ -259,23 +259,23 @@ def _hint(wrong: str, allowed: set[str]) -> str:
 
 @functools.cache
 def keywords(kind: Callable) -> frozenset[str] | None:
-    """Names that a class or function takes.
+    """Returns the keywords that a class or function accepts.
 
-    ``**kwargs`` stand for what the next class in line takes, where it is certain that
-    they go there.
+    ``**kwargs`` are resolved to the keywords of the next class in the MRO if they are
+    certainly passed on to it.
 
     Args:
         kind (Callable): The class or function.
 
     Returns:
-        frozenset[str] | None: None if it may take any.
+        frozenset[str] | None: The keywords, or None if all are accepted.
 
     Example:
         >>> from mmirnet.engine import EDEHook
         >>> sorted(keywords(EDEHook))
         ['by_epoch', 'interval', 't_max', 't_min']
     """
-    if isinstance(kind, functools.partial):  # torchvision's transforms
+    if isinstance(kind, functools.partial):  # as for torchvision's transforms
         kind = kind.keywords.get('transform', kind)
     if not inspect.isclass(kind):
         names, rest = _signature(kind)
@@ -286,7 +286,7 @@ def keywords(kind: Callable) -> frozenset[str] | None:
             continue
         more, rest = _signature(base.__init__)
         names += more
-        # What CheckpointHook does not know, it fails with when it saves.
+        # CheckpointHook accepts unknown keywords, but fails when it saves.
         if rest is None or base is CheckpointHook:
             return frozenset(names) - {'self'}
         if not _hands_on(base, rest):
@@ -295,10 +295,10 @@ def keywords(kind: Callable) -> frozenset[str] | None:
 
 
 def _signature(function: Callable) -> tuple[list[str], str | None]:
-    """The keywords that a function names, and the name of its ``**kwargs``."""
+    """Returns the keywords of a function and the name of its ``**kwargs``."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # implemented in C
         return [], 'kwargs'
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     rest = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
@@ -306,7 +306,7 @@ def _signature(function: Callable) -> tuple[list[str], str | None]:
 
 
 def _hands_on(cls: type, rest: str) -> bool:
-    """Whether a constructor passes its ``**kwargs`` to the next class, all of them."""
+    """Whether a constructor passes all of its ``**kwargs`` to the next class."""
     if issubclass(cls, BaseDataset) or cls.__module__.startswith('mmirnet.'):
         return True
     try:
@@ -318,7 +318,13 @@ def _hands_on(cls: type, rest: str) -> bool:
 
 
 def required(cls: type) -> set[str]:
-    """Arguments without a default that a class's constructor names itself.
+    """Returns the arguments without a default in the signature of a constructor.
+
+    Args:
+        cls (type): The class.
+
+    Returns:
+        set[str]: Names of the arguments.
 
     Example:
         >>> from mmirnet.models import BNLinearClsHead

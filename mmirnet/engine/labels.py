@@ -1,4 +1,4 @@
-"""Classes by name, and labels in range."""
+"""Checks of class names and labels."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ from ..errors import DataError
 
 
 def class_name_problems(names: dict[str, Sequence[str]]) -> Iterator[Exception]:
-    """What differs between the classes of data sets, or of a checkpoint.
+    """Compares the class names of data sets and checkpoints.
 
-    A label is a number: where two disagree on its name, what was learned of one class
-    is counted for another.
+    A label is a number. If two data sets give it different names, results of one class
+    are counted for another.
 
     Args:
-        names (dict[str, Sequence[str]]): Names of the classes by what has them; the
-            first is what the others are compared with.
+        names (dict[str, Sequence[str]]): Class names by their owner. All are compared
+            with the first.
 
     Yields:
-        Exception: A DataError if labels mean other classes; a warning where classes
-        only have another name, or the last ones are missing.
+        Exception: A DataError if labels have different meanings. A warning if only the
+        names differ or the last classes are missing.
 
     Example:
         >>> problems = class_name_problems({'train': 'abc', 'test': 'ac'})
@@ -80,15 +80,15 @@ def _some(names: list[str], most: int = 3) -> str:
 def line_problems(
     path: str, lines: Sequence[str], outputs: int | None
 ) -> Iterator[Exception]:
-    """What is wrong with a list of files and labels.
+    """Checks a list of files and labels.
 
     Args:
-        path (str): The list.
+        path (str): Path of the list.
         lines (Sequence[str]): Its lines.
-        outputs (int | None): Number of classes, if it is known.
+        outputs (int | None): Number of classes, if known.
 
     Yields:
-        Exception: A DataError for each kind of fault, with the first line that has it.
+        Exception: A DataError per kind of error, with the first line that has it.
 
     Example:
         >>> print(*line_problems('train.txt', ['a.png 1', 'b.png 2'], 2))
@@ -121,18 +121,17 @@ def line_problems(
 def label_problems(
     key: str, samples: Sequence[dict], outputs: int | None, several: bool | None
 ) -> Iterator[Exception]:
-    """What is wrong with the labels of a data set.
+    """Checks the labels of a data set.
 
     Args:
-        key (str): What the data set is called.
-        samples (Sequence[dict]): What it knows of each sample: ``gt_label`` and, for
-            the message, ``img_path``.
-        outputs (int | None): Number of classes, if it is known.
-        several (bool | None): Whether a sample may have several labels; None if that
-            is not known.
+        key (str): Name of the data set.
+        samples (Sequence[dict]): Samples without images: ``gt_label`` and, for the
+            message, ``img_path``.
+        outputs (int | None): Number of classes, if known.
+        several (bool | None): Whether a sample may have several labels, if known.
 
     Yields:
-        Exception: A DataError for each kind of fault, with the first sample of it.
+        Exception: A DataError per kind of error, with the first sample that has it.
 
     Example:
         >>> samples = [dict(gt_label=0), dict(gt_label=-1)]
@@ -202,7 +201,7 @@ def _is_single(label: Any) -> bool:
 
 
 def _values(label: Any) -> list[int] | None:
-    """The class numbers of a label; None if it holds anything else."""
+    """Returns the class numbers of a label, or None if it has anything else."""
     if isinstance(label, Tensor):
         label = label.numpy()
     if isinstance(label, (str, bytes, dict)):

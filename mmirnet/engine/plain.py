@@ -1,8 +1,8 @@
-"""Plain data: what a checkpoint may hold beside weights, so that it can be loaded.
+"""Conversion to plain data, which can be loaded from a checkpoint.
 
-torch loads no class that it does not know from a file. What a data set, a hook or
-the config left in a run's records is brought to dicts, lists, numbers and strings
-before it is saved; MMEngine's log histories and numpy's arrays of usual types stay.
+torch refuses to load unknown classes. Before a checkpoint is saved, the records of data
+sets, hooks and config are converted to dicts, lists, numbers and strings. MMEngine's
+log histories and numpy arrays of common dtypes are kept.
 """
 
 import collections
@@ -33,24 +33,24 @@ _AS_THEY_ARE = (
     torch.Size,
     HistoryBuffer,
 )
-#: numpy types that the loader knows, see `mmirnet.compat`.
+#: numpy dtypes that can be loaded, see `mmirnet.compat`.
 _ARRAYS = ('f8', 'f4', 'i8', 'i4', 'u1', 'b1')
 
 
 def plain(value: object, where: str) -> object:
-    """A value as data that can be loaded from a checkpoint.
+    """Converts a value to data that can be loaded from a checkpoint.
 
     Args:
-        value (object): What is to be saved.
-        where (str): Its place, for the message.
+        value (object): The value.
+        where (str): Its place, for messages.
 
     Returns:
-        object: The value itself if it is plain all through, else a copy: mappings
-        become dicts, tuples of a kind tuples, paths and dates strings, members of
-        enumerations their values, numbers of numpy those of Python.
+        object: The value itself if it is plain, or else a copy: mappings become dicts,
+        named tuples become tuples, paths and dates strings, members of enumerations
+        their values, and numpy numbers Python numbers.
 
     Raises:
-        CheckpointError: If something in it is no data; names its place.
+        CheckpointError: If a part of it cannot be converted; names its place.
 
     Example:
         >>> from pathlib import Path
@@ -90,12 +90,12 @@ def _same(new: list, old) -> bool:
 
 
 def _single(value: object, where: str) -> object:
-    """What is neither plain nor a container."""
+    """Converts a value that is neither plain nor a container."""
     if isinstance(value, enum.Enum):
         return plain(value.value, where)
     if isinstance(value, np.ndarray):
         known = type(value) is np.ndarray and value.dtype.str[1:] in _ARRAYS
-        known &= value.size > 0  # empty ones torch does not load
+        known &= value.size > 0  # torch cannot load empty arrays
         return value if known else plain(value.tolist(), where)
     if isinstance(value, np.generic):
         return plain(value.item(), where)

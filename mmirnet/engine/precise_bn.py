@@ -1,8 +1,7 @@
-"""Batch norms that lost their statistics: folded into a slope and an offset.
+"""Batch norms without statistics, folded into a slope and an offset.
 
-A packed file holds of each BatchNorm only what evaluation needs, y = slope * x +
-offset. Training needs the mean and the variance too: it normalises with those of
-the batch.
+For each BatchNorm, a packed file stores only what evaluation needs: y = slope * x +
+offset. Training also needs mean and variance, as it normalises with those of the batch.
 """
 
 from collections.abc import Iterable
@@ -13,19 +12,19 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-#: With torch's eps of 1e-5 the deviation is exactly 1. No trained or new batch norm
-#: has this variance in all channels, so that it marks a folded one.
+#: With torch's eps of 1e-5 the standard deviation is exactly 1. No other batch norm has
+#: this variance in all channels, so it marks a folded one.
 FOLDED_VARIANCE = torch.tensor(1 - 1e-5)
 
 
 def fold(affine: Tensor) -> dict[str, Tensor]:
-    """A batch norm's state that evaluates to a slope and an offset, bit for bit.
+    """Creates a batch norm's state that evaluates to a slope and an offset exactly.
 
     Args:
         affine (Tensor): (2, channels), float32: slopes and offsets.
 
     Returns:
-        dict[str, Tensor]: The state dict of an ``nn.BatchNorm`` with torch's eps.
+        dict[str, Tensor]: State dict of an ``nn.BatchNorm`` with torch's eps.
 
     Example:
         >>> bn = nn.BatchNorm1d(1).eval()
@@ -44,7 +43,7 @@ def fold(affine: Tensor) -> dict[str, Tensor]:
 
 
 def folded(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms of a model that :func:`fold` made."""
+    """Returns the batch norms of a model whose state :func:`fold` created."""
     return [
         m
         for m in model.modules()
@@ -57,11 +56,11 @@ def folded(model: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def unfold(model: BaseModel, batches: Iterable[dict]) -> None:
-    """Gives folded batch norms the statistics of data; what they compute stays.
+    """Restores the statistics of folded batch norms without changing their output.
 
-    Mean and variance of each one's input are measured in evaluation mode, and
-    weight and bias changed so that slope and offset remain, up to rounding. All
-    ranks of a distributed run have to call it.
+    The function measures mean and variance of each batch norm's input in evaluation
+    mode, and adapts weight and bias so that slope and offset stay the same, up to
+    rounding. In a distributed run, all ranks have to call it.
 
     Args:
         model (BaseModel): The model, not wrapped.
@@ -78,7 +77,7 @@ def unfold(model: BaseModel, batches: Iterable[dict]) -> None:
     handles = [bn.register_forward_pre_hook(measure) for bn in norms]
     training = model.training
     model.eval()
-    # A compiled graph would keep the hooks for ever.
+    # A compiled graph would keep the hooks.
     with torch.compiler.set_stance('force_eager'):
         for batch in batches:
             model.val_step(batch)

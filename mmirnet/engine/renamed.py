@@ -1,4 +1,4 @@
-"""Former names of registered parts: configs that have them still run, and are told."""
+"""Former names of registered classes, which still work and warn."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from .loops import DeterministicEpochLoop, DeterministicIterLoop
 
 
 def _register_former(registry: Registry, name: str, part: type) -> None:
-    """Registers a subclass that says which name is the new one."""
+    """Registers a subclass under the former name that warns of the new name."""
 
     def __init__(self, *args, **kwargs) -> None:
         message = f'{name} is now {part.__name__}: change the config'

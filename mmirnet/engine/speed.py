@@ -1,4 +1,4 @@
-"""What makes training fast or slow: compilation, float32's precision, the machine."""
+"""Compilation, precision of float32, and the name of the device."""
 
 import platform
 from pathlib import Path
@@ -10,20 +10,20 @@ from ..errors import ConfigError
 
 
 def compile_model(model: nn.Module, **options) -> None:
-    """Compile a classifier's backbone, for training and for evaluation.
+    """Compiles the backbone of a classifier for training and evaluation.
 
-    The backbone is where the time goes: between two convolutions a compiler makes
-    two passes over memory of five. The rest of a training step is a pooled vector a
-    sample and Python that builds lists and logs, which would only break the graph.
+    Most of the time is spent in the backbone, where compilation reduces five passes
+    over memory between two convolutions to two. The rest of a training step is small,
+    and its Python code would only break the graph.
 
-    There is one graph for training and one for evaluation. A smaller last batch
-    fits into the same graph, and so do new values of EDE's t and k, which are read
-    from a buffer. Weights, names and copies of the model (EMA's) stay as they are.
+    There is one graph for training and one for evaluation. Smaller last batches and new
+    values of EDE's t and k, which are read from a buffer, use the same graphs. Weights,
+    their names and copies of the model (EMA) do not change.
 
     Args:
         model (nn.Module): Any model with a ``backbone``, without a wrapper.
-        **options: For ``torch.compile``; ``dynamic=False`` makes a graph for each
-            batch size.
+        **options: Arguments of ``torch.compile``. With ``dynamic=False`` there is one
+            graph per batch size.
 
     Raises:
         ValueError: If the model has no backbone.
@@ -51,26 +51,27 @@ def _take_any_batch_size(module: nn.Module, args: tuple, kwargs: dict) -> None:
 
 
 def allow_tf32(allow: bool) -> None:
-    """Let GPUs round float32 operands of convolutions and products to 10 bits.
+    """Sets whether GPUs may round float32 operands to 10 bits of mantissa.
 
-    Signs and powers of two stay exact; full-precision layers and gradients do not.
-    torch itself allows it in convolutions and not in products.
+    This applies to convolutions and matrix products. Signs and powers of two stay
+    exact; full-precision layers and gradients do not. By default torch allows it in
+    convolutions but not in matrix products.
 
     Args:
-        allow (bool): For both.
+        allow (bool): Whether both may round.
     """
     torch.backends.cudnn.allow_tf32 = allow
     torch.backends.cuda.matmul.allow_tf32 = allow
 
 
 def device_name(device: torch.device) -> str:
-    """What a GPU or this machine's CPU is called, for whoever reads a time.
+    """Returns the name of a device, for reports of measurements.
 
     Args:
         device (torch.device): The device.
 
     Returns:
-        str: Its model, or the CPU's architecture where the system does not tell.
+        str: Model of the GPU or CPU, or the CPU's architecture if the model is unknown.
     """
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)

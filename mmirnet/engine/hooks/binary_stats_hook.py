@@ -1,4 +1,4 @@
-"""What happens inside the binary layers while a network trains."""
+"""A hook that records statistics of binary layers during training."""
 
 import math
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ from ..wrappers import unwrap
 
 
 class _Measured(NamedTuple):
-    """One layer's means, and its output channels by log2(s)."""
+    """Means of one layer, and its output channels by log2(s)."""
 
     means: dict[str, float]
     scales: dict[int, int]
@@ -33,7 +33,7 @@ class _Measured(NamedTuple):
 
 @HOOKS.register_module()
 class BinaryStatsHook(Hook):
-    """Records statistics of the binary layers: overall in the log, all as scalars.
+    """Records statistics of the binary layers.
 
     =================== ========================================================
     statistic           meaning
@@ -43,12 +43,12 @@ class BinaryStatsHook(Hook):
     weight_entropy      entropy of a filter's signs in bits, mean over the filters
     weight_factor       mean derivative of the estimator at the weights
     weight_error        estimating error at the weights: root mean square of
-                        sign(w) less the estimator's curve
+                        sign(w) minus the curve of the estimator
     gradient_variance   variance of the magnitude of the weights' gradients
     log2_s/E            share of the output channels with s = 2^E
     input_entropy       entropy of an input channel's sign in bits, mean over the
                         channels
-    input_dead          share of the input channels whose sign never changes within
+    input_dead          share of the input channels whose sign is constant within
                         a batch
     input_saturated     share of the inputs of magnitude 1 or more
     input_factor        mean derivative of the estimator at the inputs
@@ -57,16 +57,17 @@ class BinaryStatsHook(Hook):
 
     Estimating error and gradient variance are the two indicators of `ReSTE
     <https://arxiv.org/abs/2308.06689>`_: a sharper estimator lowers the first and
-    raises the second. Layers of W/A bits 1/32 have no statistics of inputs, frozen
-    ones none of gradients.
+    raises the second. Layers with W/A bits 1/32 have no statistics of inputs, and
+    frozen layers none of gradients.
 
-    The visualizer gets ``binary/STATISTIC`` for all layers together and
-    ``binary/LAYER/STATISTIC`` for each: JSON lines in ``vis_data/scalars.json``,
-    curves in TensorBoard. All processes' inputs and gradients count.
+    The log shows the statistics over all layers. The visualizer receives these as
+    ``binary/STATISTIC``, and those of each layer as ``binary/LAYER/STATISTIC``: JSON
+    lines in ``vis_data/scalars.json``, curves in TensorBoard. The statistics include
+    the inputs and gradients of all processes.
 
     Args:
-        interval (int): Record every so many iterations. A recorded iteration takes
-            1.4 times as long, and runs uncompiled.
+        interval (int): Number of iterations between two records. A recorded iteration
+            takes 1.4 times as long and runs uncompiled.
 
     Raises:
         ValueError: If the interval is not positive.
@@ -85,7 +86,7 @@ class BinaryStatsHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:
-        """Remember the signs that training starts with."""
+        """Saves the initial signs."""
         self.layers = dict(binary_layers(unwrap(runner.model)))
         if not self.layers:
             runner.logger.warning(
@@ -102,12 +103,12 @@ class BinaryStatsHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None
     ) -> None:
-        """Watch the layers' inputs and gradients, if this iteration is recorded."""
+        """Registers hooks for inputs and gradients if this iteration is recorded."""
         if not self._due(runner):
             return
         self.seen: dict[str, dict[str, Tensor]] = defaultdict(dict)
         self.watching = ExitStack()
-        # A compiled graph does not call hooks that came after it.
+        # A compiled graph does not call hooks that are registered later.
         self.watching.enter_context(torch.compiler.set_stance('force_eager'))
         for name, layer in self.layers.items():
             if layer.binarize_input:
@@ -129,7 +130,7 @@ class BinaryStatsHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Record this iteration."""
+        """Records this iteration."""
         if not self._due(runner):
             return
         self.watching.close()
@@ -153,7 +154,7 @@ class BinaryStatsHook(Hook):
 
     @torch.no_grad()
     def _measure(self, loss_scale: float) -> dict[str, _Measured]:
-        """What was seen, of all processes, and the weights as they are now."""
+        """Combines the observations of all processes with the current weights."""
         _average_over_ranks(self.seen)
         means: dict[tuple[str, str], Tensor] = {}
         for name, layer in self.layers.items():
@@ -179,14 +180,14 @@ class BinaryStatsHook(Hook):
             name: _Measured({}, log2_scales(layer))
             for name, layer in self.layers.items()
         }
-        # One wait for the device, not one for each number.
+        # One synchronisation with the device instead of one per number.
         values = torch.stack(list(means.values())).tolist()
         for (name, key), value in zip(means, values, strict=True):
             measured[name].means[key] = value
         return measured
 
     def _pool(self, measured: dict[str, _Measured]) -> dict[str, float]:
-        """The means over all layers' weights, filters or input channels."""
+        """Averages over the weights, filters or input channels of all layers."""
         sums, counts = Counter(), Counter()
         for name, layer in self.layers.items():
             for key, value in measured[name].means.items():
@@ -197,7 +198,7 @@ class BinaryStatsHook(Hook):
 
 
 def _average_over_ranks(seen: dict[str, dict[str, Tensor]]) -> None:
-    """Means over all processes, in place and in one exchange."""
+    """Averages over all processes, in place and in one all-reduce."""
     tensors = [seen[name][key] for name in sorted(seen) for key in sorted(seen[name])]
     if not tensors:
         return
@@ -209,14 +210,14 @@ def _average_over_ranks(seen: dict[str, dict[str, Tensor]]) -> None:
 
 
 def _count(layer: nn.Module, key: str) -> int:
-    """Of how many things a statistic is the mean."""
+    """Returns the number of values that a statistic averages."""
     if key.startswith('input_'):
         return layer.weight.shape[1] * getattr(layer, 'groups', 1)
     return len(layer.weight) if key == 'weight_entropy' else layer.weight.numel()
 
 
 def _statistics(means: dict[str, float], *layers: _Measured) -> dict[str, float]:
-    """The statistics of the hook's table from means, and from layers' scales."""
+    """Computes the statistics in the hook's table from means and scales."""
     values = dict(means)
     for place in ('weight', 'input'):
         if f'{place}_square_error' in values:

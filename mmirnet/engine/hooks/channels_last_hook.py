@@ -1,4 +1,4 @@
-"""The channels-last memory format, as a switch of the config."""
+"""A hook for the channels-last memory format."""
 
 import torch
 from mmengine.hooks import Hook
@@ -10,10 +10,10 @@ from ..wrappers import unwrap
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Keeps the weights in channels-last (NHWC) memory format.
+    """Converts the weights to channels-last (NHWC) memory format.
 
-    Convolutions pass the format on, so that all tensors between them have it: faster
-    in half precision and on large images.
+    Convolutions propagate the format, so all tensors between them have it, too. It is
+    faster in half precision and on large images.
 
     Example:
         >>> default_hooks = dict(memory_format=dict(type='ChannelsLastHook'))
@@ -23,5 +23,5 @@ class ChannelsLastHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
-        """Change the format of all weights, in place."""
+        """Converts all weights in place."""
         unwrap(runner.model).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Nothing wrong that could have been found starts."""
+"""A hook that checks a run before it starts."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -13,15 +13,15 @@ from ..facts import checkpoint_classes
 class CheckHook(Hook):
     """Checks data, labels, classes and network before training and testing start.
 
-    All that is wrong is listed at once, what only looks wrong is warned of: see
-    :mod:`mmirnet.engine.checks`. ``tools/train.py`` and ``tools/test.py`` always have
-    it, unless a config says ``default_hooks = dict(check=None)``.
+    The hook reports all errors at once and warns of suspicious settings, see
+    :mod:`mmirnet.engine.checks`. ``tools/train.py`` and ``tools/test.py`` add it unless
+    the config has ``default_hooks = dict(check=None)``.
 
     Example:
         >>> custom_hooks = [dict(type='CheckHook')]
     """
 
-    #: Before anything else happens to the model or the data.
+    #: Before all other hooks.
     priority = 'HIGHEST'
 
     def __init__(self) -> None:
@@ -29,24 +29,24 @@ class CheckHook(Hook):
         self.checked = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember which classes the checkpoint was trained on."""
+        """Saves the class names of the checkpoint."""
         self.trained_on = checkpoint_classes(checkpoint)
 
     def before_train(self, runner: Runner) -> None:
-        """Check what training and its validation need.
+        """Checks what training and its validation need.
 
         Raises:
-            ValueError: With all that is wrong, one line each.
+            ValueError: If there are problems; one line per problem.
         """
         report(problems_before_training(runner, self.trained_on))
         self.checked = True
 
     def before_val(self, runner: Runner) -> None:
-        """Check what a validation by itself needs."""
+        """Checks what a validation without training needs."""
         if not self.checked:
             report(problems_before_testing(runner, 'val', self.trained_on))
             self.checked = True
 
     def before_test(self, runner: Runner) -> None:
-        """Check what testing needs."""
+        """Checks what testing needs."""
         report(problems_before_testing(runner, 'test', self.trained_on))

@@ -1,4 +1,4 @@
-"""The precision of float32 on GPUs, as a switch of the config."""
+"""A hook for the precision of float32 on GPUs."""
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -9,13 +9,13 @@ from ..speed import allow_tf32
 
 @HOOKS.register_module()
 class TF32Hook(Hook):
-    """Says whether GPUs may round float32 operands to TF32, for the whole process.
+    """Sets whether GPUs may round float32 operands to TF32, for the entire process.
 
     See :func:`mmirnet.engine.speed.allow_tf32`.
 
     Args:
-        allow (bool): True is faster, and rounds the operands of convolutions and
-            matrix products to 10 bits of mantissa. False keeps all 23.
+        allow (bool): If True, operands of convolutions and matrix products are rounded
+            to 10 bits of mantissa, which is faster. If False, they keep all 23 bits.
 
     Example:
         >>> default_hooks = dict(tf32=dict(type='TF32Hook', allow=True))
@@ -27,5 +27,5 @@ class TF32Hook(Hook):
         self.allow = allow
 
     def before_run(self, runner: Runner) -> None:
-        """Set torch's switches."""
+        """Sets the options of torch."""
         allow_tf32(self.allow)
