@@ -8,7 +8,7 @@ the number of processes changes them.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..errors import ConfigError
 from ..registry import find_class
 from .seeding import SeededIndex, has_deterministic_order
+from .wrapped import leaves
 
 #: Transforms that make the same of an image whenever they see it.
 _STILL = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop, Pad)
@@ -302,24 +303,15 @@ def _draws(dataset: dict) -> bool:
     )
 
 
-def _leaves(dataset: dict) -> Iterator[dict]:
-    """The configs of the data sets inside wrappers."""
-    parts = dataset.get('datasets') or [dataset.get('dataset')]
-    for part in parts:
-        if isinstance(part, dict):
-            yield from _leaves(part)
-        elif part is None:
-            yield dataset
-        else:
-            raise ConfigError(
-                'InMemory needs the config of a data set inside '
-                f'{dataset["type"]}, not one that is built: give its config, {_WAY_OUT}'
-            )
-
-
 def _pipeline(dataset: dict) -> list[dict]:
     """The pipeline of a data set, or of all those inside it."""
-    pipelines = [list(leaf.get('pipeline', [])) for leaf in _leaves(dataset)]
+    specs = [spec for _, spec in leaves(dataset)]
+    if not all(isinstance(spec, dict) for spec in specs):
+        raise ConfigError(
+            f'InMemory needs the config of a data set inside {dataset["type"]}, not '
+            f'one that is built: give its config, {_WAY_OUT}'
+        )
+    pipelines = [list(spec.get('pipeline', [])) for spec in specs]
     if any(pipeline != pipelines[0] for pipeline in pipelines):
         raise ConfigError(
             f'InMemory needs the same pipeline in all parts of {dataset["type"]}: '

@@ -21,6 +21,7 @@ from mmengine.registry import DATASETS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CustomDataset
 
+from ..datasets.wrapped import leaves
 from ..errors import ConfigError, DataError, MmirnetError, first_line
 from ..registry import find_class, nearest
 from .keywords import keyword_problems
@@ -326,7 +327,9 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
     names = {}
     for name in loaders:
         dataset = (cfg.get(name) or {}).get('dataset')
-        for key, spec in _leaves(f'{name}.dataset', dataset):
+        for key, spec in leaves(dataset, f'{name}.dataset'):
+            if not isinstance(spec, dict):
+                continue
             missing = list(missing_folder(spec, key, scope))
             yield from missing
             kind = find_class(DATASETS, spec.get('type'), scope)
@@ -334,19 +337,6 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
             if listed and not missing and '://' not in str(spec.get('data_root')):
                 yield from _listed_problems(kind, spec, key, outputs, names)
     yield from class_name_problems(names)
-
-
-def _leaves(key: str, spec: object) -> Iterator[tuple[str, dict]]:
-    """Iterates over the data sets in a config, inside all wrappers, with their keys."""
-    if isinstance(spec, (list, tuple)):
-        for i, item in enumerate(spec):
-            yield from _leaves(f'{key}[{i}]', item)
-    elif isinstance(spec, dict):
-        inner = [name for name in ('dataset', 'datasets') if name in spec]
-        for name in inner:
-            yield from _leaves(f'{key}.{name}', spec[name])
-        if not inner:
-            yield key, spec
 
 
 def missing_folder(

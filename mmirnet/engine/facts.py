@@ -36,6 +36,7 @@ from ..datasets import Digits, FashionMNIST32, InMemory
 from ..errors import ConfigError, DataError, MissingPackageError, first_line
 from ..registry import find_class
 from .config_checks import check_config
+from .labels import listed
 from .weights import load_weights
 
 _log = logging.getLogger('mmirnet')
@@ -834,7 +835,7 @@ def class_difference(one: Sequence[str], other: Sequence[str]) -> str:
     missing = [name for name in one if name not in other]
     new = [name for name in other if name not in one]
     words = [
-        f'{_some(names)} {"is" if len(names) == 1 else "are"} {what}'
+        f'{listed(names)} {"is" if len(names) == 1 else "are"} {what}'
         for names, what in ((missing, 'missing'), (new, 'new'))
         if names
     ]
@@ -842,11 +843,6 @@ def class_difference(one: Sequence[str], other: Sequence[str]) -> str:
         moved = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
         words = [f'number {i} is {other[i]!r}, not {one[i]!r}' for i in moved[:1]]
     return ', '.join(words)
-
-
-def _some(names: list[str]) -> str:
-    shown = ', '.join(map(repr, names[:4]))
-    return shown if len(names) <= 4 else f'{shown} and {len(names) - 4} more'
 
 
 def _texts(names: Any) -> list[str] | None:

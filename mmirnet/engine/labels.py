@@ -47,9 +47,9 @@ def _difference(
     extra = [name for name in classes if name not in wanted]
     changes = []
     if missing:
-        changes.append(f'has no class {_some(missing)}, which {first} has')
+        changes.append(f'has no class {listed(missing)}, which {first} has')
     if extra:
-        changes.append(f'has a class {_some(extra)}, which {first} has not')
+        changes.append(f'has a class {listed(extra)}, which {first} has not')
     change = ', and '.join(changes) or f'has the classes of {first} in another order'
     if classes == wanted[: len(classes)]:
         return UserWarning(f'{key} {change}')
@@ -71,7 +71,8 @@ def _difference(
     )
 
 
-def _some(names: list[str], most: int = 3) -> str:
+def listed(names: list[str], most: int = 3) -> str:
+    """Some names, and how many more there are."""
     shown = ', '.join(map(repr, names[:most]))
     more = len(names) - most
     return f'{shown} and {more} more' if more > 0 else shown

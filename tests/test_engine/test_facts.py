@@ -386,7 +386,7 @@ def test_a_difference_is_named(folder, caplog):
         (
             [str(i) for i in range(9)],
             ['0'],
-            "'1', '2', '3', '4' and 4 more are missing",
+            "'1', '2', '3' and 5 more are missing",
         ),
     ],
 )
