@@ -1,7 +1,7 @@
-"""What the tools call: the only place where all parts of the package meet.
+"""High-level functions behind the tools, which combine all parts of the package.
 
 Training, evaluation, packing, export, inference, publishing, conversion, reports and
-experiments, each in a module of its own.
+experiments have one module each.
 """
 
 from ..compat import check_versions

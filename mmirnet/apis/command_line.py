@@ -1,4 +1,4 @@
-"""Mistakes of the user, as one line that names them."""
+"""One-line error messages for command-line tools."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from torch import distributed
 
 from ..errors import MmirnetError
 
-#: Packages that only some of the tools need, and what pip calls them.
+#: Optional packages by import name, with their names for pip.
 _OPTIONAL = {
     'jinja2': 'jinja2',
     'matplotlib': 'matplotlib',
@@ -22,25 +22,26 @@ _OPTIONAL = {
     'sklearn': 'scikit-learn',
 }
 
-#: Seconds in which the launcher ends the other processes once the first has failed.
+#: Seconds until the launcher ends all processes after the first has failed.
 _PATIENCE = 10
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line and exit code 2 where the user can mend it.
+    """Ends the program with one line and exit code 2 for errors of the user.
 
-    That is a :class:`~mmirnet.errors.MmirnetError`, an optional package that is not
-    installed, or an error of the operating system (a missing file, no permission, a
-    full disk). All others are bugs and keep their traceback. Several mistakes found at
-    once are a line each. What several processes of a run find alike, one of them says.
+    These are a :class:`~mmirnet.errors.MmirnetError`, a missing optional package, and
+    an error of the operating system (a missing file, no permission, a full disk). Any
+    other error is a bug and keeps its traceback. Several errors found at once have one
+    line each. If several processes of a run raise the same error, one of them prints
+    it.
     """
     try:
         yield
     except Exception as error:
         message = user_message(error)
         if message is None:
-            # MMEngine hides where in a hook a TypeError comes from.
+            # MMEngine hides where in a hook a TypeError was raised.
             error.__suppress_context__ = False
             if said_by_another(_place(error)):
                 sys.exit(1)
@@ -55,7 +56,13 @@ def one_line_errors() -> Iterator[None]:
 
 
 def user_message(error: Exception) -> str | None:
-    """What to tell the user about an error; None if it is a bug.
+    """Returns the message of an error for the user.
+
+    Args:
+        error (Exception): The error.
+
+    Returns:
+        str | None: The message, or None if the error is a bug.
 
     Example:
         >>> user_message(MmirnetError('no such model')), user_message(TypeError())
@@ -68,27 +75,27 @@ def user_message(error: Exception) -> str | None:
         return None
     message = str(error).strip()
     if message.startswith('Caught ') and 'Original Traceback' in message:
-        # From a data worker, with its traceback: the error comes last.
+        # From a data worker, with its traceback. The error is in the last line.
         _, _, message = message.splitlines()[-1].partition('Error: ')
     return message
 
 
 def said_by_another(message: str) -> bool:
-    """Whether another process of this run says the same.
+    """Whether another process of this run prints the same message.
 
-    Processes of torchrun ask the store that it keeps for them. Slurm's and MPI's have
-    none before they have met: all but the first wait until the launcher ends them.
+    Processes of torchrun ask its store. Those of Slurm and MPI have no store before the
+    process group exists: all except the first wait until the launcher ends them.
 
     Args:
-        message (str): What this process has to say.
+        message (str): Message of this process.
 
     Returns:
-        bool: False if nobody is known to say it.
+        bool: False if no other process is known to print it.
     """
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
         digest = hashlib.sha256(message.encode()).hexdigest()
         attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-        # torch's errors of many kinds: then it is said once too often.
+        # torch raises many kinds of errors here. In that case, print the message.
         with contextlib.suppress(Exception):
             store = distributed.TCPStore(
                 os.environ['MASTER_ADDR'],
@@ -97,7 +104,7 @@ def said_by_another(message: str) -> bool:
                 timeout=timedelta(seconds=_PATIENCE),
             )
             another = store.add(f'mmirnet/{attempt}/{digest}', 1) > 1
-            # The launcher ends all when one has ended, and the other has to speak.
+            # The launcher ends all processes after the first; the other has to print.
             time.sleep(another)
             return another
     elif rank := _rank_of_cluster():
@@ -111,7 +118,7 @@ def _rank_of_cluster() -> int:
 
 
 def _place(error: Exception) -> str:
-    """What is raised, and where: the same for a bug that all processes meet."""
+    """Returns type and place of an error, which all processes share for a bug."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f'{frames[-1].filename}:{frames[-1].lineno}' if frames else ''
     return f'{place} {type(error).__name__}: {error}'

@@ -1,8 +1,8 @@
-"""Checkpoints of IR-Net's released code (2020) as checkpoints of this package.
+"""Converts checkpoints of IR-Net's released code (2020).
 
-The same layers under other names; the weights stay as they are. Two things compute
-differently: sign(0) is +1 here and 0 there, for weights and activations, which
-trained networks hardly ever meet.
+The layers are the same under other names, and the weights do not change. One operation
+differs: sign(0) is +1 here and 0 in the released code, for weights and activations.
+Exact zeros are rare in trained networks.
 """
 
 import io
@@ -37,11 +37,11 @@ _VGG = tuple(
 
 class _Architecture(NamedTuple):
     model: str  # its config in configs/_base_/models
-    names: tuple[tuple[str, str], ...]  # theirs, a pattern, and ours
-    unused: str | None = None  # a pattern
+    names: tuple[tuple[str, str], ...]  # pattern of the released name, and our name
+    unused: str | None = None  # pattern of names that are not used
 
 
-#: What ``arch`` may be. Structure and bits do not change the weights' names.
+#: Values of ``arch``. Structure and W/A bits do not change the names of weights.
 ARCHITECTURES = {
     'resnet20': _Architecture('resnet20_cifar', _STEM + _BLOCKS + _HEAD),
     'resnet18-cifar': _Architecture('resnet18_cifar', _STEM + _BLOCKS + _HEAD),
@@ -59,7 +59,7 @@ def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str | None:
 
 
 def _weights(checkpoint: dict, arch: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The network's tensors without prefix; what else there is, with the reason."""
+    """Returns the network's tensors without prefix, and the rest with the reason."""
     weights = checkpoint.get('state_dict', checkpoint)
     dropped = {}
     if weights is not checkpoint:
@@ -84,7 +84,7 @@ def _expected(arch: str, classes: int) -> dict[str, torch.Size]:
 
 
 def _difference(weights: dict[str, Tensor], arch: str) -> str | None:
-    """The first thing that does not fit an architecture; None if all does."""
+    """Describes the first difference from an architecture; None if there is none."""
     if no_tensor := [n for n, w in weights.items() if not isinstance(w, Tensor)]:
         return f'{no_tensor[0]} is no tensor'
     names = {name: _renamed(name, ARCHITECTURES[arch].names) for name in weights}
@@ -113,20 +113,20 @@ def _difference(weights: dict[str, Tensor], arch: str) -> str | None:
 def convert_state_dict(
     checkpoint: dict, arch: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of the released code under this package's names.
+    """Renames the weights of the released code to the names of this package.
 
     Args:
-        checkpoint (dict): A state dict, or a dict with one under ``state_dict``;
-            names may begin with DataParallel's ``module.``.
+        checkpoint (dict): A state dict, or a dict with one under ``state_dict``. Names
+            may start with DataParallel's ``module.``.
         arch (str): A key of :data:`ARCHITECTURES`.
 
     Returns:
-        tuple[dict[str, Tensor], dict[str, str]]: The state dict of an MMPretrain
-        classifier; and what was dropped, with the reason.
+        tuple[dict[str, Tensor], dict[str, str]]: State dict of an MMPretrain
+        classifier, and the dropped tensors with the reason.
 
     Raises:
-        ValueError: If the architecture is unknown, a tensor is missing, left over or
-            of another shape; names the architecture that fits, if there is one.
+        ValueError: If the architecture is unknown, or if a tensor is missing,
+            unexpected or of another shape. Names the architecture that fits, if any.
 
     Example:
         >>> try:
@@ -154,17 +154,18 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, arch: str) -> str:
     """Converts a checkpoint file of the released code.
 
     Args:
-        src (str | os.PathLike): The released code's checkpoint. Files that hold more
-            than data are refused.
-        dst (str | os.PathLike): Ours, for ``tools/test.py`` and the others.
+        src (str | os.PathLike): Checkpoint of the released code. Files that contain
+            more than data are refused.
+        dst (str | os.PathLike): Checkpoint to write, for ``tools/test.py`` and others.
         arch (str): A key of :data:`ARCHITECTURES`.
 
     Returns:
-        str: A report: how many tensors were used, and what was dropped and why.
+        str: A report with the number of converted tensors, and the dropped ones with
+        the reason.
 
     Raises:
         ValueError: As for :func:`convert_state_dict`, or if the file is damaged.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
 
     Example:
         >>> convert('model_best.pth', 'resnet20.pth', 'resnet20')  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Evaluation: what ``tools/test.py`` calls."""
+"""Evaluation, as in ``tools/test.py``."""
 
 import inspect
 import logging
@@ -56,20 +56,20 @@ def evaluate(
 
     Args:
         config (str): As in `train`.
-        checkpoint (str): Checkpoint file, all of whose weights fit the model, or a
-            packed file (``.safetensors``), which brings its network.
+        checkpoint (str): A checkpoint whose weights all fit the model, or a packed file
+            (``.safetensors``), which contains its network.
         work_dir (str, optional): As in `train`.
         out (str, optional): File for the predictions or the metrics.
-        out_item (str, optional): What goes there: ``'pred'`` (``.pkl``) or
+        out_item (str, optional): Content of ``out``: ``'pred'`` (``.pkl``) or
             ``'metrics'`` (``.json``, ``.yaml`` or ``.pkl``). Defaults to ``'pred'``.
         amp (bool): Automatic mixed precision. Defaults to False.
-        show (bool): Shows predictions in a window. Defaults to False.
+        show (bool): Show the predictions in a window. Defaults to False.
         show_dir (str, optional): Folder for pictures of the predictions.
-        interval (int): Every how many images one is drawn. Defaults to 1.
-        wait_time (float): Seconds a window stays. Defaults to 2.
-        tta (bool): Averages the scores of an image and its mirror image, or what the
-            config's ``tta_model`` and ``tta_pipeline`` say. Defaults to False.
-        runtime (bool): Runs a packed file on the 1-bit runtime, on the CPU, instead of
+        interval (int): Draw every n-th image. Defaults to 1.
+        wait_time (float): Seconds to show each window. Defaults to 2.
+        tta (bool): Test-time augmentation with the config's ``tta_model`` and
+            ``tta_pipeline``, or else with a horizontal flip. Defaults to False.
+        runtime (bool): Run a packed file on the 1-bit runtime, on the CPU, instead of
             simulating it. Defaults to False.
         no_pin_memory (bool): As in `train`.
         cfg_options (dict, optional): As in `train`.
@@ -79,8 +79,8 @@ def evaluate(
         dict[str, float]: The metrics by name.
 
     Raises:
-        ValueError: If an argument, or what the config says, cannot work.
-        FileNotFoundError: If the config, the data or the checkpoint is missing.
+        ValueError: If an argument or a setting of the config is invalid.
+        FileNotFoundError: If the config, the data or the checkpoint does not exist.
     """
     suffixes = ('.json', '.yaml', '.yml') if out_item == 'metrics' else ()
     suffixes += ('.pkl', '.pickle')
@@ -103,7 +103,7 @@ def evaluate(
     if runtime and not packed:
         raise ConfigError(f'--runtime needs a packed file, not {checkpoint}')
     cfg.load_from = None if packed else checkpoint
-    cfg.resume = False  # left behind in the config of a run that was resumed
+    cfg.resume = False  # set in the config of a resumed run
     if amp:
         cfg.test_cfg.fp16 = True
     if show or show_dir:
@@ -119,7 +119,7 @@ def evaluate(
     if tta:
         read_each_image(cfg.test_dataloader)
 
-    if packed:  # which has the weights that were averaged when it was packed
+    if packed:  # the averaged weights were chosen when it was packed
         _leave_out_hooks(cfg, EMAHook)
     loaders = ('test_dataloader',)
     prepare_config(
@@ -144,13 +144,13 @@ def evaluate(
 
 
 def plain(value: Any) -> Any:
-    """A result as JSON and YAML take it: numbers, texts, lists and dicts alone.
+    """Converts a result to numbers, strings, lists and dicts, for JSON and YAML.
 
     Args:
-        value (Any): Metrics of any evaluator; tensors, arrays and what holds them.
+        value (Any): Metrics of any evaluator, with tensors, arrays and containers.
 
     Returns:
-        Any: The same in plain Python.
+        Any: The same value in plain Python types.
 
     Example:
         >>> plain({'matrix': torch.eye(2), 'top': (np.float32(0.5), None)})
@@ -171,7 +171,7 @@ def plain(value: Any) -> Any:
 
 
 def _leave_out_hooks(cfg: Config, kind: type[Hook]) -> None:
-    """Takes the hooks of a class out of a config."""
+    """Removes the hooks of a class from a config."""
 
     def is_left(hook: dict) -> bool:
         found = find_class(HOOKS, hook.get('type')) if isinstance(hook, dict) else hook
@@ -183,7 +183,7 @@ def _leave_out_hooks(cfg: Config, kind: type[Hook]) -> None:
 
 
 def _settle_test_set(cfg: Config, config: str) -> None:
-    """Tests on the validation set where the config has no test set."""
+    """Uses the validation set if the config has no test set."""
     for phase in ('test', 'val'):
         loader = cfg.get(f'{phase}_dataloader')
         if loader is None:
@@ -211,19 +211,19 @@ def _settle_test_set(cfg: Config, config: str) -> None:
 
 
 def _average_over_flips(runner: Runner) -> None:
-    """Test-time augmentation: the config's own, else an image and its mirror."""
+    """Sets up test-time augmentation of the config, or else a horizontal flip."""
     pipeline = runner.cfg.get('tta_pipeline')
     for part in parts(runner.test_dataloader.dataset):
         part.pipeline = _flips(part) if pipeline is None else Compose(pipeline)
     wrapper = runner.cfg.get('tta_model') or dict(type='AverageClsScoreTTA')
-    # Built around the model, which keeps its own data preprocessor.
+    # Wraps the model, which keeps its own data preprocessor.
     runner.model = MODELS.build(dict(wrapper, module=runner.model))
 
 
 def _flips(dataset: Dataset) -> Compose:
-    """A data set's pipeline, giving every image as it is and mirrored."""
+    """Creates a data set's pipeline that gives each image and its mirror image."""
     chain = list(getattr(getattr(dataset, 'pipeline', None), 'transforms', []))
-    if any(isinstance(t, TestTimeAug) for t in chain):  # gives views of its own
+    if any(isinstance(t, TestTimeAug) for t in chain):  # already gives several views
         return dataset.pipeline
     packing = [i for i, t in enumerate(chain) if isinstance(t, PackInputs)]
     if not packing:

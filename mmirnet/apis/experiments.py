@@ -1,4 +1,4 @@
-"""Runs of many configs and seeds: started once each, kept as JSON lines."""
+"""Runs many configs with several seeds and stores the results as JSON lines."""
 
 import hashlib
 import json
@@ -39,26 +39,27 @@ def run_all(
     jobs: int = 1,
     cfg_options: dict | None = None,
 ) -> list[dict]:
-    """Trains every config with every seed, and writes a JSON line for each run.
+    """Trains every config with every seed, and appends one JSON line per run.
 
-    A run whose line is there is skipped; one that was interrupted goes on from its
-    last checkpoint. A line says what it was made from: the digest of the config with
-    all that it inherits, the seed, versions, device and time.
+    Runs with a line in the file are skipped, and interrupted runs continue from their
+    last checkpoint. A line contains the digest of the config with everything that it
+    inherits, the seed, versions, device and time.
 
     Args:
         configs (Iterable[str | Path]): Config files.
-        seeds (Sequence[int]): Seeds of each.
-        results (str | Path): The file of JSON lines, which grows.
-        work_dir (str | Path): Folder for the runs' own folders.
-        jobs (int): Runs at a time, each in a process of its own.
-        cfg_options (dict, optional): Settings over every config; part of the digest.
+        seeds (Sequence[int]): Seeds for each config.
+        results (str | Path): JSON lines file to append to.
+        work_dir (str | Path): Parent of the work folders.
+        jobs (int): Number of parallel runs, each in its own process.
+        cfg_options (dict, optional): Settings that override those of every config.
+            They are part of the digest.
 
     Returns:
         list[dict]: The new lines.
 
     Raises:
-        ConfigError: If ``jobs`` is 0 or negative.
-        MmirnetError: If runs failed, after all others; names them.
+        ConfigError: If ``jobs`` is not positive.
+        MmirnetError: After all runs, if some of them failed; names them.
 
     Example:
         >>> run_all(['configs/ablation/irnet.py'], [0], 'results.jsonl')
@@ -102,22 +103,22 @@ def run_all(
 
 
 def _run_alone(*task) -> dict:
-    """A run in a fresh process: nothing of it is left for the next, nor its crash."""
+    """Runs in a new process, so that runs do not share state or crashes."""
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
         return process.submit(run_one, *task).result()
 
 
 def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> dict:
-    """Trains once, and says with what result.
+    """Trains once and returns the result.
 
     Args:
         config (str): Config file.
-        seed (int): Of everything random.
-        work_dir (str): Folder for the run's own folder.
-        cfg_options (dict | None): Settings over the config.
+        seed (int): Seed of the run.
+        work_dir (str): Parent of the work folder.
+        cfg_options (dict | None): Settings that override those of the config.
 
     Returns:
-        dict: What :func:`run_all` writes as a line.
+        dict: The line that :func:`run_all` writes.
     """
     name = Path(config).stem
     settings = digest(config, cfg_options)
@@ -148,7 +149,7 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
 
 
 def digest(config: str | Path, cfg_options: dict | None = None) -> str:
-    """SHA-256 of a config with all that it inherits, as 64 hexadecimal digits."""
+    """Computes the SHA-256 of a config with everything that it inherits."""
     cfg: Config = load_config(str(config), '', 'none')
     merge_options(cfg, cfg_options)
     settings = cfg.to_dict()

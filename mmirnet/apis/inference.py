@@ -1,4 +1,4 @@
-"""Classifying image files with a trained model, by name or by file."""
+"""Classifies image files with a trained model, given by name or file."""
 
 import json
 import os
@@ -46,7 +46,7 @@ from ..runtime.predictions import (
 )
 from .packing import head_of, packed_classifier
 
-# Short edges of the pictures drawn: below, text would hide them.
+# Minimum short edge of drawn pictures, so that the text does not cover them.
 _SHORT_EDGE = 224
 _LONGEST_SHORT_EDGE = 1024
 
@@ -66,35 +66,34 @@ def infer(
     """Classifies image files.
 
     Args:
-        images (Sequence[str]): Files, folders for all images in them, and patterns
-            such as ``photos/*.jpg``. They are prepared by the test pipeline of the
-            config, which a packed file holds; where the data set holds its images
-            itself, they are brought to its size, see
-            :func:`mmirnet.runtime.read_image`.
+        images (Sequence[str]): Files, folders of images, and patterns such as
+            ``photos/*.jpg``. They are prepared by the test pipeline of the config,
+            which packed files contain. If the data set holds its images in memory,
+            files are resized to their size, see :func:`mmirnet.runtime.read_image`.
         model (str): A name in the zoo, a packed file (``.safetensors``), or the
             config of ``checkpoint``.
         checkpoint (str, optional): A checkpoint, packed or not.
-        runtime (bool): Runs a packed file on the 1-bit runtime, not in torch.
+        runtime (bool): Run a packed file on the 1-bit runtime instead of torch.
             Defaults to False.
-        classes (Sequence[str], optional): Names of the classes; by default those of
-            the packed file or the checkpoint, else those of the config's data set.
-        topk (int): How many classes to name. Defaults to 5.
+        classes (Sequence[str], optional): Class names. Defaults to those of the packed
+            file or the checkpoint, or else of the config's data set.
+        topk (int): Number of classes to return. Defaults to 5.
         out (str | os.PathLike, optional): JSON file for the results.
-        show_dir (str | os.PathLike, optional): Folder for the images with the
-            likeliest classes written on them.
-        failed (Callable, optional): Told of each file that cannot be read or does
-            not fit, with the reason; the others are classified. Without it the
-            first such file ends it all.
+        show_dir (str | os.PathLike, optional): Folder for the images with their most
+            probable classes.
+        failed (Callable, optional): Called with each file that cannot be read or does
+            not fit, and with the reason. The other files are classified. Without it,
+            the first such file raises an error.
 
     Returns:
-        list[dict]: For each image its path, ``image``, and the likeliest classes,
-        ``top``, with ``label``, ``class`` and ``score``. For a network that may
-        predict any number of classes also ``predicted``, their labels.
+        list[dict]: For each image its path ``image`` and the most probable classes
+        ``top``, with ``label``, ``class`` and ``score``. For a multi-label network also
+        ``predicted``, the predicted labels.
 
     Raises:
-        ValueError: If ``runtime`` is asked for without a packed file, a config comes
-            without a checkpoint, or a file is damaged.
-        OSError: If a file is missing or no image.
+        ValueError: If ``runtime`` is set without a packed file, if a config is given
+            without a checkpoint, or if a file is damaged.
+        OSError: If a file does not exist or is not an image.
         DataError: If an image does not fit the network.
 
     Example:
@@ -144,7 +143,7 @@ def infer(
 
 
 def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
-    """The packed file that is meant; None for another checkpoint."""
+    """Returns the packed file that the arguments name, or None."""
     if checkpoint is not None:
         if model.endswith('.safetensors'):
             raise ConfigError(
@@ -166,7 +165,7 @@ def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
     return fetch(model)
 
 
-# What becomes of one file: its scores.
+# Computes the scores of one file.
 _Work = Callable[[str], np.ndarray]
 
 
@@ -177,14 +176,14 @@ def _scores(classifier: BaseModel, sample: dict) -> np.ndarray:
 
 
 def _simulation(classifier: BaseModel, spec: dict[str, Any]) -> _Work:
-    """On a packed network in torch."""
+    """Uses a packed network in torch."""
     classifier.to(get_device())
     pack = PackInputs()
     return lambda path: _scores(classifier, pack(dict(img=load_image(path, spec))))
 
 
 def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
-    """On a checkpoint, with the images as its config's test set gives them."""
+    """Uses a checkpoint, with the test pipeline of the config."""
     classifier.to(get_device())
     pipeline = Compose(transforms(dataset))
     held = held_images(dataset, turns(classifier))
@@ -195,7 +194,7 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
             sample = pipeline(dict(given, sample_idx=0))
         except (OSError, MissingPackageError):
             raise
-        except Exception as error:  # whatever a transform does with an odd image
+        except Exception as error:  # transforms may raise anything for odd images
             raise DataError(
                 f'cannot prepare image {path}: {first_line(error)}'
             ) from error
@@ -223,7 +222,7 @@ def _usual_shape(classifier: BaseModel, dataset: Dataset) -> tuple | None:
 
 
 def _held(path: str, held: tuple[str, list[dict]]) -> np.ndarray:
-    """A file as one of the images that a data set holds."""
+    """Reads a file like an image that the data set holds in memory."""
     order, steps = held
     image = prepare(read(path, grey=order == 'grey'), steps)
     if order == 'grey':
@@ -238,7 +237,7 @@ def _draw(
     classes: list[str] | None,
     folder: Path,
 ) -> None:
-    """The last of the results. Its number keeps files of one name apart."""
+    """Draws the last of the results; its number keeps equal file names apart."""
     image = read(path)
     sample = DataSample()
     sample.set_pred_score(torch.from_numpy(scores))

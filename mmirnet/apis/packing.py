@@ -1,4 +1,4 @@
-"""Packed files among MMPretrain's configs and checkpoints."""
+"""Packs and exports MMPretrain's configs and checkpoints."""
 
 import copy
 import importlib.util
@@ -46,24 +46,25 @@ def pack_checkpoint(
     """Packs the checkpoint of a config.
 
     Args:
-        config: As for ``mmirnet.apis.train``.
-        checkpoint: Its checkpoint.
-        out: The packed file.
-        size: Height and width of the images; by default what the test pipeline gives.
-        classes: Names of the classes; by default the checkpoint's, else the data
-            set's.
-        float_dtype: See :func:`mmirnet.packed.pack`.
-        cfg_options: Settings by dotted key, over the config's.
+        config (str): As in ``mmirnet.apis.train``.
+        checkpoint (str): Its checkpoint.
+        out (str | os.PathLike): Packed file to write.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to
+            the output size of the test pipeline.
+        classes (Sequence[str], optional): Class names. Defaults to those of the
+            checkpoint, or else of the data set.
+        float_dtype (str): See :func:`mmirnet.packed.pack`.
+        cfg_options (dict, optional): Settings by dotted key that override the config.
 
     Returns:
-        A report: the file's size beside the checkpoint's and, with a reduced
-        float type, what that changes on the config's test set.
+        str: A report with the sizes of file and checkpoint and, for a reduced float
+        dtype, its effect on the test set of the config.
 
     Raises:
-        ConfigError: If size or classes cannot be learnt, or the model is no
+        ConfigError: If size or classes cannot be determined, or if the model is not a
             classifier.
         CheckpointError: If the checkpoint is damaged or does not fit.
-        UnsupportedModelError: For a layer that the format does not have.
+        UnsupportedModelError: If the format does not support a layer.
     """
     check_writable(out, config, checkpoint)
     if not str(out).endswith('.safetensors'):
@@ -94,7 +95,7 @@ def pack_checkpoint(
 
 
 def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
-    """How image files are prepared, as the test set does it, and to a size if given."""
+    """Returns the steps for image files, as in the test set, and to a given size."""
     if facts.dataset is None:
         return None
     if normalised_twice(facts.dataset, facts.model):
@@ -127,9 +128,9 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
 
 
 def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
-    """Refuses a preprocessor that does more than the packed file has words for."""
+    """Refuses a preprocessor that does more than the packed format can describe."""
     spec = packed.input
-    if normalised:  # in the pipeline: nothing is left to the preprocessor
+    if normalised:  # in the pipeline, so the preprocessor must not do it
         spec = spec | dict(mean=[0.0] * spec['channels'], std=[1.0] * spec['channels'])
     shape = spec['height'], spec['width'], spec['channels']
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -150,11 +151,14 @@ def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
 
 
 def head_of(model: nn.Module, kind: str) -> dict[str, Any]:
-    """How a classifier makes scores and predictions of logits, as a packed file has it.
+    """Describes how a classifier computes scores and predictions from logits.
 
     Args:
-        model: A classifier of MMPretrain.
-        kind: 'softmax' or 'sigmoid'.
+        model (nn.Module): A classifier of MMPretrain.
+        kind (str): 'softmax' or 'sigmoid'.
+
+    Returns:
+        dict: The description in a packed file.
     """
     if kind == 'softmax':
         return SOFTMAX.copy()
@@ -175,13 +179,20 @@ def export_checkpoint(
     size: tuple[int, int] | None = None,
     cfg_options: dict | None = None,
 ) -> str:
-    """Exports the checkpoint of a config as ONNX; arguments as `pack_checkpoint`.
+    """Exports the checkpoint of a config to ONNX.
+
+    Args:
+        config (str): As in :func:`pack_checkpoint`.
+        checkpoint (str): As in :func:`pack_checkpoint`.
+        out (str | os.PathLike): ONNX file to write.
+        size (tuple[int, int], optional): As in :func:`pack_checkpoint`.
+        cfg_options (dict, optional): As in :func:`pack_checkpoint`.
 
     Returns:
-        A report: whether ONNX Runtime, if it is installed, gives the same logits.
+        str: A report on whether ONNX Runtime, if installed, gives the same logits.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the logits differ.
     """
     check_writable(out, config, checkpoint)
     cfg = load_config(config, None, 'none')
@@ -204,7 +215,7 @@ def export_checkpoint(
 
 
 def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
-    """What a reduced float type changes, on the config's test set."""
+    """Reports the effect of a reduced float dtype on the test set of the config."""
     which = 'test' if facts.cfg.get('test_dataloader') else 'val'
     if facts.dataset is None or not getattr(facts.dataset, '_fully_initialized', True):
         return 'what that changes is not measured: there is no test set here'
@@ -249,7 +260,7 @@ def _evaluator(facts: Facts, which: str) -> Evaluator:
 
 
 class _PackedBackbone(nn.Module):
-    """A packed network where a classifier has its backbone: gives logits."""
+    """A packed network in the place of a classifier's backbone; returns logits."""
 
     def __init__(self, network: nn.Module | Session):
         super().__init__()
@@ -267,7 +278,7 @@ def _last(feats: tuple[Tensor, ...]) -> Tensor:
 
 
 def _head_of_logits(model: nn.Module) -> nn.Module:
-    """A model's head without its layers: what it makes of logits stays."""
+    """Returns a model's head without its layers, which processes logits."""
     head = copy.copy(model.head)
     head.forward = _last
     return head
@@ -276,20 +287,21 @@ def _head_of_logits(model: nn.Module) -> nn.Module:
 def replace_network(
     model: nn.Module, path: str | os.PathLike, runtime: bool = False, **options: Any
 ) -> None:
-    """Lets a classifier predict with a packed file, its data flow unchanged.
+    """Replaces the network of a classifier by a packed file.
 
-    The data preprocessor stays, and so does what the head makes of logits; backbone,
-    neck and the head's layers give way to the packed network.
+    The data preprocessor and the head's processing of logits stay. The packed network
+    replaces the backbone, the neck and the layers of the head.
 
     Args:
-        model: A classifier of MMPretrain, wrapped or not.
-        path: The packed file.
-        runtime: Use the 1-bit runtime, not the simulation in torch.
+        model (nn.Module): A classifier of MMPretrain, wrapped or not.
+        path (str | os.PathLike): The packed file.
+        runtime (bool): Use the 1-bit runtime instead of the simulation in torch.
+            Defaults to False.
         **options: ``threads`` and ``isa`` of the runtime.
 
     Raises:
         PackedFileError: If the file is damaged or was tampered with.
-        ValueError: If it has another number of classes than the model.
+        ValueError: If its number of classes is not that of the model.
     """
     model = unwrap(model)
     if getattr(model, 'head', None) is None or not hasattr(model, 'backbone'):
@@ -315,20 +327,23 @@ def _scores_of(head: dict[str, Any]) -> ClsHead:
 
 
 def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
-    """A packed file, simulated in torch, as a classifier of MMPretrain.
+    """Loads a packed file as a classifier of MMPretrain, simulated in torch.
 
-    Takes images as :func:`mmirnet.runtime.load_image` gives them, and carries what
-    ``mmpretrain.ImageClassificationInferencer`` looks for.
+    The classifier takes images from :func:`mmirnet.runtime.load_image`, and has the
+    attributes that ``mmpretrain.ImageClassificationInferencer`` needs.
 
     Args:
-        path: The packed file.
+        path (str | os.PathLike): The packed file.
+
+    Returns:
+        ImageClassifier: The classifier.
 
     Raises:
         PackedFileError: If the file is damaged or was tampered with.
     """
     network = unpack(path)
     spec = network.packed.input
-    turns = spec['order'] == 'bgr'  # what it does to three channels
+    turns = spec['order'] == 'bgr'  # reverses three channels
     preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=turns)
     model = ImageClassifier(
         backbone=_PackedBackbone(network),

@@ -1,7 +1,7 @@
-"""From a checkpoint to a release file: packed, evaluated, named, listed.
+"""Publishes checkpoints: packs, evaluates and adds them to a zoo.
 
-A zoo is a folder of packed files and logs with an ``index.json``, written here. It
-is served as it is.
+A zoo is a folder of packed files and logs with an ``index.json``, which a web server
+can serve as it is.
 """
 
 import datetime
@@ -29,7 +29,7 @@ from ..zoo.names import dataset_of
 from .evaluation import evaluate, plain
 from .packing import pack_checkpoint
 
-# What tools/train.py settles by itself, on this machine or from its arguments.
+# Settings that tools/train.py makes for this machine or from its arguments.
 _SETTLED = {'launcher', 'work_dir', 'collate_fn', 'pin_memory', 'persistent_workers'}
 
 
@@ -43,32 +43,32 @@ def publish(
     size: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
 ) -> str:
-    """Adds a trained checkpoint to a zoo, in place of an older one of its name.
+    """Adds a trained checkpoint to a zoo, and replaces an older one of the same name.
 
-    The checkpoint is packed, which leaves optimizer and log behind, and the packed
-    file evaluated on the config's test set. Its name is the config's with the first
-    eight digits of its SHA-256.
+    The function packs the checkpoint without optimizer and log, and evaluates the
+    packed file on the test set of the config. The file has the name of the config and
+    the first eight digits of its SHA-256.
 
     Args:
-        config (str): The config; its name without suffix is that of the model.
+        config (str): The config. Its name without suffix is that of the model.
         checkpoint (str): A checkpoint that training wrote.
-        zoo (str | os.PathLike): The folder. Defaults to ``zoo``.
-        log (str | os.PathLike, optional): The run's working folder. Defaults to the
+        zoo (str | os.PathLike): Folder of the zoo. Defaults to ``zoo``.
+        log (str | os.PathLike, optional): Work folder of the run. Defaults to the
             folder of the checkpoint.
-        command (str, optional): How it was trained. Defaults to a command made of
-            what the run's config has and the config file has not.
-        size (tuple[int, int], optional): Height and width of the images; by default
-            what the test pipeline gives.
-        classes (Sequence[str], optional): Names of the classes; by default the
-            checkpoint's, else the data set's.
+        command (str, optional): Command that trained it. Defaults to one that is
+            derived from the differences between the run's config and the config file.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to
+            the output size of the test pipeline.
+        classes (Sequence[str], optional): Class names. Defaults to those of the
+            checkpoint, or else of the data set.
 
     Returns:
-        str: A report: file, metrics, and whether the metafile was written.
+        str: A report with file and metrics, and whether the metafile was written.
 
     Raises:
         ValueError: If the checkpoint is damaged, of another architecture, or not
-            one that training wrote.
-        FileNotFoundError: If config, checkpoint, data or log are missing.
+            written by training.
+        FileNotFoundError: If config, checkpoint, data or log do not exist.
 
     Example:
         >>> publish(
@@ -92,7 +92,7 @@ def publish(
             config,
             str(packed),
             work_dir=folder,
-            # MMEngine gives runs of one name and second one log, here a deleted one.
+            # MMEngine gives runs of one name and second the same log, deleted here.
             cfg_options={'experiment_name': Path(folder).name},
         )
         data = packed.read_bytes()
@@ -122,8 +122,8 @@ def publish(
     )
     old, entries[name] = entries.get(name), entry
     text = f'{render_index(entries)}\n'.encode()
-    parse_index(text, str(zoo))  # what nobody could read is not written
-    # The index last, so that at no moment it names what is not there.
+    parse_index(text, str(zoo))  # checks that the index can be read
+    # The index is written last, so that it never names missing files.
     write_atomic(zoo / entry.file, data)
     write_atomic(zoo / entry.log, lines.encode())
     write_atomic(index, text)
@@ -137,14 +137,14 @@ def publish(
 
 
 def short_log(run_dir: str | os.PathLike) -> str:
-    """A run's log, small: one JSON line an epoch.
+    """Shortens the log of a run to one JSON line per epoch.
 
     Args:
-        run_dir (str | os.PathLike): The run's working folder.
+        run_dir (str | os.PathLike): Work folder of the run.
 
     Returns:
-        str: Lines of epoch, mean training loss, learning rate, t, k, and the
-        validation's metrics.
+        str: Lines with epoch, mean training loss, learning rate, t, k, and the metrics
+        of the validation.
 
     Raises:
         FileNotFoundError: If there is no log of a training run.
@@ -160,14 +160,14 @@ def short_log(run_dir: str | os.PathLike) -> str:
 
 
 def training_command(config: str, run_cfg: str) -> str:
-    """The command that trains as a run did.
+    """Derives the command that trained a run.
 
     Args:
         config (str): The config file that was trained.
-        run_cfg (str): The run's own config as a text, from its checkpoint.
+        run_cfg (str): Text of the run's config, from its checkpoint.
 
     Returns:
-        str: ``python tools/train.py``, with what the run changed as options.
+        str: ``python tools/train.py`` with the changes of the run as options.
     """
     ran = Config.fromstring(run_cfg, '.py')
     written = load_config(config, None, 'none')
@@ -179,7 +179,7 @@ def training_command(config: str, run_cfg: str) -> str:
         for key in loaders:
             keep_in_memory(written[key])
     if ran.get('resume'):
-        ran.resume, ran.load_from = False, None  # a part of the same run
+        ran.resume, ran.load_from = False, None  # for a resumed run
     settings = _settings(written)
     changed = {
         key: value
@@ -197,7 +197,7 @@ def training_command(config: str, run_cfg: str) -> str:
 
 
 def _settings(cfg: Any, prefix: str = '') -> dict[str, Any]:
-    """A config's values by dotted key."""
+    """Returns the values of a config by dotted key."""
     values = {}
     for key, value in cfg.items():
         if isinstance(value, dict) and value:
@@ -208,7 +208,7 @@ def _settings(cfg: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def _write_metafile(zoo: Path) -> str:
-    # It lists what is in the checkout's own zoo.
+    # The metafile lists the models in the checkout's own zoo.
     if zoo.resolve() != (metafile.ROOT / 'zoo').resolve():
         return f'metafile.yml: left as it is, it lists {metafile.ROOT / "zoo"}'
     return f'{metafile.write()}: written'

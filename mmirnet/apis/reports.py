@@ -1,4 +1,4 @@
-"""What a report says of runs: gathered from their folders, and measured."""
+"""Writes reports on runs from their folders and from measurements."""
 
 import os
 import tempfile
@@ -26,9 +26,9 @@ from ..packed import pack
 from ..runtime import Session
 from .evaluation import evaluate, plain
 
-#: Right and wrong predictions shown of each run.
+#: Number of correct and of wrong predictions in the report of a run.
 EXAMPLES = 8
-#: What the pictures show.
+#: Titles of the plots.
 _CAPTIONS = {
     'curves': 'Loss, accuracy, and t and k of EDE.',
     'flips': 'Share of the weights whose sign changed between two records.',
@@ -36,7 +36,7 @@ _CAPTIONS = {
     'weights': 'What binary weights are the sign of, and what EDE multiplies '
     'their gradients by.',
 }
-#: Of BinaryStatsHook: what a row of the table is called.
+#: Row titles for the statistics of BinaryStatsHook.
 _STATISTICS = {
     'flips': 'weights flipped since the record before',
     'weight_entropy': 'entropy of weights (bits)',
@@ -59,14 +59,14 @@ _SHARES = ('flips', 'input_dead', 'input_saturated')
 
 
 class Predictions(NamedTuple):
-    """A checkpoint's answers on the test set of a config.
+    """Predictions of a checkpoint on the test set of a config.
 
     Attributes:
-        metrics: Those of the config's evaluator.
-        labels: (N,), int64; None if an image can have several.
-        scores: (N, classes), float32, probabilities.
-        dataset: Where the images come from, in the same order.
-        classes: Names of the classes.
+        metrics (dict): Output of the config's evaluator.
+        labels (np.ndarray | None): (N,), int64. None for several labels per image.
+        scores (np.ndarray): (N, classes), float32, probabilities.
+        dataset (Dataset): The data set of the images, in the same order.
+        classes (list[str]): Class names.
     """
 
     metrics: dict[str, float]
@@ -84,22 +84,22 @@ def write_report(
 ) -> Path:
     """Writes a report on one or several runs, side by side.
 
-    The networks are evaluated on their test sets, packed and timed for it.
+    The function evaluates the networks on their test sets, packs and times them.
 
     Args:
-        run_dirs (Sequence[str | Path]): The runs' working folders.
-        out (str | Path): The page.
-        checkpoint (str | Path, optional): Of the only run; by default each run's
-            newest whole one.
-        size (tuple[int, int], optional): Height and width of the images; by default
-            what each run's test pipeline gives.
+        run_dirs (Sequence[str | Path]): Work folders of the runs.
+        out (str | Path): HTML page to write.
+        checkpoint (str | Path, optional): Checkpoint, for a single run. Defaults to the
+            newest intact one of each run.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to
+            the output size of each run's test pipeline.
 
     Returns:
         Path: The page.
 
     Raises:
-        FileNotFoundError: If a folder holds no run, or a checkpoint is missing.
-        ValueError: If a checkpoint is named for several runs, or does not fit.
+        FileNotFoundError: If a folder contains no run, or a checkpoint is missing.
+        ValueError: If a checkpoint is given for several runs, or does not fit.
 
     Example:
         >>> write_report(['work_dirs/quickstart'])  # doctest: +SKIP
@@ -119,13 +119,13 @@ def report_run(
     checkpoint: str | Path | None = None,
     size: tuple[int, int] | None = None,
 ) -> RunReport:
-    """Gathers what the page shows of a run.
+    """Collects the content of the page for one run.
 
     Args:
-        run_dir (str | Path): The run's working folder.
-        checkpoint (str | Path, optional): By default its newest whole one.
-        size (tuple[int, int], optional): Height and width of the images; by default
-            what the test pipeline gives.
+        run_dir (str | Path): Work folder of the run.
+        checkpoint (str | Path, optional): Defaults to its newest intact checkpoint.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to
+            the output size of the test pipeline.
 
     Returns:
         RunReport: The report.
@@ -190,17 +190,17 @@ def report_run(
 
 
 def settings(run_dir: str | Path, cfg: Config, summary: Summary) -> dict[str, str]:
-    """The settings that make a difference, by name, in words.
+    """Describes the settings that affect the result.
 
     Args:
-        run_dir (str | Path): The run's working folder.
+        run_dir (str | Path): Work folder of the run.
         cfg (Config): Its config.
-        summary (Summary): Of its model.
+        summary (Summary): Summary of its model.
 
     Returns:
-        dict[str, str]: The settings.
+        dict[str, str]: Descriptions by name of the setting.
     """
-    # A model of another library has its layers elsewhere.
+    # Models of other libraries have no backbone with a type.
     backbone, train = cfg.model.get('backbone') or cfg.model, cfg.train_dataloader
     network, depth = _name(backbone['type']), backbone.get('depth')
     hooks = {_name(hook['type']): hook for hook in cfg.get('custom_hooks') or []}
@@ -224,13 +224,13 @@ def settings(run_dir: str | Path, cfg: Config, summary: Summary) -> dict[str, st
         'seed': environment.get('seed', ''),
         'trained on': _device(environment),
     }
-    # Of Python's version, not the compiler and the date that follow it.
+    # Python's version, without compiler and date.
     values |= {name: environment.get(name, '').split(' ')[0] for name in _VERSIONS}
     return {name: str(value) for name, value in values.items() if value != ''}
 
 
 def _batch_size(size: int, environment: dict[str, str]) -> str:
-    processes = environment.get('GPU number', '1')  # MMEngine's word for them
+    processes = environment.get('GPU number', '1')  # MMEngine's term for processes
     return str(size) if processes == '1' else f'{size} on each of {processes} processes'
 
 
@@ -240,13 +240,13 @@ def _device(environment: dict[str, str]) -> str:
 
 
 def _name(kind: str | type) -> str:
-    """A type's name; new-style configs have the class itself, or its whole path."""
+    """Returns the name of a type, which may be a class or a dotted path."""
     kind = kind if isinstance(kind, str) else kind.__name__
     return kind.rpartition('.')[2]
 
 
 def _data_set(dataset: dict) -> str:
-    """The innermost data sets' types: others wrap them."""
+    """Returns the types of the innermost data sets."""
     inner = dataset.get('datasets') or dataset.get('dataset')
     if not inner:
         return _name(dataset['type'])
@@ -260,7 +260,7 @@ def _length(loop: dict) -> str:
 
 
 def _arguments(spec: dict, skip: str = '') -> str:
-    """A config's dict in words: its type, then its arguments."""
+    """Formats a dict of a config: its type, then its arguments."""
     chosen = {name: value for name, value in spec.items() if name != skip}
     kind = chosen.pop('type', None)
     words = [f'{name} {value}' for name, value in chosen.items()]
@@ -268,7 +268,7 @@ def _arguments(spec: dict, skip: str = '') -> str:
 
 
 def _last_statistics(run: plots.Run) -> dict[str, str]:
-    """The last record of BinaryStatsHook over all layers."""
+    """Returns the last record of BinaryStatsHook over all layers."""
     values = {}
     for name, words in _STATISTICS.items():
         if curve := run.curves.get(f'binary/{name}'):
@@ -294,15 +294,15 @@ def predict(config: str, checkpoint: str, facts: Facts) -> Predictions:
     """Evaluates a checkpoint on the test set of a config.
 
     Args:
-        config (str): As for ``mmirnet.apis.evaluate``.
+        config (str): As in ``mmirnet.apis.evaluate``.
         checkpoint (str): Its checkpoint.
-        facts (Facts): Those of both.
+        facts (Facts): Facts about both.
 
     Returns:
-        Predictions: Metrics and every prediction.
+        Predictions: Metrics and all predictions.
 
     Raises:
-        FileNotFoundError: If the data are missing.
+        FileNotFoundError: If the data do not exist.
         ValueError: If the checkpoint does not fit.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +311,7 @@ def predict(config: str, checkpoint: str, facts: Facts) -> Predictions:
             log_level='ERROR',
             resume=False,
             compile=False,
-            # MMEngine keeps one logger for a name: each evaluation needs its own.
+            # MMEngine has one logger per name, and each evaluation needs its own.
             experiment_name=f'report-{os.path.basename(folder)}',
         )
         metrics = evaluate(
@@ -338,15 +338,15 @@ def _confusion(predictions: Predictions) -> np.ndarray:
 def examples(
     predictions: Predictions, order: str
 ) -> tuple[list[Example], list[Example]]:
-    """Some right predictions, and the wrong ones with the highest probability.
+    """Selects correct predictions, and wrong ones with the highest probability.
 
     Args:
         predictions (Predictions): All predictions.
-        order (str): Of the channels that the data set gives, such as ``'bgr'``.
+        order (str): Channel order of the data set's images, such as ``'bgr'``.
 
     Returns:
-        tuple[list[Example], list[Example]]: Right ones, evenly spaced over the test
-        set, and wrong ones, the surest first; up to 8 each.
+        tuple[list[Example], list[Example]]: Correct predictions, evenly spaced over the
+        test set, and wrong ones by decreasing probability, up to 8 each.
     """
     scores = predictions.scores
     predicted = scores.argmax(1)
@@ -369,16 +369,16 @@ def examples(
 
 
 def deployment(facts: Facts) -> dict[str, str]:
-    """Packs a checkpoint and times it on the 1-bit runtime, now and here.
+    """Packs a checkpoint and times it on the 1-bit runtime on this machine.
 
     Args:
-        facts (Facts): Of the run's config and checkpoint.
+        facts (Facts): Facts about the run's config and checkpoint.
 
     Returns:
-        dict[str, str]: Size of the packed file and time of one image, in words.
+        dict[str, str]: Size of the packed file and latency of one image.
 
     Raises:
-        UnsupportedModelError: If the packed format lacks a layer of the network.
+        UnsupportedModelError: If the packed format does not support a layer.
         ImportError: If the runtime was not built.
     """
     packed = pack(facts.model, facts.size)

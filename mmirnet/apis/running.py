@@ -1,4 +1,4 @@
-"""The runner of a prepared config, with its data."""
+"""Builds the runner of a config."""
 
 import torch
 from mmengine.config import Config
@@ -21,21 +21,23 @@ def prepare_config(
     persistent_workers: bool = True,
     in_memory: bool = False,
 ) -> None:
-    """Settles all that a run is made from, and joins its other processes.
+    """Completes a config and joins the process group of the run.
 
-    What stands in the config afterwards is what runs, and what MMEngine writes into
-    the working folder.
+    Afterwards the config is exactly what runs, and what MMEngine writes into the work
+    folder.
 
     Args:
-        cfg (Config): Changed in place.
-        cfg_options (dict | None): Settings by dotted key, over everything else.
-        loaders (tuple[str, ...]): The data loaders that will be built.
-        pin_memory (bool): False for pageable memory for the batches.
-        persistent_workers (bool): False for new data workers each epoch.
+        cfg (Config): The config, changed in place.
+        cfg_options (dict | None): Settings by dotted key that override all others.
+        loaders (tuple[str, ...]): Keys of the data loaders that will be built.
+        pin_memory (bool): Whether to pin batches in memory. Defaults to True.
+        persistent_workers (bool): Whether to keep data workers between epochs. Defaults
+            to True.
         in_memory (bool): Whether to keep the images of all loaders on the device.
+            Defaults to False.
 
     Raises:
-        MmirnetError: With all that is wrong with the config.
+        MmirnetError: If the config has problems; names all of them.
     """
     for name in loaders:
         if cfg.get(name):
@@ -50,21 +52,21 @@ def prepare_config(
         if loader := cfg.get(name):
             if in_memory:
                 keep_in_memory(loader)
-            # Either would only warn or raise: nothing to pin for, nobody to keep.
+            # Without CUDA or workers, these options would only warn or raise.
             loader.pin_memory &= torch.cuda.is_available()
             loader.persistent_workers &= loader.get('num_workers', 0) > 0
     join_processes(cfg)
 
 
 def build_runner(cfg: Config, loaders: tuple[str, ...]) -> Runner:
-    """Builds the runner of a prepared config, with its data.
+    """Builds the runner of a completed config, with its data.
 
     Args:
-        cfg (Config): See :func:`prepare_config`.
-        loaders (tuple[str, ...]): The data loaders to build.
+        cfg (Config): Output of :func:`prepare_config`.
+        loaders (tuple[str, ...]): Keys of the data loaders to build.
 
     Returns:
-        Runner: MMEngine's, or the config's ``runner_type``.
+        Runner: MMEngine's runner, or that of the config's ``runner_type``.
 
     Raises:
         MmirnetError: If data sets, loaders or evaluators cannot be built.
@@ -75,11 +77,11 @@ def build_runner(cfg: Config, loaders: tuple[str, ...]) -> Runner:
 
 
 def _build_loops(runner: Runner, loaders: tuple[str, ...]) -> None:
-    """Builds data sets, loaders and evaluators, which say what they cannot do."""
+    """Builds data sets, loaders and evaluators, and reports their errors."""
     for key in loaders:
         try:
             getattr(runner, key.replace('dataloader', 'loop'))
-        except AssertionError as error:  # how OpenMMLab checks arguments
+        except AssertionError as error:  # OpenMMLab checks arguments with assert
             reason = ' '.join(str(error).split())
             raise ConfigError(f'{key} cannot be built: {reason}') from error
         except ValueError as error:

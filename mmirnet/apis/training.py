@@ -1,4 +1,4 @@
-"""Training: what ``tools/train.py`` calls."""
+"""Training, as in ``tools/train.py``."""
 
 import contextlib
 import os
@@ -38,33 +38,34 @@ def train(
     """Trains the model of a config.
 
     Args:
-        config (str): A config file, or ``package::path`` for one that an installed
-            package carries (``mmirnet::irnet/resnet20_bireal_digits.py``).
-        work_dir (str, optional): Folder for logs and checkpoints. Defaults to the
-            config's, else ``work_dirs/<name of the config>``.
-        resume (str, optional): Checkpoint to continue from; ``'auto'`` for the
-            newest whole one in ``work_dir``, if there is any.
+        config (str): A config file, or ``package::path`` for one in an installed
+            package (``mmirnet::irnet/resnet20_bireal_digits.py``).
+        work_dir (str, optional): Folder for logs and checkpoints. Defaults to that of
+            the config, or else ``work_dirs/<name of the config>``.
+        resume (str, optional): Checkpoint to continue from, or ``'auto'`` for the
+            newest intact one of the run, if any.
         amp (bool): Automatic mixed precision: float16 on GPUs, bfloat16 on CPUs.
             Defaults to False.
-        compile (bool): Compiles the backbone, see
+        compile (bool): Compile the backbone, see
             :class:`~mmirnet.engine.hooks.CompileHook`. Defaults to False.
-        in_memory (bool): Keeps the images on the device and augments whole batches
+        in_memory (bool): Keep the images on the device and augment whole batches
             there, see :func:`~mmirnet.datasets.keep_in_memory`. Defaults to False.
-        no_validate (bool): Skips validation. Defaults to False.
-        auto_scale_lr (bool): Scales the learning rate to the batch size in use.
+        no_validate (bool): Skip validation. Defaults to False.
+        auto_scale_lr (bool): Scale the learning rate to the batch size in use.
             Defaults to False.
-        no_pin_memory (bool): Pageable memory for the batches. Defaults to False.
-        no_persistent_workers (bool): New data workers each epoch. Defaults to False.
-        cfg_options (dict, optional): Settings by dotted key, over everything else.
-        launcher (str): Who started this process: ``'none'``, ``'pytorch'``,
+        no_pin_memory (bool): Do not pin batches in memory. Defaults to False.
+        no_persistent_workers (bool): Start new data workers each epoch. Defaults to
+            False.
+        cfg_options (dict, optional): Settings by dotted key that override all others.
+        launcher (str): Launcher of this process: ``'none'``, ``'pytorch'``,
             ``'slurm'`` or ``'mpi'``. Defaults to ``'none'``.
 
     Returns:
         Runner: The runner, after training.
 
     Raises:
-        ValueError: If an argument, or what the config says, cannot work.
-        FileNotFoundError: If the config, the data or the checkpoint is missing.
+        ValueError: If an argument or a setting of the config is invalid.
+        FileNotFoundError: If the config, the data or the checkpoint does not exist.
 
     Example:
         >>> runner = train('mmirnet::irnet/resnet20_bireal_digits.py')  # doctest: +SKIP
@@ -120,10 +121,10 @@ def train(
 
 
 def _newest_checkpoint(cfg: Config) -> str | None:
-    """The newest whole checkpoint in a run's folder.
+    """Finds the newest intact checkpoint in the folder of a run.
 
-    One process reads every byte of the files to see which are whole: the ranks of a
-    cluster share a disk.
+    Only one process reads the files to verify them, because the ranks of a cluster
+    share a disk.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     return on_main_process(
@@ -136,9 +137,9 @@ def _newest_checkpoint(cfg: Config) -> str | None:
 
 @contextlib.contextmanager
 def _loaded_once(runner: Runner, whole: bool) -> Iterator[None]:
-    """Checks the checkpoint that a run starts from, and hands it over as it is read.
+    """Loads and checks the initial checkpoint, so that the run does not read it again.
 
-    ``whole`` tells that its bytes were read and are whole.
+    ``whole`` says that the file is known to be intact.
     """
     path, resume = runner.cfg.get('load_from'), bool(runner.cfg.get('resume'))
     if not path:

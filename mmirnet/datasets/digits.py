@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn brings along: real data, no download."""
+"""The handwritten digits of scikit-learn."""
 
 import mmcv
 import numpy as np
@@ -10,15 +10,15 @@ from ..errors import MissingPackageError, check_choice
 
 @DATASETS.register_module()
 class Digits(BaseDataset):
-    """UCI's 1,797 handwritten digits, 8x8, as 32x32 images of three channels.
+    """UCI's 1,797 handwritten digits of 8x8, as 32x32 images with three channels.
 
-    Four fifths are the training split and one fifth is the test split, with every
-    class in the same share in both; the division never changes.
+    The training split has four fifths of the images and the test split one fifth. Both
+    have the same share of each class, and the split is fixed.
 
     Args:
         split (str): 'train' (1,437 images) or 'test' (360).
-        **kwargs: As for MMPretrain's ``BaseDataset``: ``pipeline``, ``test_mode``,
-            ``indices``.
+        **kwargs: Arguments of MMPretrain's ``BaseDataset``: ``pipeline``,
+            ``test_mode``, ``indices``.
 
     Raises:
         ValueError: If the split is unknown.
@@ -38,7 +38,7 @@ class Digits(BaseDataset):
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Read, divide, scale to 0..255 and resize."""
+        """Reads and splits the images, scales them to 0..255 and resizes them."""
         try:
             from sklearn.datasets import load_digits
             from sklearn.model_selection import train_test_split

@@ -1,4 +1,4 @@
-"""Fashion-MNIST in the shape that networks for CIFAR take."""
+"""Fashion-MNIST in the input format of networks for CIFAR."""
 
 import numpy as np
 from mmpretrain.datasets import FashionMNIST
@@ -10,20 +10,20 @@ class FashionMNIST32(FashionMNIST):
     """Fashion-MNIST, 28x28 grey, padded to 32x32 and repeated to three channels.
 
     Args:
-        data_root (str): Folder with the four unpacked IDX files, as
-            ``tools/prepare_fashion_mnist.py`` makes it.
+        data_root (str): Folder with the four unpacked IDX files, as created by
+            ``tools/prepare_fashion_mnist.py``.
         split (str): 'train' (60,000 images) or 'test' (10,000).
-        download (bool): Fetch the files where there is a network.
-        **kwargs: As for MMPretrain's ``FashionMNIST``.
+        download (bool): Whether to download missing files.
+        **kwargs: Arguments of MMPretrain's ``FashionMNIST``.
 
     Raises:
-        FileNotFoundError: If the files are missing and may not be downloaded.
+        FileNotFoundError: If the files are missing and ``download`` is False.
     """
 
     def __init__(
         self, data_root: str, split: str = 'train', download: bool = False, **kwargs
     ) -> None:
-        # MMPretrain 1.2 reads the test files by test_mode, whatever split says.
+        # MMPretrain 1.2 reads the test files if test_mode is set, whatever split is.
         super().__init__(
             data_root=data_root,
             split=split,
@@ -33,7 +33,7 @@ class FashionMNIST32(FashionMNIST):
         )
 
     def load_data_list(self) -> list[dict]:
-        """Read all images; pad 2 pixels on each side."""
+        """Reads all images and pads them by 2 pixels on each side."""
         if not self.download and not self._check_exists():
             raise FileNotFoundError(
                 f'no Fashion-MNIST in data_root={self.data_root!r}: make it with '

@@ -1,10 +1,10 @@
-"""Small data sets as one tensor on the device, augmented a batch at a time.
+"""Small data sets as one tensor on the device, with augmentation of whole batches.
 
-For images of 32x32 the pipeline of one sample after another, its worker processes
-and the copies to a GPU cost more than the network. Here a batch is a few operations,
-wherever the model is. Crops and flips are distributed as those of MMPretrain's
-transforms, and follow from seed, epoch and sample alone: neither what ran before nor
-the number of processes changes them.
+For images of 32x32, a pipeline per sample, its worker processes and the copies to the
+GPU take longer than the network. Here a batch takes a few operations on the device of
+the model. Crops and flips have the distributions of MMPretrain's transforms. They
+follow from seed, epoch and sample alone, independent of the history of the run and of
+the number of processes.
 """
 
 import inspect
@@ -34,7 +34,7 @@ from ..registry import find_class
 from .seeding import SeededIndex, has_deterministic_order
 from .wrapped import leaves
 
-#: Transforms that make the same of an image whenever they see it.
+#: Deterministic transforms.
 _STILL = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop, Pad)
 _WAY_OUT = 'or leave InMemory out'
 
@@ -42,13 +42,13 @@ _WAY_OUT = 'or leave InMemory out'
 def crop_and_flip(
     images: Tensor, offsets: Tensor, flips: Tensor, padding: int
 ) -> Tensor:
-    """Pad every image with zeros, crop it to its own size, and maybe mirror it.
+    """Pads every image with zeros, crops it to its own size, and mirrors some crops.
 
     Args:
         images (Tensor): (N, C, H, W).
         offsets (Tensor): (N, 2), int64: first row and column of each crop in the
-            padded image, 0 to 2 * ``padding``.
-        flips (Tensor): (N,), bool: which crops to mirror.
+            padded image, from 0 to 2 * ``padding``.
+        flips (Tensor): (N,), bool: whether to mirror each crop.
         padding (int): Pixels on each side.
 
     Returns:
@@ -62,7 +62,7 @@ def crop_and_flip(
     """
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, [padding] * 4)
-    # A view of all (2 * padding + 1)^2 crops, of which one is copied.
+    # A view of all (2 * padding + 1)^2 crops, from which one per image is copied.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     sample = torch.arange(n, device=images.device)
     crops = windows[sample, :, offsets[:, 0], offsets[:, 1]]
@@ -71,30 +71,30 @@ def crop_and_flip(
 
 @DATASETS.register_module()
 class InMemory(Dataset):
-    """A data set of equally sized images, all of them in one tensor.
+    """A data set with images of equal size, all in one tensor.
 
-    Reads the images of another data set once, through what its pipeline does to every
-    image alike, and does the rest of the pipeline's work on whole batches.
-    :class:`~mmirnet.datasets.DeterministicSampler` tells it seed and epoch; it needs
-    ``collate_fn=dict(type='as_is')`` and no worker processes. :func:`keep_in_memory`
-    writes all of that into a config.
+    The data set reads the images of another data set once, through the deterministic
+    part of its pipeline, and applies the rest of the pipeline to whole batches.
+    :class:`~mmirnet.datasets.DeterministicSampler` provides seed and epoch. The data
+    loader needs ``collate_fn=dict(type='as_is')`` and no worker processes.
+    :func:`keep_in_memory` sets this in a config.
 
     Args:
-        dataset (dict): The data set's config; MMEngine's wrappers may be around it. Its
+        dataset (dict): Config of the data set, in MMEngine's wrappers or not. Its
             pipeline may start with ``LoadImageFromFile``, ``Resize``, ``ResizeEdge``,
-            ``CenterCrop`` and ``Pad``, then have a ``RandomCrop`` to the image's own
-            size with zeros around it and a horizontal ``RandomFlip``, and ends in
+            ``CenterCrop`` and ``Pad``. A ``RandomCrop`` to the image's own size with
+            zero padding and a horizontal ``RandomFlip`` may follow. It ends with
             ``PackInputs``.
-        device (str | None): Where the images are kept, by default where MMEngine
-            puts the model.
+        device (str | None): Device of the images. Defaults to the device on which
+            MMEngine puts the model.
 
     Attributes:
-        reading (list): The transforms that read a file and prepare it; empty where
-            the data set itself holds the images.
+        reading (list): Transforms that read and prepare a file. Empty if the data set
+            holds its images.
 
     Raises:
-        ValueError: If the pipeline has anything else, images differ in size, or an
-            image has not one label.
+        ValueError: If the pipeline has other transforms, if the images differ in size,
+            or if an image does not have exactly one label.
 
     Example:
         >>> from mmirnet.datasets import DeterministicSampler
@@ -106,7 +106,7 @@ class InMemory(Dataset):
         torch.Size([64, 3, 32, 32])
     """
 
-    #: Whole batches of seeded indices come here as they are.
+    #: Batches of seeded indices are passed on unchanged.
     draws_by_seeded_index = True
 
     def __init__(self, dataset: dict, device: str | None = None) -> None:
@@ -118,10 +118,10 @@ class InMemory(Dataset):
         from_files = any(isinstance(t, LoadImageFromFile) for t in still)
         self.reading = still if from_files else []
         read = Compose(still)
-        # Wrappers may show an image several times, and it is kept once.
+        # Wrappers may repeat an image, which is stored once.
         places = [_place(source, i, name) for i in range(len(source))]
         rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
-        #: Names of the data sets that the images come from.
+        #: Names of the data sets with the images.
         self.sources = list(dict.fromkeys(type(leaf).__name__ for leaf, _ in rows))
         found = [read(leaf.get_data_info(index)) for leaf, index in rows]
         images = _same_size([item.get('img') for item in found], name)
@@ -141,7 +141,7 @@ class InMemory(Dataset):
     def _augmentation(
         self, transforms: Sequence[Any], pipeline: Sequence[dict]
     ) -> tuple[int, float]:
-        """Padding of the crop and probability of the flip in a pipeline's words."""
+        """Returns padding of the crop and probability of the flip in a pipeline."""
         padding, flip_prob = 0, 0.0
         *transforms, last = transforms or [None]
         fits = isinstance(last, PackInputs)
@@ -167,7 +167,7 @@ class InMemory(Dataset):
         return padding, flip_prob
 
     def _draw(self, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Crop and flip of every sample in an epoch."""
+        """Draws crop and flip of all samples in an epoch."""
         if self._drawn_for != (seed, epoch):
             words = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(words[0]))
@@ -183,11 +183,11 @@ class InMemory(Dataset):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict:
-        """A batch, as MMPretrain's data preprocessor takes it.
+        """Returns a batch for MMPretrain's data preprocessor.
 
         Args:
-            indices (Sequence[int]): Samples of one epoch; seeded ones where there is
-                something to draw.
+            indices (Sequence[int]): Samples of one epoch, as seeded indices if the
+                pipeline has random transforms.
 
         Returns:
             dict: ``inputs``, (N, 3, H, W) uint8 on the device, and ``data_samples``,
@@ -215,36 +215,37 @@ class InMemory(Dataset):
         samples = []
         for index, label in zip(indices, self.labels[rows].split(1), strict=True):
             sample = DataSample()
-            # Half the time of set_gt_label, which checks what is known here.
+            # Twice as fast as set_gt_label, whose checks are not needed here.
             sample.set_field(label, 'gt_label')
             sample.set_field(int(index), 'sample_idx', field_type='metainfo')
             samples.append(sample)
         return dict(inputs=images, data_samples=samples)
 
     def __getitem__(self, index: int) -> dict:
-        """One sample, in the form of one from an ordinary pipeline."""
+        """Returns one sample in the format of an ordinary pipeline."""
         batch = self.__getitems__([index])
         return dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
 
 
 @FUNCTIONS.register_module()
 def as_is(batch: dict) -> dict:
-    """Collate what is a batch already."""
+    """Collates nothing, because the data set already returns a batch."""
     return batch
 
 
 def is_in_memory(dataloader: dict) -> bool:
-    """Whether a data loader's config names an :class:`InMemory` data set."""
+    """Whether a data loader's config has an :class:`InMemory` data set."""
     dataset = dataloader.get('dataset')
     kind = dataset.get('type') if isinstance(dataset, dict) else None
     return find_class(DATASETS, kind) is InMemory
 
 
 def read_each_image(dataloader: ConfigDict) -> None:
-    """Undoes :func:`keep_in_memory`, where images have to come one by one.
+    """Reverts :func:`keep_in_memory` if images are needed one by one.
 
     Args:
-        dataloader (ConfigDict): Changed in place; one of another data set stays.
+        dataloader (ConfigDict): Config, changed in place. Configs of other data sets
+            do not change.
     """
     if is_in_memory(dataloader):
         dataloader.dataset = dataloader.dataset.dataset
@@ -252,16 +253,17 @@ def read_each_image(dataloader: ConfigDict) -> None:
 
 
 def keep_in_memory(dataloader: ConfigDict) -> None:
-    """Rewrite a data loader's config to keep its data set in memory.
+    """Changes the config of a data loader to keep its data set in memory.
 
-    A loader that keeps it there already is left as it is.
+    A config that already does so does not change.
 
     Args:
-        dataloader (ConfigDict): Changed in place. MMEngine's samplers hand out seeds
-            then; another one stays where the pipeline draws nothing.
+        dataloader (ConfigDict): Config, changed in place. MMEngine's samplers are
+            replaced by one with seeds. Other samplers stay if the pipeline has no
+            random transforms.
 
     Raises:
-        ValueError: If its sampler or ``collate_fn`` cannot be kept.
+        ValueError: If its sampler or ``collate_fn`` is not supported.
     """
     if is_in_memory(dataloader):
         return
@@ -291,7 +293,7 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     dataloader.collate_fn = dict(type='as_is')
     dataloader.num_workers = 0
     dataloader.persistent_workers = dataloader.pin_memory = False
-    # What torch refuses without workers.
+    # torch refuses these options without workers.
     for option in ('prefetch_factor', 'multiprocessing_context', 'timeout'):
         dataloader.pop(option, None)
 
@@ -304,7 +306,7 @@ def _draws(dataset: dict) -> bool:
 
 
 def _pipeline(dataset: dict) -> list[dict]:
-    """The pipeline of a data set, or of all those inside it."""
+    """Returns the pipeline of a data set, or of all data sets inside it."""
     specs = [spec for _, spec in leaves(dataset)]
     if not all(isinstance(spec, dict) for spec in specs):
         raise ConfigError(
@@ -332,7 +334,7 @@ def _without_pipeline(dataset: dict) -> dict:
 
 
 def _place(dataset: Dataset, index: int, name: str) -> tuple[Dataset, int]:
-    """The data set inside wrappers that has a sample, and its index there."""
+    """Returns the data set inside wrappers with a sample, and its index there."""
     while isinstance(dataset, (ConcatDataset, RepeatDataset, ClassBalancedDataset)):
         place = dataset._get_ori_dataset_idx(index)
         if isinstance(place, tuple):
@@ -349,7 +351,7 @@ def _place(dataset: Dataset, index: int, name: str) -> tuple[Dataset, int]:
 
 
 def _same_size(images: list[np.ndarray | None], name: str) -> np.ndarray:
-    """Images (N, H, W, C) in one array."""
+    """Stacks images to one array (N, H, W, C)."""
     if not images:
         raise ConfigError(f'InMemory has nothing to keep: {name} is empty')
     if any(image is None for image in images):

@@ -1,4 +1,4 @@
-"""Reading images from files."""
+"""A transform that reads image files."""
 
 import numpy as np
 from mmcv import image as mmcv_image
@@ -12,26 +12,26 @@ from ..images import decode
 
 @TRANSFORMS.register_module(force=True)
 class LoadImageFromFile(transforms.LoadImageFromFile):
-    """mmcv's transform with the reader that prediction and the runtime have, too.
+    """mmcv's transform with the image reader of prediction and runtime.
 
-    Takes mmcv's arguments, and its place in MMPretrain's configs: of mmcv's own class,
-    which a config may name as a class, the method is replaced. The pixels are mmcv's.
-    A file that cannot be read is named, and one that is cut off is refused, which
-    OpenCV before version 5 fills up with grey.
+    The transform has mmcv's arguments and replaces mmcv's in MMPretrain's configs. If a
+    config names mmcv's class itself, its method is replaced. The pixels are the same as
+    mmcv's. A file that cannot be read is named in the error. Truncated files are
+    refused, whereas OpenCV before version 5 fills them with grey.
 
     Raises:
-        OSError: If a file is no image.
+        OSError: If a file is not an image.
     """
 
     def transform(self, results: dict) -> dict | None:
-        """Read the image at ``results['img_path']`` into ``results['img']``."""
+        """Reads the image at ``results['img_path']`` into ``results['img']``."""
         path = results['img_path']
         try:
             image = _decoded(self, _bytes(self, path), path)
         except Exception as error:
             if self.ignore_empty:
                 return None
-            if isinstance(error, OSError):  # which names the file
+            if isinstance(error, OSError):  # it names the file
                 raise
             reason = first_line(error)
             raise OSError(f'cannot read image {path}: {reason}') from error

@@ -1,8 +1,9 @@
-"""Randomness of a sample that depends on where it is, not on what came before.
+"""Random numbers of a sample that depend on its place and not on earlier samples.
 
-A sampler hands out indices that carry their own seed, made of the run's seed, the
-rank, the epoch and the index; the data set seeds itself from it. A resumed run, or
-one with another number of data workers, then sees the same augmented images.
+A sampler returns indices with a seed, which combines the seed of the run, the rank, the
+epoch and the index. The data set seeds the random number generators with it. As a
+result, a resumed run, or a run with another number of workers, has the same augmented
+images.
 """
 
 import copy
@@ -20,7 +21,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 
 def seed_all(*words: int) -> None:
-    """Seed Python, numpy and torch from some whole numbers.
+    """Seeds Python, numpy and torch with a sequence of integers.
+
+    Args:
+        *words (int): The integers.
 
     Example:
         >>> seed_all(0, 3)
@@ -36,12 +40,12 @@ def seed_all(*words: int) -> None:
 
 
 class SeededIndex(int):
-    """An index into a data set, with the seed of what happens to the sample."""
+    """An index into a data set, with the seed for the transforms of the sample."""
 
     seed: tuple[int, ...]
 
     def __new__(cls, index: int, seed: tuple[int, ...]) -> 'SeededIndex':
-        """An index that equals ``index``."""
+        """Creates an index that equals ``index``."""
         self = super().__new__(cls, index)
         self.seed = seed
         return self
@@ -52,14 +56,14 @@ class SeededIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class DeterministicSampler(DefaultSampler):
-    """MMEngine's default sampler, with seeded indices and a place to start at.
+    """MMEngine's default sampler with seeded indices and a start position.
 
-    Takes the same arguments and gives the same order.
+    It has the same arguments and gives the same order.
 
     Attributes:
-        start (int): How many images of the epoch, those of all ranks together, the
-            next iteration skips; it is 0 again afterwards. The ranks share what is
-            left, however many shared what went before.
+        start (int): Number of images in the epoch, over all ranks, that the next
+            iteration skips. Afterwards it is 0 again. The ranks share the remaining
+            images, however many ranks shared those before.
 
     Example:
         >>> sampler = DeterministicSampler(range(10), shuffle=False, seed=0)
@@ -71,7 +75,7 @@ class DeterministicSampler(DefaultSampler):
     start = 0
 
     def __iter__(self):
-        """Yield the indices of this rank's samples."""
+        """Yields the indices of this rank's samples."""
         start, self.start = self.start, 0
         whole = copy.copy(self)
         whole.rank, whole.world_size, whole.total_size = 0, 1, len(self.dataset)
@@ -84,7 +88,7 @@ class DeterministicSampler(DefaultSampler):
             yield SeededIndex(i, (self.seed, self.rank, self.epoch, i))
 
     def left(self, start: int) -> int:
-        """How many samples this rank has when ``start`` images are skipped."""
+        """Returns the number of this rank's samples after skipping ``start`` images."""
         rest = max(len(self.dataset) - start, 0)
         if not self.round_up:
             rest -= self.rank
@@ -92,21 +96,21 @@ class DeterministicSampler(DefaultSampler):
 
 
 def has_deterministic_order(kind: object) -> bool:
-    """Whether a sampler's class gives the order that DeterministicSampler gives."""
+    """Whether a sampler class has the same order as DeterministicSampler."""
     if kind in (DefaultSampler, InfiniteSampler):
         return True
     return inspect.isclass(kind) and issubclass(kind, DeterministicSampler)
 
 
 class SeededDataset(Dataset):
-    """A data set whose samples draw from the seed of their index.
+    """A data set whose transforms use the seed of the index.
 
-    It belongs outside of whatever else wraps the data: subsets, concatenations and
-    repetitions hand plain indices on.
+    It has to be the outermost wrapper, because subsets, concatenations and repetitions
+    pass on plain indices.
 
     Args:
-        dataset (Dataset | dict): Any data set, or its config; its other attributes
-            show through.
+        dataset (Dataset | dict): Any data set, or its config. Its other attributes are
+            accessible.
     """
 
     def __init__(self, dataset: Dataset | dict) -> None:
@@ -122,7 +126,7 @@ class SeededDataset(Dataset):
         if get_worker_info() is not None:
             seed_all(*index.seed)
             return self.dataset[int(index)]
-        # In the main process the model draws from the same generators.
+        # In the main process the model uses the same random number generators.
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             seed_all(*index.seed)
@@ -133,14 +137,14 @@ class SeededDataset(Dataset):
             torch.set_rng_state(states[2])
 
     def __getitems__(self, indices: Sequence[int]):
-        """A batch, for torch's loader, which asks for this before single samples."""
+        """Returns a batch. torch's loader prefers this method to single samples."""
         if getattr(self.dataset, 'draws_by_seeded_index', False):
             return self.dataset.__getitems__(indices)
         return [self[index] for index in indices]
 
     def __getattr__(self, name: str):
-        # Protocols of Python and torch do not show through: they would go past the
-        # seeds. The data set is not there yet while it is unpickled.
+        # Special methods are not forwarded, because they would bypass the seeds. During
+        # unpickling, the data set does not exist yet.
         if name == 'dataset' or name.startswith('__'):
             raise AttributeError(name)
         return getattr(self.dataset, name)

@@ -1,7 +1,7 @@
-"""Trained models by name: a folder behind a URL, checked, cached, and used.
+"""Trained models by name: downloaded, verified, cached and loaded.
 
-:func:`fetch` needs requests, filelock and rich; a zoo in a local folder needs none
-of them. torch and OpenMMLab are imported only to build or load a model.
+:func:`fetch` needs requests, filelock and rich for a zoo behind a URL, but not for one
+in a local folder. torch and OpenMMLab are imported only to build or load a model.
 """
 
 from ..errors import ZooError

@@ -1,9 +1,9 @@
-"""Files over HTTP: retried, resumed, and checked before they get their name.
+"""Downloads over HTTP with retries, resumption and verification.
 
-Whoever answers is not trusted: the length and SHA-256 that are asked for decide
-what is kept. Plain HTTP, which shows and lets anyone change what is sent, is for
-loopback hosts, or for those who set ``MMIRNET_ZOO_HTTP=1``. pooch resumes no broken
-download, so that this is not left to it.
+The server is not trusted: a file is kept only if its length and SHA-256 are correct.
+Plain HTTP is not private and can be tampered with. It is accepted only for loopback
+hosts, or with ``MMIRNET_ZOO_HTTP=1``. pooch is not used, because it cannot resume
+interrupted downloads.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from ..errors import ZooError
 from ..files import is_intact
 from .index import UnreachableError
 
-#: How often to try again, and how long to wait: 0, 1, 2, 4 and 8 seconds, and up to
-#: one more, so that many machines do not come back together.
+#: Number of retries, with delays of 0, 1, 2, 4 and 8 seconds. Up to one second is added
+#: so that many machines do not retry at the same time.
 RETRIES = Retry(total=5, backoff_factor=0.5, backoff_jitter=1.0)
-#: Seconds to connect, and without a byte.
+#: Timeouts in seconds: to connect, and without receiving data.
 TIMEOUT = (10.0, 30.0)
-#: Seconds a server may ask to wait (Retry-After) before the next try.
+#: Maximum delay in seconds that a server may request (Retry-After).
 LONGEST_WAIT = 60.0
 
 __all__ = ['FileLock', 'check_address', 'download', 'get']
@@ -43,7 +43,7 @@ _T = TypeVar('_T')
 
 
 class _Passing(Exception):
-    """A failure that may not come again; holds the server's answer, if any."""
+    """A failure that may be temporary, with the response of the server, if any."""
 
     def __init__(self, why: object, response: requests.Response | None = None):
         super().__init__(str(why))
@@ -51,15 +51,15 @@ class _Passing(Exception):
 
 
 def check_address(url: str, source: str | None = None) -> None:
-    """Refuses addresses that would be read over plain HTTP.
+    """Refuses addresses with plain HTTP.
 
     Args:
-        url: The address.
-        source: The address that redirected there, if one did.
+        url (str): The address.
+        source (str | None): The address that redirected to it, if any.
 
     Raises:
-        ZooError: If the address is neither HTTPS nor allowed otherwise, or if it
-            leads from HTTPS to plain HTTP.
+        ZooError: If the address is neither HTTPS nor allowed otherwise, or if HTTPS
+            redirects to plain HTTP.
 
     Example:
         >>> check_address('http://localhost:8000/')
@@ -81,17 +81,17 @@ def check_address(url: str, source: str | None = None) -> None:
 
 
 def get(url: str, limit: int) -> bytes:
-    """Reads a small file.
+    """Downloads a small file into memory.
 
     Args:
-        url: Its address.
-        limit: The most bytes it may have.
+        url (str): Its address.
+        limit (int): Maximum size in bytes.
 
     Returns:
-        Its content.
+        bytes: Its content.
 
     Raises:
-        UnreachableError: If it cannot be had, after retries.
+        UnreachableError: If the download fails after all retries.
         ZooError: If the address is not allowed, or the file is too long.
 
     Example:
@@ -111,20 +111,21 @@ def get(url: str, limit: int) -> bytes:
 
 
 def download(url: str, path: Path, size: int, digest: str) -> None:
-    """Downloads a file, or the part of it that an earlier call left open.
+    """Downloads a file, or the rest of it after an interrupted download.
 
     Args:
-        url: Its address.
-        path: What it is to be called here. Its folder must exist. Until the file is
-            whole it is called ``<path>.part``; one process at a time may call this.
-        size: Its length in bytes.
-        digest: Its SHA-256.
+        url (str): Its address.
+        path (Path): Target, in an existing folder. Until the download is complete, the
+            file is named ``<path>.part``. Only one process at a time may call this.
+        size (int): Its length in bytes.
+        digest (str): Its SHA-256.
 
     Raises:
-        UnreachableError: If it cannot be had, after retries. What came is kept.
-        ZooError: If the address is not allowed or the content is not what was asked
-            for, of which nothing is kept.
-        OSError: If the disk is full or the folder cannot be written.
+        UnreachableError: If the download fails after all retries. The part that was
+            received is kept.
+        ZooError: If the address is not allowed, or if the content has the wrong digest.
+            Nothing is kept in that case.
+        OSError: If the disk is full or the folder is not writable.
 
     Example:
         >>> download('https://example.org/x', Path('x'), 3, 'ab...')  # doctest: +SKIP
@@ -132,7 +133,7 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
     part = path.with_name(f'{path.name}.part')
 
     def attempt() -> None:
-        if is_intact(part, size, digest):  # its process was killed just then
+        if is_intact(part, size, digest):  # a process was killed before the rename
             return
         start = part.stat().st_size if part.exists() else 0
         start = start if start < size else 0
@@ -141,7 +142,7 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
             return
         part.unlink()
         wrong = f'{url} does not have the SHA-256 {digest} of the index'
-        if start:  # the earlier part may be to blame
+        if start:  # the part from earlier may be wrong
             raise _Passing(wrong)
         raise ZooError(wrong)
 
@@ -150,10 +151,10 @@ def download(url: str, path: Path, size: int, digest: str) -> None:
 
 
 def _append(url: str, part: Path, start: int, size: int) -> None:
-    """Brings a partial file of `start` bytes to its full size.
+    """Completes a partial file of `start` bytes.
 
-    Where the server sends the whole file after all, or another range of another
-    file, the partial file is emptied.
+    If the server sends the entire file or a range of another file, the partial file is
+    truncated first.
     """
     headers = {'Range': f'bytes={start}-'} if start else {}
     with _open(url, headers) as response:
@@ -178,16 +179,16 @@ def _append(url: str, part: Path, start: int, size: int) -> None:
             if f.tell() < size:
                 raise _Passing(f'{url} ended after {f.tell()} of {size} bytes')
             f.flush()
-            os.fsync(f.fileno())  # the name must not outlive the content
+            os.fsync(f.fileno())  # before the rename
 
 
 @contextlib.contextmanager
 def _open(
     url: str, headers: dict[str, str] | None = None
 ) -> Iterator[requests.Response]:
-    """A successful answer, whose body is still to be read."""
+    """Returns a successful response whose body is not read yet."""
     check_address(url)
-    # Compressed, a file would have another length and other ranges.
+    # Compression would change the length and the ranges.
     headers = {'Accept-Encoding': 'identity', **(headers or {})}
     with requests.Session() as session:
         session.hooks['response'].append(_check_redirect)
@@ -235,7 +236,7 @@ def _retry(attempt: Callable[[], _T], url: str) -> _T:
 
 
 def _delay(retries: Retry, response: requests.Response | None) -> float:
-    """Seconds until the next try: the back-off, or what the server asks for."""
+    """Returns the delay before the next try: back-off, or the server's request."""
     asked = 0.0
     if response is not None:
         with contextlib.suppress(InvalidHeader):
@@ -253,7 +254,7 @@ def _is_loopback(host: str | None) -> bool:
 
 @contextlib.contextmanager
 def _progress(part: Path, start: int, size: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal, if there is one."""
+    """Shows a progress bar if there is a terminal."""
     columns = ('{task.description}', BarColumn(), DownloadColumn())
     with Progress(
         *columns,

@@ -1,9 +1,8 @@
-"""The models among MMEngine's checkpoints and in MMPretrain's hub.
+"""Registers the models with MMEngine's checkpoint loader and MMPretrain's hub.
 
-Imported by ``import mmirnet``: ``irnet://NAME`` then stands for the weights of a
-model wherever a config or a function takes a checkpoint, and
-``mmpretrain.list_models``, ``mmpretrain.get_model`` and MMPretrain's inferencers
-know the models as ``irnet_NAME``.
+``import mmirnet`` imports this module. Afterwards ``irnet://NAME`` works wherever a
+config or function accepts a checkpoint. ``mmpretrain.list_models``,
+``mmpretrain.get_model`` and MMPretrain's inferencers have the models as ``irnet_NAME``.
 """
 
 from typing import Any
@@ -18,19 +17,19 @@ from .store import fetch
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_zoo(filename: str, map_location: Any = None) -> dict:
-    """Loads the weights of a model of the zoo, for training and evaluation.
+    """Loads the weights of a model in the zoo, for training and evaluation.
 
-    Every rank may call this; those of one machine download once.
+    All ranks may call this function. Those of one machine download the file once.
 
     Args:
-        filename: ``irnet://NAME``.
-        map_location: As for torch.load.
+        filename (str): ``irnet://NAME``.
+        map_location: Argument of ``torch.load``.
 
     Returns:
-        ``state_dict``, with latent weights for the binary layers, and ``meta``.
+        dict: ``state_dict``, with latent weights for the binary layers, and ``meta``.
 
     Raises:
-        ZooError: As :func:`~mmirnet.zoo.fetch`.
+        ZooError: As for :func:`~mmirnet.zoo.fetch`.
     """
     return load_packed_checkpoint(fetch(filename.removeprefix(SCHEME)), map_location)
 

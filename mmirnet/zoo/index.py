@@ -1,4 +1,4 @@
-"""``index.json``: what a zoo holds. It may come from anywhere, so all is checked.
+"""``index.json``, the list of models in a zoo, with validation.
 
 ::
 
@@ -11,9 +11,9 @@
                          "command": "python tools/train.py ...",
                          "log": "NAME-1a2b3c4d.jsonl"}}}
 
-Names of files are plain names, and carry the first eight characters of their
-SHA-256, so that one name never means two contents. ``epochs`` and what follows
-may be absent.
+File names have no folder and contain the first eight digits of their SHA-256, so files
+with different content have different names. ``epochs`` and the fields after it are
+optional.
 """
 
 import json
@@ -26,7 +26,7 @@ from typing import Any
 from ..errors import ZooError
 
 FORMAT = 1
-# Far above any network of this project, far below what would hurt a machine.
+# Much larger than any network of this project, and small enough for any machine.
 MAX_FILE_BYTES = 1 << 30
 MAX_INDEX_BYTES = 1 << 22
 
@@ -35,7 +35,7 @@ _SHA256 = re.compile(r'[0-9a-f]{64}')
 
 
 class UnreachableError(ZooError):
-    """A zoo that gives no answer, or not the file."""
+    """A zoo, or a file in it, cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Entry:
     """A trained model in a zoo.
 
     Attributes:
-        file: Name of the packed file in the zoo's folder.
-        bytes: Its size.
-        sha256: Its digest, 64 hexadecimal digits.
-        config: Its config, relative to ``configs/``.
-        dataset: What it was trained on.
-        metrics: Measured on the packed file, by name.
-        epochs: Length of the training.
-        seed: Seed of the training.
-        date: Day of the training, ``YYYY-MM-DD``.
-        command: How it was trained.
-        log: Name of the training's log in the zoo's folder.
+        file (str): Name of the packed file in the zoo's folder.
+        bytes (int): Its size.
+        sha256 (str): Its digest, 64 hexadecimal digits.
+        config (str): Its config, relative to ``configs/``.
+        dataset (str): Its training data.
+        metrics (dict[str, float]): Metrics of the packed file, by name.
+        epochs (int | None): Length of the training.
+        seed (int | None): Seed of the training.
+        date (str | None): Day of the training, ``YYYY-MM-DD``.
+        command (str | None): Command that trained it.
+        log (str | None): Name of the training log in the zoo's folder.
     """
 
     file: str
@@ -115,14 +115,15 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_model_name(name: Any, where: str = '') -> None:
-    """Refuses what cannot be the name of a model: names of files are made of it.
+    """Refuses invalid names of models, from which file names are made.
 
     Args:
-        name: The name.
-        where: What the message starts with.
+        name (Any): The name.
+        where (str): Start of the message.
 
     Raises:
-        ZooError: If it is not made of plain letters, digits, ``_``, ``.`` and ``-``.
+        ZooError: If it has characters other than letters, digits, ``_``, ``.`` and
+            ``-``.
 
     Example:
         >>> check_model_name('resnet20_mine')
@@ -135,18 +136,17 @@ def check_model_name(name: Any, where: str = '') -> None:
 
 
 def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
-    """Reads and checks the text of an ``index.json``.
+    """Reads and validates the text of an ``index.json``.
 
     Args:
-        text: The text, as a string or in UTF-8.
-        zoo: The zoo it comes from, for messages.
+        text (str | bytes): The text, as a string or in UTF-8.
+        zoo (str): The zoo that it comes from, for messages.
 
     Returns:
-        The entries by name of the model. Fields that this version does not know
-        are ignored.
+        dict[str, Entry]: The entries by model name. Unknown fields are ignored.
 
     Raises:
-        ZooError: If anything is missing or wrong; names the zoo and the field.
+        ZooError: If a field is missing or invalid; names the zoo and the field.
 
     Example:
         >>> parse_index('{"format": 1, "models": {}}', 'zoo/')
@@ -171,7 +171,13 @@ def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
 
 
 def render_index(entries: dict[str, Entry]) -> str:
-    """The text of an ``index.json``.
+    """Formats an ``index.json``.
+
+    Args:
+        entries (dict[str, Entry]): The entries by model name.
+
+    Returns:
+        str: The text.
 
     Example:
         >>> render_index({})

@@ -1,8 +1,8 @@
-"""The index of the configs, in OpenMMLab's format.
+"""The metafile of the configs, in OpenMMLab's format.
 
-``configs/irnet/metafile.yml`` has an entry for each config: what the network costs,
-computed from the config; the paper's accuracy; and, where a trained model is
-published, its accuracy, how it was trained, and its weights.
+``configs/irnet/metafile.yml`` has an entry for each config: the size and operations of
+the network, computed from the config, and the paper's accuracy. If a trained model is
+published, the entry also has its accuracy, its training and its weights.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from .index import Entry, parse_index
 from .names import MIM, PREFIX, SCHEME, dataset_of
 
-#: The folder that holds configs/ and zoo/: a checkout, or the installed package's own.
+#: Folder with configs/ and zoo/: a checkout, or the folder of the installed package.
 ROOT = (MIM / 'configs').resolve().parent
 METAFILE = 'configs/irnet/metafile.yml'
 _HEADER = '# Written by tools/zoo/metafile.py.\n'
@@ -36,17 +36,17 @@ _COLLECTION = {
 
 
 class PaperAccuracy(NamedTuple):
-    """What the paper reports for a network, in %."""
+    """Accuracy of a network in the paper, in %."""
 
     top1: float
     top5: float | None = None
     source: str = 'paper'
 
 
-#: The paper's figures, https://arxiv.org/abs/1909.10788, by name of the config.
+#: The paper's figures (https://arxiv.org/abs/1909.10788) by name of the config.
 PAPER = {
     'resnet20_bireal_cifar10': PaperAccuracy(86.5),
-    # Of its ablation; recalled, not checked again.
+    # From the paper's ablation, quoted from memory.
     'resnet20_normal_cifar10': PaperAccuracy(85.4, source='paper, recalled'),
     'resnet20_w1a32_cifar10': PaperAccuracy(90.8),
     'resnet18_normal_cifar10': PaperAccuracy(91.5),
@@ -58,12 +58,12 @@ PAPER = {
 }
 _METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
 _STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
-#: What the entry tells of a published model's training, by key of the index.
+#: Fields on the training of a published model, by key of the index.
 _RUN = ('bytes', 'epochs', 'seed', 'date', 'command', 'log')
 
 
 def published() -> dict[str, Entry]:
-    """The published models by name, from ``zoo/index.json``; none without it."""
+    """Returns the published models in ``zoo/index.json`` by name."""
     index = ROOT / 'zoo' / 'index.json'
     return parse_index(index.read_bytes(), 'zoo') if index.is_file() else {}
 
@@ -89,7 +89,7 @@ def _our_result(model: Entry) -> dict[str, Any]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What a config says of its network and its training, and what that costs."""
+    """Returns the network, training, size and operations of a config."""
     cfg = Config.fromfile(path)
     backbone = cfg.model.backbone
     depth = backbone.get('depth')
@@ -112,7 +112,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def entry(path: Path, model: Entry | None = None) -> dict[str, Any]:
-    """The entry of one config.
+    """Creates the entry of one config.
 
     Args:
         path (Path): The config file.
@@ -152,23 +152,23 @@ def entry(path: Path, model: Entry | None = None) -> dict[str, Any]:
 
 
 def entries() -> list[dict[str, Any]]:
-    """The entries of all configs, computed anew, in the order of their names."""
+    """Creates the entries of all configs, sorted by name."""
     models = published()
     paths = sorted((ROOT / 'configs' / 'irnet').glob('*.py'))
     return [entry(path, models.get(path.stem)) for path in paths]
 
 
 def render() -> str:
-    """The text of the metafile, computed anew."""
+    """Creates the text of the metafile."""
     index = {'Collections': [_COLLECTION], 'Models': entries()}
     return _HEADER + yaml.safe_dump(index, sort_keys=False, width=100)
 
 
 def write() -> Path:
-    """Writes the metafile anew.
+    """Writes the metafile.
 
     Returns:
-        Path: Its file.
+        Path: The metafile.
     """
     path = ROOT / METAFILE
     path.write_text(render())
@@ -179,7 +179,7 @@ def check() -> None:
     """Compares the metafile with the configs and the index of published models.
 
     Raises:
-        ValueError: If the file is not what would be written now.
+        ValueError: If the metafile is out of date.
     """
     if (ROOT / METAFILE).read_text() != render():
         raise ConfigError(f'{METAFILE} is out of date: run tools/zoo/metafile.py')

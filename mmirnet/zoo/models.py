@@ -1,4 +1,4 @@
-"""Models by name: which there are, and building one."""
+"""Lists and builds models by name."""
 
 import fnmatch
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,19 @@ def list_models(
     """Lists the models of this package.
 
     Args:
-        pattern: Wildcards that the start of a name must match, as in
+        pattern (str | None): Wildcard pattern for the start of a name, as in
             ``mmpretrain.list_models``. Defaults to all names.
-        dataset: One of ``'digits'``, ``'Fashion-MNIST'``, ``'CIFAR-10'`` and
-            ``'ImageNet-1k'``. Defaults to all.
-        pretrained: Only those that the zoo has weights of, which asks the zoo.
+        dataset (str | None): One of ``'digits'``, ``'Fashion-MNIST'``, ``'CIFAR-10'``
+            and ``'ImageNet-1k'``. Defaults to all.
+        pretrained (bool): Whether to list only models with weights in the zoo, which
+            reads its index. Defaults to False.
 
     Returns:
-        Sorted names.
+        list[str]: Sorted names.
 
     Raises:
-        ValueError: If no model is for that data set.
-        ZooError: If the zoo is to be asked and cannot be reached.
+        ValueError: If there is no model for the data set.
+        ZooError: If the index is needed and the zoo cannot be reached.
 
     Example:
         >>> list_models('resnet18', dataset='CIFAR-10')
@@ -64,18 +65,18 @@ def get_model(
     """Builds a model from its config.
 
     Args:
-        name: A name of :func:`list_models`, with or without ``irnet_`` in front.
-        pretrained: Loads the zoo's weights, or those of a checkpoint. Defaults to
-            False.
-        device: Where to put the model. Defaults to the CPU.
-        **kwargs: More arguments of ``mmpretrain.get_model``, such as
+        name (str): A name from :func:`list_models`, with or without ``irnet_``.
+        pretrained (bool | str): Whether to load the weights in the zoo, or the path of
+            a checkpoint. Defaults to False.
+        device (str | torch.device | None): Device of the model. Defaults to the CPU.
+        **kwargs: Arguments of ``mmpretrain.get_model``, such as
             ``head=dict(num_classes=5)``.
 
     Returns:
-        A classifier of MMPretrain, in evaluation mode.
+        nn.Module: A classifier of MMPretrain, in evaluation mode.
 
     Raises:
-        ZooError: If there is no such model, or no weights of it.
+        ZooError: If there is no such model, or if it has no weights in the zoo.
 
     Example:
         >>> model = get_model('resnet20_bireal_digits')

@@ -1,17 +1,17 @@
-"""Names of the models: the stems of ``configs/irnet/*.py``."""
+"""Names of the models, which are the stems of ``configs/irnet/*.py``."""
 
 import difflib
 from pathlib import Path
 
 from ..errors import ZooError
 
-#: Where a checkout and a wheel both have ``configs/`` and ``model-index.yml``.
+#: Folder with ``configs/`` and ``model-index.yml``, in a checkout and in a wheel.
 MIM = Path(__file__).parents[1] / '.mim'
-#: What names start with in MMPretrain's hub, which holds models of all kinds.
+#: Prefix of the names in MMPretrain's hub.
 PREFIX = 'irnet_'
-#: Stands for the weights of a model where a checkpoint may.
+#: Prefix of a model's weights in place of a checkpoint.
 SCHEME = 'irnet://'
-#: What names end in, and the data set that it means.
+#: Suffixes of names, and their data sets.
 DATASETS = {
     'digits': 'digits',
     'fashionmnist': 'Fashion-MNIST',
@@ -21,7 +21,10 @@ DATASETS = {
 
 
 def all_names() -> list[str]:
-    """The name of every model, sorted.
+    """Returns the sorted names of all models.
+
+    Returns:
+        list[str]: The names.
 
     Example:
         >>> 'resnet20_bireal_cifar10' in all_names()
@@ -31,10 +34,16 @@ def all_names() -> list[str]:
 
 
 def known(name: str) -> str:
-    """The name of a model as this package writes it, without ``irnet_``.
+    """Returns the canonical name of a model, without ``irnet_``.
+
+    Args:
+        name (str): The name, with or without ``irnet_``.
+
+    Returns:
+        str: The canonical name.
 
     Raises:
-        ZooError: If there is no such model; names the nearest.
+        ZooError: If there is no such model; names the most similar ones.
 
     Example:
         >>> known('irnet_resnet20_bireal_cifar10')
@@ -49,7 +58,13 @@ def known(name: str) -> str:
 
 
 def dataset_of(name: str) -> str | None:
-    """The data set that a name's ending means, if it means one.
+    """Returns the data set for the suffix of a name.
+
+    Args:
+        name (str): Name of a model.
+
+    Returns:
+        str | None: The data set, if the suffix is known.
 
     Example:
         >>> dataset_of('resnet18_bireal_in1k')

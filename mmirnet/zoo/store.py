@@ -1,4 +1,4 @@
-"""Where the zoo is, where its files are kept, and how they get there."""
+"""Locates the zoo and caches its files."""
 
 import contextlib
 import os
@@ -15,12 +15,15 @@ from ..files import is_intact, write_atomic
 from . import names
 from .index import MAX_INDEX_BYTES, Entry, UnreachableError, parse_index
 
-#: The trained models of a checkout; an installed wheel has none.
+#: The trained models of a checkout. An installed wheel has none.
 CHECKOUT_ZOO = Path(__file__).parents[2] / 'zoo'
 
 
 def address() -> str:
-    """The zoo in use: ``$MMIRNET_ZOO``, a URL or a folder, else a checkout's own.
+    """Returns the zoo in use: ``$MMIRNET_ZOO``, or else that of the checkout.
+
+    Returns:
+        str: A URL or a folder.
 
     Raises:
         ZooError: If there is neither.
@@ -37,10 +40,13 @@ def address() -> str:
 
 
 def cache_dir() -> Path:
-    """The folder of downloaded files, where torch.hub keeps checkpoints.
+    """Returns the folder of downloaded files.
 
-    ``$TORCH_HOME``, else ``$XDG_CACHE_HOME/torch``, else ``~/.cache/torch``, and in
-    it ``hub/checkpoints/mmirnet``.
+    It is ``hub/checkpoints/mmirnet`` in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or
+    ``~/.cache/torch``, like that of torch.hub.
+
+    Returns:
+        Path: The folder.
     """
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
     home = os.environ.get('TORCH_HOME', os.path.join(cache, 'torch'))
@@ -48,15 +54,15 @@ def cache_dir() -> Path:
 
 
 def read_index() -> dict[str, Entry]:
-    """Reads the zoo's index anew.
+    """Reads the index of the zoo.
 
     Returns:
-        The entries by name of the model. If the zoo cannot be reached, those of
-        the last time, with a warning.
+        dict[str, Entry]: The entries by model name. If the zoo cannot be reached, those
+        of the cached index, with a warning.
 
     Raises:
-        ZooError: If the zoo cannot be reached and never was, or its index is
-            damaged.
+        ZooError: If the zoo cannot be reached and no index is cached, or if the index
+            is damaged.
     """
     zoo = address()
     if (folder := _folder(zoo)) is not None:
@@ -80,21 +86,21 @@ def read_index() -> dict[str, Entry]:
 
 
 def fetch(name: str) -> Path:
-    """The packed file of a model, downloaded if it is not there yet.
+    """Returns the packed file of a model, and downloads it if necessary.
 
-    A cached file is used without asking the network; a zoo in a local folder is
-    used in place. Several processes that call this together download once.
+    Cached files need no network, and a zoo in a local folder is used in place. Several
+    processes that call this function at the same time download the file once.
 
     Args:
-        name: A name of :func:`~mmirnet.zoo.list_models`, or one that the zoo alone
-            has: of a config of one's own that ``tools/zoo/publish.py`` put there.
+        name (str): A name from :func:`~mmirnet.zoo.list_models`, or the name of another
+            config that ``tools/zoo/publish.py`` added to the zoo.
 
     Returns:
-        Path of a file whose length and SHA-256 are those of the index.
+        Path: A file whose length and SHA-256 match the index.
 
     Raises:
-        ZooError: If there is no such model, the zoo has no weights of it, the zoo
-            cannot be reached, or what it sends is not what its index says.
+        ZooError: If there is no such model, if it has no weights in the zoo, if the zoo
+            cannot be reached, or if the file does not match the index.
 
     Example:
         >>> from mmirnet.runtime import load
@@ -108,7 +114,7 @@ def fetch(name: str) -> Path:
     if (path := _cached(name, zoo)) is not None:
         return path
     with _alone(name):
-        if (path := _cached(name, zoo)) is not None:  # by who held the lock before
+        if (path := _cached(name, zoo)) is not None:  # by the previous lock holder
             return path
         entry = _find(read_index(), name)
         path = cache_dir() / entry.file
@@ -118,7 +124,7 @@ def fetch(name: str) -> Path:
 
 
 def _folder(zoo: str) -> Path | None:
-    """The folder that a zoo's address means, None for a URL."""
+    """Returns the folder of a zoo, or None for a URL."""
     if '://' not in zoo:
         return Path(zoo).expanduser()
     url = urlsplit(zoo)
@@ -139,7 +145,7 @@ def _read_local(folder: Path) -> dict[str, Entry]:
 
 
 def _known(name: str, listed: Callable[[], bool]) -> str:
-    """The name as the index has it, which is asked for names of others alone."""
+    """Returns the name in the index, which is read only for unknown names."""
     try:
         return names.known(name)
     except ZooError as error:
@@ -173,7 +179,7 @@ def _find(index: dict[str, Entry], name: str) -> Entry:
 
 
 def _index_copy(zoo: str) -> Path:
-    """Where the last index of a zoo is kept."""
+    """Returns the path of a zoo's cached index."""
     return cache_dir() / f'index-{sha256(zoo.encode()).hexdigest()[:8]}.json'
 
 
@@ -184,7 +190,7 @@ def _cached_index(zoo: str) -> dict[str, Entry] | None:
 
 
 def _cached(name: str, zoo: str) -> Path | None:
-    """The file of a model, if index and file are here and whole."""
+    """Returns the file of a model if index and file are cached and intact."""
     entry = (_cached_index(zoo) or {}).get(name)
     if entry is not None:
         path = cache_dir() / entry.file
@@ -195,7 +201,7 @@ def _cached(name: str, zoo: str) -> Path | None:
 
 @contextlib.contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """Keeps other processes from downloading the same model."""
+    """Locks a model, so that only one process downloads it."""
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with _network().FileLock(folder / f'{name}.lock'):
@@ -203,7 +209,7 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def _network() -> ModuleType:
-    """What downloads; a cached file or a local zoo needs none of its libraries."""
+    """Imports the download module, whose libraries only downloads need."""
     try:
         from . import download
     except ImportError as error:
