@@ -1,8 +1,8 @@
-"""IR-Net binary neural networks as an MMPretrain plugin.
+"""IR-Net binary neural networks as a plugin for MMPretrain.
 
 Importing this package registers its layers, backbones, hooks, data sets and trained
-models, so that a config needs ``custom_imports = dict(imports=['mmirnet'])`` and no
-more. Without MMEngine nothing is registered: packed models still run.
+models. A config only needs ``custom_imports = dict(imports=['mmirnet'])``. Without
+MMEngine nothing is registered, but packed models can be run.
 """
 
 from importlib.util import find_spec

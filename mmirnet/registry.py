@@ -1,4 +1,4 @@
-"""What a ``type`` of a config stands for: a name, a name with a scope, or a class."""
+"""Looks up the ``type`` of a config: a name, a name with a scope, or a class."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -9,15 +9,15 @@ from mmengine.registry import Registry
 def find_class(
     registry: Registry, kind: str | Callable, scope: str | None = None
 ) -> Callable | None:
-    """The class, or function, that MMEngine would build.
+    """Returns the class or function that MMEngine would build.
 
     Args:
-        registry (Registry): One of ``mmengine.registry``.
-        kind (str | Callable): The value of ``type``.
-        scope (str | None): The config's ``default_scope``; None for the present one.
+        registry (Registry): A registry of ``mmengine.registry``.
+        kind (str | Callable): Value of ``type``.
+        scope (str | None): ``default_scope`` of the config. None means the current one.
 
     Returns:
-        Callable | None: None if nothing of this name is registered.
+        Callable | None: The class, or None if no such name is registered.
 
     Example:
         >>> from mmengine.registry import DATA_SAMPLERS
@@ -29,12 +29,12 @@ def find_class(
     with registry.switch_scope_and_registry(scope) as found:
         try:
             return found.get(kind)
-        except RuntimeError:  # what newer versions raise in place of None
+        except RuntimeError:  # newer versions raise this instead of returning None
             return None
 
 
 def registered_names(registry: Registry, scope: str | None = None) -> list[str]:
-    """All names that :func:`find_class` finds without a scope of their own."""
+    """Returns all names that :func:`find_class` finds without a scope."""
     names = []
     with registry.switch_scope_and_registry(scope) as found:
         while found is not None:
@@ -44,16 +44,16 @@ def registered_names(registry: Registry, scope: str | None = None) -> list[str]:
 
 
 def nearest(name: str, names: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The name that was probably meant, whatever its capitals.
+    """Returns the most similar name, ignoring case.
 
     Args:
-        name (str): What was written.
-        names (Iterable[str]): What could have been.
-        likeness (float): How like they have to be, 0 to 1; see
+        name (str): The given name.
+        names (Iterable[str]): Valid names.
+        likeness (float): Minimum similarity, 0 to 1; see
             ``difflib.get_close_matches``.
 
     Returns:
-        str | None: None if there is none like it.
+        str | None: The name, or None if none is similar enough.
 
     Example:
         >>> nearest('IRconv2D', ['Conv2d', 'IRConv2d'])

@@ -1,4 +1,4 @@
-"""Looking at trained networks: curves, bits and operations, diagnostics."""
+"""Analysis of networks and runs: size and operations, plots, reports."""
 
 from .cost.count import Layer, Summary, summary
 

@@ -1,4 +1,4 @@
-"""Reports on runs as one HTML page that needs nothing beside itself."""
+"""Renders reports on runs as one self-contained HTML page."""
 
 import base64
 import datetime
@@ -38,7 +38,7 @@ class Example(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """What the page shows of a run; empty where there is nothing."""
+    """Content of the page for one run. Missing parts are empty."""
 
     name: str
     settings: dict[str, str]
@@ -53,13 +53,13 @@ class RunReport(NamedTuple):
 
 
 def render(reports: Sequence[RunReport]) -> str:
-    """The page of some runs.
+    """Renders the page.
 
     Args:
-        reports (Sequence[RunReport]): What it shows.
+        reports (Sequence[RunReport]): One report per run.
 
     Returns:
-        str: HTML. All that comes from files is escaped.
+        str: HTML. All text from files is escaped.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -83,7 +83,7 @@ def render(reports: Sequence[RunReport]) -> str:
 
 
 def _side_by_side(tables: Sequence[dict[str, str]]) -> list[tuple[str, list, bool]]:
-    """Rows of several tables: name, a value for each, whether they differ."""
+    """Merges several tables to rows of name, values, and whether these differ."""
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [(name, [table.get(name, '') for table in tables]) for name in names]
     return [(name, values, len(set(values)) > 1) for name, values in rows]
@@ -94,14 +94,14 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def svg_uri(figure: Figure) -> str:
-    """A figure as a data URI."""
+    """Converts a figure to a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='svg', dpi=150)
     return _data_uri(buffer.getvalue(), 'svg+xml')
 
 
 def png_uri(image: np.ndarray) -> str:
-    """An array (H, W, 1 or 3) as a data URI; large ones are made smaller."""
+    """Converts an array (H, W, 1 or 3) to a data URI, and shrinks large arrays."""
     if image.dtype != np.uint8:  # normalised in the pipeline
         low, high = float(image.min()), float(image.max())
         image = (255 * (image - low) / max(high - low, 1e-6)).astype(np.uint8)

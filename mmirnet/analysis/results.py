@@ -1,4 +1,4 @@
-"""What experiments came to: tables and pictures in the README beside their configs."""
+"""Writes tables and plots of experiments into the README of their configs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ..errors import ConfigError
 from . import plots
 
-#: What :func:`update_readme` writes, with its arguments, between two comments.
+#: Generated parts of a page: two comments, with a function and its arguments.
 _MARK = re.compile(
     r'(?P<begin><!-- generated: (?P<what>\w+)(?P<names>[^\n]*) -->\n).*?'
     r'(?P<end><!-- end -->)',
@@ -22,7 +22,13 @@ _MARK = re.compile(
 
 
 def read_results(path: str | Path) -> list[dict]:
-    """The lines of a file of results; none if there is no file.
+    """Reads a file of results.
+
+    Args:
+        path (str | Path): JSON lines file.
+
+    Returns:
+        list[dict]: The lines, or an empty list if the file does not exist.
 
     Raises:
         ValueError: If a line is not JSON; names it.
@@ -40,7 +46,7 @@ def read_results(path: str | Path) -> list[dict]:
 
 
 def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
-    """Results of each config, of its newest digest alone, best mean first."""
+    """Groups results by config, with its newest digest only, best mean first."""
     groups: dict[str, list[dict]] = {}
     for line in results:
         group = groups.setdefault(line['config'], [])
@@ -58,30 +64,30 @@ def _results(folder: str | Path) -> dict[str, list[dict]]:
 
 
 def description(config: str | Path) -> str:
-    """What a config's first comment says of it, up to a colon or full stop."""
+    """Returns the first comment of a config up to a colon or full stop."""
     text = Path(config).read_text()
     (comment,) = re.findall(r'\A# (.+?)[.:;]\s', text, re.DOTALL)
     return comment.replace('\n# ', ' ')
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Formats mean and standard deviation."""
     deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.2f}{deviation}'
 
 
 def table(folder: str | Path, *configs: str, links: str = '') -> str:
-    """The results of a folder of configs as a Markdown table.
+    """Formats the results of a folder of configs as a Markdown table.
 
     Args:
-        folder (str | Path): With the configs and their ``results.jsonl``; costs from
-            ``costs.json`` if it is there.
-        *configs (str): Names of those to list; by default all that have results.
-        links (str): What leads from the page to the folder.
+        folder (str | Path): Folder with the configs, their ``results.jsonl`` and, if
+            measured, ``costs.json``.
+        *configs (str): Names of the configs. Defaults to all with results.
+        links (str): Path from the page to the folder.
 
     Returns:
-        str: A row for each config that has results, best first: mean and standard
-        deviation of the accuracy over seeds, and what the network costs.
+        str: A row per config with results, best first: mean and standard deviation of
+        the accuracy over seeds, and size and speed of the network.
     """
     folder = Path(folder)
     measured = read_costs(folder)
@@ -108,30 +114,31 @@ def table(folder: str | Path, *configs: str, links: str = '') -> str:
 
 
 def read_costs(folder: str | Path) -> dict[str, dict[str, float]]:
-    """What the networks of a folder's configs cost, by config; empty if not measured.
+    """Reads size and speed of the networks in a folder of configs.
 
     Args:
-        folder (str | Path): With ``costs.json``, which
+        folder (str | Path): Folder with ``costs.json``, which
             ``tools/benchmarks/ablation_costs.py`` writes.
 
     Returns:
-        dict[str, dict[str, float]]: ``packed_bytes``, ``runtime_us``, ``step_ms``.
+        dict[str, dict[str, float]]: ``packed_bytes``, ``runtime_us`` and ``step_ms`` by
+        config. Empty if not measured.
     """
     path = Path(folder) / 'costs.json'
     return json.loads(path.read_text())['configs'] if path.exists() else {}
 
 
 def curves(folder: str | Path, picture: str, *configs: str) -> str:
-    """Draws accuracy over epochs of some configs.
+    """Plots the accuracy of some configs over the epochs.
 
     Args:
-        folder (str | Path): Of the configs and their results.
-        picture (str): The files' name: ``PICTURE-light.svg`` and ``-dark.svg``.
-        *configs (str): Names, in the legend's order; those without results are left
-            out.
+        folder (str | Path): Folder with the configs and their results.
+        picture (str): Prefix of the files ``PICTURE-light.svg`` and ``-dark.svg``.
+        *configs (str): Names of the configs in the order of the legend. Configs without
+            results are skipped.
 
     Returns:
-        str: HTML that shows the picture.
+        str: HTML that shows the plot.
     """
     results = _results(folder)
     runs = {
@@ -149,14 +156,14 @@ def curves(folder: str | Path, picture: str, *configs: str) -> str:
 
 
 def costs(folder: str | Path, picture: str) -> str:
-    """Draws the accuracy of a folder's configs against what their networks cost.
+    """Plots the accuracy of a folder's configs against size and speed.
 
     Args:
-        folder (str | Path): Of the configs, their results and their costs.
-        picture (str): The files' name, as for :func:`curves`.
+        folder (str | Path): Folder with the configs, their results and their costs.
+        picture (str): Prefix of the files, as in :func:`curves`.
 
     Returns:
-        str: HTML that shows the picture; of configs that have results and costs.
+        str: HTML that shows the plot of all configs with results and costs.
     """
     measured = read_costs(folder)
     accuracies = {
@@ -178,7 +185,7 @@ def costs(folder: str | Path, picture: str) -> str:
 
 
 def _picture(path: Path, text: str, draw: Callable[[bool], Figure]) -> str:
-    """Writes a picture for light and dark pages; HTML that shows the fitting one."""
+    """Writes a plot for light and dark pages, and returns HTML that shows it."""
     for dark, shade in enumerate(('light', 'dark')):
         plots.save_svg(draw(bool(dark)), f'{path}-{shade}.svg')
     return (
@@ -193,19 +200,19 @@ _WRITERS = {'table': table, 'curves': curves, 'costs': costs}
 
 
 def update_readme(folder: str | Path, readme: str | Path | None = None) -> str:
-    """Writes what the results say into a page, and draws its pictures.
+    """Writes the results into a page, and draws its plots.
 
-    That is what stands between ``<!-- generated: WHAT ARGUMENTS... -->`` and
-    ``<!-- end -->``, where WHAT is ``table``, ``curves`` or ``costs``: the functions
-    here of these names.
+    The function replaces the text between ``<!-- generated: WHAT ARGUMENTS... -->`` and
+    ``<!-- end -->``. WHAT is ``table``, ``curves`` or ``costs``, the functions of this
+    module with these names.
 
     Args:
-        folder (str | Path): Of the configs and their results.
-        readme (str | Path, optional): The page; the folder's README.md by default. One
-            in another folder has tables alone.
+        folder (str | Path): Folder with the configs and their results.
+        readme (str | Path, optional): The page. Defaults to the folder's README.md. A
+            page in another folder can only have tables.
 
     Returns:
-        str: The page's new text.
+        str: The new text of the page.
     """
     readme = Path(readme or Path(folder) / 'README.md')
     links = os.path.relpath(folder, readme.parent)

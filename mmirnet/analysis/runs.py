@@ -1,4 +1,4 @@
-"""What a run left in its working folder: scalars, config, checkpoints."""
+"""Reads the work folder of a run: scalars, config, checkpoints."""
 
 import json
 import re
@@ -12,11 +12,11 @@ Curve = tuple[list[float], list[float]]
 
 
 def _training_logs(run_dir: str | Path) -> list[tuple[Path, list[dict[str, Any]]]]:
-    """The ``vis_data`` folders of a run's parts with their scalars, oldest first."""
+    """Returns the ``vis_data`` folders of a run's parts with scalars, oldest first."""
     logs = []
     for file in sorted(Path(run_dir).glob('*/vis_data/scalars.json')):
         lines = _lines(file)
-        if any('loss' in line for line in lines):  # else of an evaluation
+        if any('loss' in line for line in lines):  # otherwise of an evaluation
             logs.append((file.parent, lines))
     if not logs:
         raise FileNotFoundError(f'{run_dir} holds no log of a training run')
@@ -24,7 +24,7 @@ def _training_logs(run_dir: str | Path) -> list[tuple[Path, list[dict[str, Any]]
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without a last one that a killed run left half written."""
+    """Returns the lines of a log, except for an incomplete last line."""
     lines, texts = [], file.read_text().splitlines()
     for number, text in enumerate(texts, 1):
         try:
@@ -38,20 +38,19 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 def read_scalars(run_dir: str | Path) -> tuple[dict[str, Curve], bool]:
     """Reads the scalars that MMEngine wrote for a run.
 
-    A run that was resumed has a file for each part; where parts overlap, the later
-    one counts.
+    A resumed run has one file per part. If parts overlap, the later one is used.
 
     Args:
-        run_dir (str | Path): The run's working folder.
+        run_dir (str | Path): Work folder of the run.
 
     Returns:
-        tuple[dict[str, Curve], bool]: For each scalar its positions and values, with
-        training scalars averaged over each epoch, and whether positions are epochs
-        (else iterations). Those of ``BinaryStatsHook`` are always iterations.
+        tuple[dict[str, Curve], bool]: Positions and values of each scalar, with
+        training scalars averaged over each epoch; and whether positions are epochs
+        instead of iterations. Those of ``BinaryStatsHook`` are always iterations.
 
     Raises:
         FileNotFoundError: If there are no scalars of a training run.
-        DataError: If a line before the last is no JSON; names it.
+        DataError: If a line before the last is not JSON; names it.
 
     Example:
         >>> curves, by_epoch = read_scalars('work_dirs/quickstart')  # doctest: +SKIP
@@ -77,15 +76,15 @@ def read_scalars(run_dir: str | Path) -> tuple[dict[str, Curve], bool]:
 
 
 def by_layer(curves: dict[str, Curve], statistic: str) -> dict[str, Curve]:
-    """A statistic of ``BinaryStatsHook`` for each binary layer.
+    """Selects a statistic of ``BinaryStatsHook`` for each binary layer.
 
     Args:
-        curves (dict[str, Curve]): As from :func:`read_scalars`.
+        curves (dict[str, Curve]): Output of :func:`read_scalars`.
         statistic (str): Its name, such as ``'flips'``.
 
     Returns:
-        dict[str, Curve]: Its curves by name of the layer, from input to output;
-        empty if it was not recorded.
+        dict[str, Curve]: Its curves by layer name, from input to output. Empty if it
+        was not recorded.
 
     Example:
         >>> curve = ([100], [0.07])
@@ -98,10 +97,10 @@ def by_layer(curves: dict[str, Curve], statistic: str) -> dict[str, Curve]:
 
 
 def config_file(run_dir: str | Path) -> Path:
-    """The config that a run was last trained with, everything inherited written out.
+    """Returns the config of the run's last training, without inheritance.
 
     Args:
-        run_dir (str | Path): The run's working folder.
+        run_dir (str | Path): Work folder of the run.
 
     Returns:
         Path: The file.
@@ -116,14 +115,14 @@ def config_file(run_dir: str | Path) -> Path:
 
 
 def environment(run_dir: str | Path) -> dict[str, str]:
-    """What the log of a run's last part says of the machine: MMEngine's own words.
+    """Reads the description of the machine in the log of a run's last part.
 
     Args:
-        run_dir (str | Path): The run's working folder.
+        run_dir (str | Path): Work folder of the run.
 
     Returns:
-        dict[str, str]: Such as ``{'PyTorch': '2.15.0', 'MMEngine': '0.10.7'}``;
-        empty without a log in text.
+        dict[str, str]: MMEngine's description, such as
+        ``{'PyTorch': '2.15.0', 'MMEngine': '0.10.7'}``. Empty without a text log.
     """
     folder = _training_logs(run_dir)[-1][0].parent
     values: dict[str, str] = {}
@@ -134,14 +133,14 @@ def environment(run_dir: str | Path) -> dict[str, str]:
 
 
 def checkpoints(run_dir: str | Path, by_epoch: bool) -> dict[int, Path]:
-    """The checkpoints of a run by their epoch or iteration, in order.
+    """Returns the checkpoints of a run by epoch or iteration, in order.
 
     Args:
-        run_dir (str | Path): The run's working folder.
-        by_epoch (bool): Those of epochs; else of iterations.
+        run_dir (str | Path): Work folder of the run.
+        by_epoch (bool): Whether to return those of epochs instead of iterations.
 
     Returns:
-        dict[int, Path]: The files; empty if there are none.
+        dict[int, Path]: The files. Empty if there are none.
     """
     unit = 'epoch' if by_epoch else 'iter'
     found = {

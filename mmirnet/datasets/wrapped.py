@@ -1,13 +1,13 @@
-"""The configs of data sets inside wrappers."""
+"""Configs of data sets inside wrappers."""
 
 from collections.abc import Iterator
 
 
 def leaves(spec: object, key: str = 'dataset') -> Iterator[tuple[str, object]]:
-    """What a data set's config has below all wrappers.
+    """Iterates over the data sets in a config, inside all wrappers.
 
     Args:
-        spec (object): The config, a list of configs, or a data set that is built.
+        spec (object): The config, a list of configs, or a built data set.
         key (str): Its key.
 
     Yields:

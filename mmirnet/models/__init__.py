@@ -1,4 +1,4 @@
-"""Backbones, blocks and heads, registered in MMPretrain; layers in MMEngine."""
+"""Backbones, blocks and heads in MMPretrain's registry; layers in MMEngine's."""
 
 from ..compat import check_versions
 
@@ -11,7 +11,7 @@ from .backbones import IRResNet, IRResNet_CIFAR, IRVGGSmall
 from .blocks import BiRealBlock, NormalBlock
 from .heads import BNLinearClsHead, FlattenNeck
 
-# The root registry: mmcv's build_conv_layer and build_activation_layer look there.
+# MMEngine's registry, which mmcv's build_conv_layer and build_activation_layer use.
 for layer in (IRConv2d, IRLinear, Hardtanh):
     if layer.__name__ not in MODELS.module_dict:
         MODELS.register_module(module=layer)

@@ -1,4 +1,4 @@
-"""Residual blocks of binary ResNets, and their shortcuts."""
+"""Residual blocks and shortcuts of binary ResNets."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ from ..errors import ConfigError
 
 
 def build_activation(act_cfg: dict, channels: int) -> nn.Module:
-    """The activation of one place in a network.
+    """Builds an activation.
 
-    Each place has a module of its own, or places would share the weights of a PReLU.
+    Each activation is a separate module, because a shared PReLU would share weights.
 
     Args:
-        act_cfg (dict): Config of an activation. ``num_parameters`` other than 1, for
-            PReLU, asks for one slope a channel, whatever the number.
-        channels (int): Channels at this place.
+        act_cfg (dict): Config of the activation. For PReLU, ``num_parameters`` other
+            than 1 means one slope per channel, whatever the number.
+        channels (int): Number of channels.
 
     Returns:
         nn.Module: The activation.
@@ -37,18 +37,18 @@ def build_activation(act_cfg: dict, channels: int) -> nn.Module:
 
 
 def recomputed(module: nn.Module, forward: Callable, x: Tensor) -> Tensor:
-    """Keep only x for the backward pass, and compute the module again there.
+    """Saves only x for the backward pass, which computes the module again.
 
     Args:
-        module (nn.Module): Whose batch norms count each batch once.
-        forward (Callable): What to compute.
+        module (nn.Module): The module. Its batch norms count each batch once.
+        forward (Callable): The function to compute.
         x (Tensor): Its input.
 
     Returns:
         Tensor: ``forward(x)``.
     """
     options = {}
-    if not torch.compiler.is_compiling():  # which allows no contexts of one's own
+    if not torch.compiler.is_compiling():  # compilation does not support the context
         options['context_fn'] = lambda: (
             contextlib.nullcontext(),
             _kept_statistics(module),
@@ -74,18 +74,18 @@ def _kept_statistics(module: nn.Module) -> Iterator[None]:
 
 
 class PadShortcut(nn.Module):
-    """Shortcut without weights: option A of the ResNet paper.
+    """Shortcut without weights (option A of the ResNet paper).
 
-    Takes every ``stride``-th pixel and pads the channels with zeros, half of them
+    It takes every ``stride``-th pixel and pads the channels with zeros, half of them
     on either side.
 
     Args:
-        in_channels (int): Channels that come in.
-        out_channels (int): Channels that go out, at least as many.
-        stride (int): Step between the pixels taken.
+        in_channels (int): Number of input channels.
+        out_channels (int): Number of output channels, at least ``in_channels``.
+        stride (int): Stride.
 
     Raises:
-        ValueError: If fewer channels go out than come in.
+        ValueError: If there are fewer output channels than input channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -100,7 +100,7 @@ class PadShortcut(nn.Module):
         self.back = out_channels - in_channels - self.front
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H/stride, W/stride)."""
+        """Maps (N, in, H, W) to (N, out, H/stride, W/stride)."""
         x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, self.front, self.back))
 
@@ -112,7 +112,7 @@ def conv_shortcut(
     conv_cfg: dict | None,
     norm_cfg: dict,
 ) -> nn.Sequential:
-    """Shortcut of a 1x1 convolution and a norm: option B of the ResNet paper."""
+    """Builds a shortcut of 1x1 convolution and norm (option B of the ResNet paper)."""
     conv = build_conv_layer(
         conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False
     )
@@ -123,15 +123,15 @@ class _Block(BaseModule):
     """Two 3x3 convolutions with norms, an activation and a shortcut.
 
     Args:
-        in_channels (int): Channels that come in.
-        out_channels (int): Channels that go out.
+        in_channels (int): Number of input channels.
+        out_channels (int): Number of output channels.
         stride (int): Stride of the first convolution.
-        downsample (nn.Module | None): The shortcut where the shape changes.
-        conv_cfg (dict | None): Convolution layer.
-        norm_cfg (dict): Norm layer.
-        act_cfg (dict): Activation.
-        with_cp (bool): Keep only the block's input for the backward pass, and
-            compute the block again there.
+        downsample (nn.Module | None): Shortcut if the shape changes.
+        conv_cfg (dict | None): Config of the convolutions.
+        norm_cfg (dict): Config of the norms.
+        act_cfg (dict): Config of the activations.
+        with_cp (bool): Whether to use gradient checkpointing: the block saves only its
+            input and is computed again in the backward pass.
         init_cfg (dict | None): Initialisation.
     """
 
@@ -165,20 +165,20 @@ class _Block(BaseModule):
 
     @property
     def norm1(self) -> nn.Module:
-        """The norm after the first convolution."""
+        """Returns the norm after the first convolution."""
         return getattr(self, self.norm1_name)
 
     @property
     def norm2(self) -> nn.Module:
-        """The norm after the second convolution."""
+        """Returns the norm after the second convolution."""
         return getattr(self, self.norm2_name)
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The input, in the shape of the output."""
+        """Returns the input with the shape of the output."""
         return x if self.downsample is None else self.downsample(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H/stride, W/stride)."""
+        """Maps (N, in, H, W) to (N, out, H/stride, W/stride)."""
         if self.with_cp and x.requires_grad:
             return recomputed(self, self._forward, x)
         return self._forward(x)
@@ -207,7 +207,7 @@ class BiRealBlock(_Block):
         return self.act2(self.norm2(self.conv2(x)) + x)
 
 
-#: What a backbone's ``structure`` may be.
+#: Values of a backbone's ``structure``.
 STRUCTURES = {'bireal': BiRealBlock, 'normal': NormalBlock}
 
 
@@ -219,15 +219,15 @@ def make_stage(
     downsample: nn.Module | None,
     **block_args,
 ) -> nn.Sequential:
-    """Blocks of one width; with a downsample, the first halves the resolution.
+    """Builds blocks of one width. With a downsample, the first halves the resolution.
 
     Args:
         structure (str): A key of :data:`STRUCTURES`.
         num_blocks (int): Number of blocks.
-        in_channels (int): Channels that come in.
-        out_channels (int): Channels of every block.
-        downsample (nn.Module | None): Shortcut of the first block, stride 2.
-        **block_args: conv_cfg, norm_cfg, act_cfg, with_cp of the blocks.
+        in_channels (int): Number of input channels.
+        out_channels (int): Number of channels of every block.
+        downsample (nn.Module | None): Shortcut of the first block, with stride 2.
+        **block_args: conv_cfg, norm_cfg, act_cfg and with_cp of the blocks.
 
     Returns:
         nn.Sequential: The stage.

@@ -1,4 +1,4 @@
-"""What stands between a backbone's features and the loss."""
+"""Neck and head of IR-Net's classifiers."""
 
 from mmengine.model import BaseModule
 from mmpretrain.models.heads import LinearClsHead
@@ -10,7 +10,7 @@ from .blocks import build_activation
 
 @MODELS.register_module()
 class FlattenNeck(BaseModule):
-    """Feature maps (N, C, H, W) as vectors (N, C*H*W), for VGG-Small.
+    """Flattens feature maps (N, C, H, W) to vectors (N, C*H*W), for VGG-Small.
 
     Example:
         >>> import torch
@@ -19,22 +19,22 @@ class FlattenNeck(BaseModule):
     """
 
     def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Flatten each feature map."""
+        """Flattens each feature map."""
         return tuple(feat.flatten(1) for feat in feats)
 
 
 @MODELS.register_module()
 class BNLinearClsHead(LinearClsHead):
-    """Linear classifier behind a BatchNorm1d, as IR-Net's ResNets have it.
+    """Linear classifier after a BatchNorm1d, as in IR-Net's ResNets.
 
     Args:
         num_classes (int): Number of classes.
         in_channels (int): Length of the feature vector.
         act_cfg (dict | None): Activation between the BatchNorm1d and the classifier.
-            None is none; the released ResNet-20 1/32 has a ReLU there.
-        init_cfg (dict | None): Initialisation; None is torch's own, as in the
+            Defaults to None, no activation. The released ResNet-20 1/32 has a ReLU.
+        init_cfg (dict | None): Initialisation. None means torch's default, as in the
             released ResNet-18 and -34.
-        **kwargs: As for MMPretrain's ``LinearClsHead``: ``loss``, ``topk``,
+        **kwargs: Arguments of MMPretrain's ``LinearClsHead``: ``loss``, ``topk``,
             ``cal_acc``.
 
     Example:
@@ -57,5 +57,5 @@ class BNLinearClsHead(LinearClsHead):
         self.act = build_activation(act_cfg, in_channels) if act_cfg else nn.Identity()
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """The last stage's features, (N, in_channels), normalised and activated."""
+        """Returns normalised, activated features of the last stage, (N, channels)."""
         return self.act(self.bn(super().pre_logits(feats)))

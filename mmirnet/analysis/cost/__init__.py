@@ -1,1 +1,1 @@
-"""What networks cost: bits, bytes, operations, seconds."""
+"""Size, operations, time and memory of networks."""

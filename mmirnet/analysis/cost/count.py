@@ -1,4 +1,4 @@
-"""What a network costs: bits, bytes and operations of every layer.
+"""Bits, bytes and operations of every layer of a network.
 
 Operations are counted as in `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_
 (table 4) and `ReActNet <https://arxiv.org/abs/2003.03488>`_:
@@ -6,18 +6,18 @@ Operations are counted as in `Bi-Real Net <https://arxiv.org/abs/1808.00278>`_
 .. math:: OPs = BOPs / 64 + FLOPs
 
 BOPs
-    multiply-accumulates of one bit with one bit, one each: a CPU does 64 in one
+    multiply-accumulates of one bit with one bit. A CPU computes 64 in one
     instruction.
 FLOPs
-    all other multiply-accumulates of convolutions, linear layers and attention,
-    one each, not two. BatchNorm, activations, additions and the scale of binary
-    weights are not counted. Layers of W/A bits 1/32 add floats without
-    multiplying them; they count here.
+    all other multiply-accumulates of convolutions, linear layers and attention.
+    Each counts as one, not two. BatchNorm, activations, additions and the scale of
+    binary weights are not counted. Layers with W/A bits 1/32 add floats without
+    multiplying them, but are counted here.
 
-Padded taps count. For ResNet-18 at 224x224, whose stem, 1x1 shortcuts and
-classifier are in full precision, that is 1.676e9 / 64 + 1.378e8 = 1.640e8 OPs.
-Bi-Real Net gives 1.63e8, cut off behind the second digit: its factor against the
-1.814e9 of full precision, 11.06, is the one of 1.640e8.
+Padded taps are counted. For ResNet-18 at 224x224 with stem, 1x1 shortcuts and
+classifier in full precision, the result is 1.676e9 / 64 + 1.378e8 = 1.640e8 OPs.
+Bi-Real Net reports 1.63e8, truncated to three digits: its factor of 11.06 relative to
+the 1.814e9 of full precision is that of 1.640e8.
 """
 
 import dataclasses
@@ -46,26 +46,27 @@ from ...binary import IRConv2d, IRLinear, binary_layers, log2_scales
 from ...files import check_writable
 from .table import COLUMNS, LEGEND, NATURAL_WIDTH, cells, short, write_csv
 
-#: One-bit operations in one instruction.
+#: One-bit operations per instruction.
 WORD = 64
 _FULL = '32/32'
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What one layer costs, for one input.
+    """Bits, bytes and operations of one layer, for one input.
 
     Attributes:
-        name: Name in the model.
-        type: Its class.
-        output: Shape of its output, with a batch of 1.
-        bits: W/A bits: '1/1', '1/32' or '32/32'.
-        parameters: Number of parameters.
-        bytes_packed: Bytes in a packed file, see :func:`packed_bytes`.
-        bytes_fp32: Bytes of the parameters as float32.
-        binary_macs: Multiply-accumulates of bits with bits.
-        float_macs: All other multiply-accumulates.
-        log2_scales: Of a binary layer: how many output channels have which log2(s).
+        name (str): Name in the model.
+        type (str): Class of the layer.
+        output (tuple[int, ...]): Shape of its output, with a batch size of 1.
+        bits (str): W/A bits: '1/1', '1/32' or '32/32'.
+        parameters (int): Number of parameters.
+        bytes_packed (int): Bytes in a packed file, see :func:`packed_bytes`.
+        bytes_fp32 (int): Bytes of the parameters as float32.
+        binary_macs (int): Multiply-accumulates of bits with bits.
+        float_macs (int): All other multiply-accumulates.
+        log2_scales (dict[int, int]): For a binary layer, the number of output channels
+            by log2(s).
     """
 
     name: str
@@ -81,17 +82,17 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """All multiply-accumulates."""
+        """Number of multiply-accumulates."""
         return self.binary_macs + self.float_macs
 
     @property
     def binary_share(self) -> float:
-        """Share of the multiply-accumulates that is binary, 0 to 1."""
+        """Share of binary multiply-accumulates, 0 to 1."""
         return self.binary_macs / self.macs if self.macs else 0.0
 
     @property
     def bops(self) -> int:
-        """Binary operations: one for each binary multiply-accumulate."""
+        """Binary operations, one per binary multiply-accumulate."""
         return self.binary_macs
 
     @property
@@ -100,7 +101,7 @@ class Layer:
         return self.bops / WORD + self.float_macs
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers by name."""
+        """Returns all numbers by name."""
         return dataclasses.asdict(self) | dict(
             binary_share=self.binary_share, bops=self.bops, ops=self.ops
         )
@@ -108,14 +109,14 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a network costs, layer by layer and in all.
+    """Bits, bytes and operations of a network, per layer and in total.
 
-    Its text is a table.
+    ``str()`` formats it as a table.
 
     Attributes:
-        model: Class of the model.
-        input_shape: Shape of its input, without the batch.
-        layers: Layers that have parameters or multiply-accumulates.
+        model (str): Class of the model.
+        input_shape (tuple[int, ...]): Shape of its input, without the batch.
+        layers (list[Layer]): Layers with parameters or multiply-accumulates.
     """
 
     model: str
@@ -124,7 +125,7 @@ class Summary:
 
     @property
     def total(self) -> Layer:
-        """The sums; its bits are those of the binary layers, if there are any."""
+        """Totals, with the bits of the binary layers, if there are any."""
         bits = {layer.bits for layer in self.layers}
         if len(bits) > 1:
             bits.discard(_FULL)
@@ -152,18 +153,18 @@ class Summary:
 
     @property
     def compression(self) -> float:
-        """Bytes in fp32 for one byte packed."""
+        """Bytes in fp32 divided by bytes packed."""
         total = self.total
         return total.bytes_fp32 / total.bytes_packed if total.parameters else 1.0
 
     @property
     def saving(self) -> float:
-        """OPs of the same network in full precision for one OP."""
+        """OPs of the same network in full precision divided by its OPs."""
         total = self.total
         return total.macs / total.ops if total.macs else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as :mod:`json` takes it."""
+        """Returns all values in types that :mod:`json` supports."""
         return dict(
             model=self.model,
             input_shape=self.input_shape,
@@ -174,7 +175,7 @@ class Summary:
         )
 
     def comparison(self) -> str:
-        """The network beside the same one in fp32, in one line."""
+        """Comparison with the same network in fp32, in one line."""
         total = self.total
         was = f'{short(total.bytes_fp32, "B")}, {short(total.macs)} OPs'
         size = (
@@ -208,22 +209,23 @@ class Summary:
         return '\n'.join(line.rstrip() for line in lines)
 
     def show(self) -> None:
-        """Prints the table; a terminal too narrow for it wraps its lines."""
+        """Prints the table. On a narrow terminal its lines wrap."""
         console = Console()
         console.width = max(console.width, NATURAL_WIDTH)
         console.print(self)
 
 
 def packed_bytes(module: nn.Module, parameters: int) -> int:
-    """Bytes of a layer's tensors in a packed file.
+    """Computes the bytes of a layer's tensors in a packed file.
 
-    A filter of a binary layer is one bit a weight in whole words of 64, and an int8
-    exponent. All else is float32; BatchNorm is folded into two floats a channel, as
-    many as it has parameters. Layers that the format does not have count alike.
+    A filter of a binary layer takes one bit per weight, in 64-bit words, and an int8
+    exponent. Everything else is float32. BatchNorm is folded into two floats per
+    channel, as many as it has parameters. Layers that the format does not support are
+    counted in the same way.
 
     Args:
         module (nn.Module): The layer.
-        parameters (int): How many parameters it has.
+        parameters (int): Number of its parameters.
 
     Returns:
         int: The bytes.
@@ -242,9 +244,9 @@ def packed_bytes(module: nn.Module, parameters: int) -> int:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own mode again."""
+    """Sets evaluation mode in the context, and restores the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
-    # torch's attention in one operator, which the counter does not know.
+    # torch's fused attention is one operator, which the counter does not support.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
@@ -259,10 +261,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _run(
     model: nn.Module, input_shape: tuple[int, ...]
 ) -> tuple[Counter[nn.Module], dict[nn.Module, tuple[int, ...]]]:
-    """Each module's own multiply-accumulates, and the shape of its output.
+    """Returns the multiply-accumulates and the output shape of each module.
 
-    torch counts the operators that a forward pass calls, a binary layer's among
-    them; the innermost module that is running gets the count.
+    torch counts the operators of a forward pass, including those of binary layers. The
+    innermost running module gets the count.
     """
     macs: Counter[nn.Module] = Counter()
     shapes: dict[nn.Module, tuple[int, ...]] = {}
@@ -273,7 +275,7 @@ def _run(
 
     def leave(module, args, output):
         flops = counter.get_total_flops() - running.pop()[1]
-        macs[module] += flops // 2  # torch counts two for each
+        macs[module] += flops // 2  # torch counts each as two
         if running:
             macs[running[-1][0]] -= flops // 2
         if isinstance(output, Tensor):
@@ -285,7 +287,7 @@ def _run(
     with (
         _evaluating(model),
         torch.no_grad(),
-        # In products, which every torch counts; of fused kernels each knows others.
+        # As matrix products, which all versions of torch count, unlike fused kernels.
         sdpa_kernel(SDPBackend.MATH),
         register_module_forward_pre_hook(enter),
         register_module_forward_hook(leave),
@@ -296,19 +298,19 @@ def _run(
 
 
 def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
-    """Bits, bytes and operations of every layer of a model.
+    """Computes bits, bytes and operations of every layer of a model.
 
-    Runs the model once, in evaluation mode, on one input of zeros.
+    The function runs the model once, in evaluation mode, on one input of zeros.
 
     Args:
-        model (nn.Module): A model of MMPretrain or any other module. It is left as
-            it was.
+        model (nn.Module): A model of MMPretrain or any other module. It does not
+            change.
         input_shape (tuple[int, ...]): Shape of one input without the batch, such as
             (3, 224, 224).
 
     Returns:
-        Summary: The layers and their sums. What counts as an operation stands at
-        the head of :mod:`mmirnet.analysis.cost.count`.
+        Summary: The layers and their totals. :mod:`mmirnet.analysis.cost.count` defines
+        how operations are counted.
 
     Example:
         >>> net = nn.Sequential(
@@ -321,7 +323,7 @@ def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
         (1000, 3168)
     """
     macs, shapes = _run(model, tuple(input_shape))
-    # named_parameters() gives a shared one once.
+    # named_parameters() returns shared parameters once.
     parameters = Counter()
     for name, parameter in model.named_parameters():
         parameters[name.rpartition('.')[0]] += parameter.numel()
@@ -357,32 +359,32 @@ def summarize_config(
     json_file: str | os.PathLike | None = None,
     csv_file: str | os.PathLike | None = None,
 ) -> Summary:
-    """The summary of a config's model.
+    """Computes the summary of a config's model.
 
     Args:
-        config (str | os.PathLike): As for ``mmirnet.apis.train``.
-        checkpoint (str, optional): Whose weights the scales are of; those of a new
-            network by default.
-        size (tuple[int, int], optional): Height and width of the images; by default
-            what the test pipeline gives.
-        cfg_options (dict, optional): Settings by dotted key, over the config's.
-        json_file (str | os.PathLike, optional): Where to write it as JSON.
-        csv_file (str | os.PathLike, optional): Where to write its table as CSV.
+        config (str | os.PathLike): As in ``mmirnet.apis.train``.
+        checkpoint (str, optional): Checkpoint whose scales to count. Defaults to a new
+            network.
+        size (tuple[int, int], optional): Height and width of the images. Defaults to
+            the output size of the test pipeline.
+        cfg_options (dict, optional): Settings by dotted key that override the config.
+        json_file (str | os.PathLike, optional): JSON file to write.
+        csv_file (str | os.PathLike, optional): CSV file to write.
 
     Returns:
-        Summary: The layers and their sums.
+        Summary: The layers and their totals.
 
     Raises:
-        ValueError: If the checkpoint does not fit, or the size cannot be told or is
-            one that the model does not take.
-        FileNotFoundError: If the config or the checkpoint is missing.
+        ValueError: If the checkpoint does not fit, or if the size cannot be determined
+            or is not supported by the model.
+        FileNotFoundError: If the config or the checkpoint does not exist.
 
     Example:
         >>> config = 'mmirnet::irnet/resnet20_bireal_digits.py'
         >>> summarize_config(config).total.parameters
         269850
     """
-    # They need more than torch.
+    # These modules need more than torch.
     from ...engine.config import load_config
     from ...engine.config_checks import merge_options
     from ...engine.facts import build_model, image_shape, takes, test_set

@@ -1,4 +1,4 @@
-"""Time and memory, measured side by side; size and speed of packed networks."""
+"""Interleaved measurements of time and memory; size and speed of packed networks."""
 
 import statistics
 import tempfile
@@ -15,10 +15,10 @@ from ...runtime import Session
 
 
 def clock(device: torch.device) -> tuple[str, Callable[[], float]]:
-    """The clock to time with: its name and its function.
+    """Returns name and function of the clock for a device.
 
-    A single thread on a CPU is timed in seconds of that CPU. On an idle machine they
-    are the wall clock's; on a busy one they leave out the time of others.
+    A single thread on a CPU is measured in CPU time, which excludes the time of other
+    processes. On an idle machine it equals wall-clock time.
     """
     if device.type == 'cpu' and torch.get_num_threads() == 1:
         return 'CPU time', time.process_time
@@ -30,7 +30,7 @@ def seconds(
     device: torch.device,
     now: Callable[[], float] | None = None,
 ) -> float:
-    """Duration of one call, with the GPU's queue emptied before and after."""
+    """Measures the duration of one call; synchronises the GPU before and after it."""
     now = now or clock(device)[1]
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
@@ -49,16 +49,15 @@ def interleaved(
     turn: float = 0.0,
     now: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
-    """Times steps in turn, so that what disturbs the machine disturbs them all.
+    """Times several steps alternately, so that noise affects all of them alike.
 
     Args:
-        steps (dict[str, Callable]): What to call, by name; each is warm.
-        rounds (int): How often each has its turn.
-        device (torch.device, optional): Where they run. Defaults to the CPU.
-        turn (float): Seconds of a turn: short steps are called several times in it,
-            after one call that brings them back into the caches. A turn of 0 is one
-            call.
-        now (Callable, optional): The clock; by default that of :func:`clock`.
+        steps (dict[str, Callable]): Functions by name, already warmed up.
+        rounds (int): Number of rounds.
+        device (torch.device, optional): Device of the steps. Defaults to the CPU.
+        turn (float): Seconds per step and round. Short steps are called several times,
+            after one call that fills the caches. 0 means one call.
+        now (Callable, optional): The clock. Defaults to that of :func:`clock`.
 
     Returns:
         dict[str, list[float]]: Seconds of each call, by name.
@@ -76,7 +75,7 @@ def interleaved(
         calls = {name: max(1, int(turn / (s + 1e-9))) for name, s in once.items()}
     names = list(steps)
     for i in range(rounds):
-        # Every second round backwards: nobody always follows the same neighbour.
+        # Every second round is reversed, so that the order does not bias the result.
         for name in names if i % 2 == 0 else reversed(names):
             if turn:
                 steps[name]()
@@ -86,7 +85,7 @@ def interleaved(
 
 
 def ratio(times: list[float], base: list[float]) -> dict[str, float]:
-    """Median and quartiles of the ratios that the rounds gave."""
+    """Returns median and quartiles of the ratios per round."""
     ratios = [a / b for a, b in zip(times, base, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4)
     return dict(median=median, low=low, high=high)
@@ -95,9 +94,9 @@ def ratio(times: list[float], base: list[float]) -> dict[str, float]:
 def saved_bytes(
     forward: Callable[[], object], parameters: Iterable[torch.Tensor]
 ) -> int:
-    """Bytes that a forward pass keeps for the backward pass, parameters apart.
+    """Measures the bytes that a forward pass saves for backward, without parameters.
 
-    A storage that several operations keep counts once.
+    A storage that several operations save is counted once.
     """
     known = {p.untyped_storage().data_ptr() for p in parameters}
     kept: dict[int, int] = {}
@@ -107,7 +106,7 @@ def saved_bytes(
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(storage)  # or its address could be given out again
+            alive.append(storage)  # otherwise its address could be reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -116,7 +115,7 @@ def saved_bytes(
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
-    """The most memory that one call has allocated at a time, beyond what was."""
+    """Measures the peak of memory that one call allocates additionally."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -135,7 +134,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What the figures depend on and a reader cannot see from them."""
+    """Describes the machine and the versions that the measurements depend on."""
     return dict(
         device=device_name(device),
         vector=torch.backends.cpu.get_cpu_capability(),
@@ -146,13 +145,13 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 
 def packed_bytes(packed: Packed) -> int:
-    """Size of the file that a packed network makes.
+    """Computes the file size of a packed network.
 
     Args:
         packed (Packed): The network.
 
     Returns:
-        int: Bytes.
+        int: Size in bytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model.safetensors'
@@ -161,12 +160,12 @@ def packed_bytes(packed: Packed) -> int:
 
 
 def seconds_an_image(session: Session) -> tuple[float, float, float]:
-    """Quartiles of the time that the 1-bit runtime takes for one image.
+    """Measures the latency of the 1-bit runtime for one image.
 
-    Of at least ten calls and half a second, after three that warm it up.
+    It takes at least ten calls and half a second, after three warm-up calls.
 
     Args:
-        session (Session): The runtime, with its number of threads.
+        session (Session): The session, with its number of threads.
 
     Returns:
         tuple[float, float, float]: Seconds: first quartile, median, third quartile.
@@ -175,6 +174,6 @@ def seconds_an_image(session: Session) -> tuple[float, float, float]:
     shape = 1, spec['height'], spec['width'], spec['channels']
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     steps = {'image': lambda: session.predict(image)}
-    interleaved(steps, 3)  # warm it up
+    interleaved(steps, 3)  # warm-up
     times = interleaved(steps, 10, turn=0.05, now=time.perf_counter)['image']
     return tuple(statistics.quantiles(times, n=4))

@@ -1,4 +1,4 @@
-"""Costs as a table, on a screen and in files."""
+"""Formats a summary as a table, for the terminal and for files."""
 
 import csv
 import os
@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from .count import Layer, Summary
 
 
-# Room for every column: squeezed ones are not readable.
+# Wide enough for all columns, because truncated columns are not readable.
 NATURAL_WIDTH = 200
-#: Headers of the table and how their columns are justified.
+#: Headers of the table, and the justification of their columns.
 COLUMNS = {
     'layer': 'left',
     'type': 'left',
@@ -25,7 +25,7 @@ COLUMNS = {
     'OPs': 'right',
     'log2(s)': 'left',
 }
-#: What the headers stand for.
+#: Legend of the headers.
 LEGEND = (
     'BOPs: binary multiply-accumulates; FLOPs: all others; binary: share of BOPs in '
     'both; OPs: BOPs / 64 + FLOPs; log2(s): exponent:channels'
@@ -33,7 +33,7 @@ LEGEND = (
 
 
 def short(value: float, unit: str = '') -> str:
-    """A number as people read it: three digits and a prefix.
+    """Formats a number with three digits and a prefix.
 
     Args:
         value (float): The number, not negative.
@@ -58,7 +58,7 @@ def _histogram(counts: dict[int, int]) -> str:
 
 
 def cells(layer: 'Layer') -> list[str]:
-    """A layer's row in the table: a text for each of :data:`COLUMNS`."""
+    """Formats a layer as a row of the table, with one text per column."""
     return [
         layer.name,
         layer.type,
@@ -76,7 +76,7 @@ def cells(layer: 'Layer') -> list[str]:
 
 
 def write_csv(result: 'Summary', path: str | os.PathLike) -> None:
-    """Writes the table of a summary, its sums as the last row.
+    """Writes the table of a summary as CSV, with the totals in the last row.
 
     Args:
         result (Summary): The summary.

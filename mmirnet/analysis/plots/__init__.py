@@ -1,8 +1,8 @@
-"""Pictures of the method, of a run (what its network did), and of experiments.
+"""Plots of the method, of a run and of experiments.
 
-Every function gives a Figure for a light or a dark background, in the colours of Okabe
-and Ito, which people tell apart with every kind of colour vision; lines differ in
-their dashes as well.
+Every function returns a Figure for a light or a dark background. The colours are those
+of Okabe and Ito, which are distinguishable with all types of colour vision. Lines also
+differ in their dashes.
 """
 
 from .experiments import accuracy_and_costs, accuracy_curves

@@ -1,4 +1,4 @@
-"""Pictures of experiments: accuracy by epoch, and against cost."""
+"""Plots of experiments: accuracy by epoch, and against size and speed."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from .style import DASHES, new_axes, styled
 
 
 def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
-    """Accuracy while several configs were trained, each with several seeds.
+    """Plots the accuracy of several configs during training, each with several seeds.
 
     Args:
-        runs (dict[str, np.ndarray]): By label: (seeds, epochs), accuracy in % after
-            each epoch. At most five.
-        dark (bool): For a dark background. Defaults to False.
+        runs (dict[str, np.ndarray]): For each label, accuracy in % after each epoch,
+            (seeds, epochs). At most five.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: A line of medians for each, thin ones of the seeds behind it. Single
-        evaluations that fail go out of the picture.
+        Figure: A thick line of medians and thin lines of the seeds per config. Single
+        evaluations with very low accuracy are outside the axes.
 
     Example:
         >>> figure = accuracy_curves({'IR-Net': np.array([[60, 79], [72, 81]])})
@@ -29,7 +29,7 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
     """
     with styled(dark) as style:
         figure, ((axis,),) = new_axes(1, 1, 3.4, style)
-        # Strict: a sixth line would look like another.
+        # strict=True: a sixth line would repeat a colour.
         used = style.curves[: len(runs)], DASHES[: len(runs)]
         for values, colour in zip(runs.values(), used[0], strict=True):
             epochs = np.arange(1, values.shape[1] + 1)
@@ -50,16 +50,17 @@ def accuracy_and_costs(
     costs: dict[str, dict[str, float]],
     dark: bool = False,
 ) -> Figure:
-    """What accuracy costs.
+    """Plots accuracy against size and speed.
 
     Args:
-        accuracies (dict[str, Sequence[float]]): By config: of each seed, in %.
-        costs (dict[str, dict[str, float]]): By the label of an axis and by config.
-        dark (bool): For a dark background. Defaults to False.
+        accuracies (dict[str, Sequence[float]]): For each config, accuracy in % of each
+            seed.
+        costs (dict[str, dict[str, float]]): Values by label of the axis and by config.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: A panel for each cost: medians, on lines from the lowest to the
-        highest. The last one names the configs.
+        Figure: A panel per cost with medians on lines from the lowest to the highest
+        accuracy. The last panel names the configs.
     """
     medians = {name: statistics.median(a) for name, a in accuracies.items()}
     names = sorted(accuracies, key=medians.get)
@@ -86,7 +87,7 @@ def accuracy_and_costs(
             axis.xaxis.set_minor_formatter('')
             axis.margins(x=0.15)
         axes[0].set_ylabel('test accuracy (%)')
-        line = 0.19 / height * (limits[1] - limits[0])  # of text
+        line = 0.19 / height * (limits[1] - limits[0])  # height of a text line
         right = 1.15 * max(x)
         axis.set_xlim(right=right * (max(x) / min(x)) ** 0.6)
         for name, place, *point in zip(names, _apart(y, line), x, y, strict=True):
@@ -102,9 +103,9 @@ def accuracy_and_costs(
 
 
 def _apart(values: Sequence[float], step: float) -> np.ndarray:
-    """Rising values, moved as little as it takes to be a step from each other.
+    """Moves increasing values as little as necessary to be at least a step apart.
 
-    adjustText moves labels in two directions; these stay in their column.
+    adjustText would also move the labels horizontally.
     """
     places = np.array(values, float)
     for _ in range(100):

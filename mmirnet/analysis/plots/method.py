@@ -1,4 +1,4 @@
-"""Pictures of the method: EDE and the estimators of sign."""
+"""Plots of the method: EDE and the estimators of sign."""
 
 import math
 
@@ -11,26 +11,26 @@ from torch import Tensor
 from ...binary import ESTIMATORS, ede, estimator_statistics, sign
 from .style import DASHES, Style, log_scale, new_axes, short_number, styled, tidy
 
-#: EDE's sharpness at five points of the paper's schedule.
+#: EDE's t at five points of the paper's schedule.
 _SHARPNESS = (0.1, 0.3, 1.0, 3.0, 10.0)
 NAMES = {'ste': 'STE (clip)', 'approx_sign': 'approx_sign (Bi-Real Net)'}
 
 
 def _curve(name: str, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """An estimator's stand-in for sign, and its derivative, at x."""
+    """Computes an estimator's curve and its derivative at x."""
     estimator = ESTIMATORS[name]
     t, k = torch.tensor(t), torch.tensor(max(1 / t, 1.0))
     return estimator.curve(x, t, k), estimator.derivative(x, t, k)
 
 
 def ede_family(dark: bool = False) -> Figure:
-    """EDE's curves g(x) = k tanh(tx) and their derivatives, from t = 0.1 to 10.
+    """Plots EDE's curves g(x) = k tanh(tx) and their derivatives, t from 0.1 to 10.
 
     Args:
-        dark (bool): For a dark background. Defaults to False.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: Two panels, g beside sign and g'.
+        Figure: Two panels: g with sign, and g'.
 
     Example:
         >>> [axis.get_ylabel() for axis in ede_family().axes]
@@ -52,14 +52,14 @@ def ede_family(dark: bool = False) -> Figure:
 
 
 def ede_stages(dark: bool = False) -> Figure:
-    """EDE at the start, between its two stages and at the end, and its schedule.
+    """Plots EDE at the start, between its stages and at the end, and its schedule.
 
     Args:
-        dark (bool): For a dark background. Defaults to False.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: Three panels of g beside what it is close to, and t and k over the
-        progress of training.
+        Figure: Three panels of g with the function that it approximates, and one of t
+        and k over the progress of training.
 
     Example:
         >>> [axis.get_title() for axis in ede_stages().axes[:3]]
@@ -115,10 +115,10 @@ def _draw_schedule(axis: Axes, style: Style) -> None:
 
 
 def estimator_errors(dark: bool = False) -> Figure:
-    """How far each estimator's curve is from sign.
+    """Plots the distance between each estimator's curve and sign.
 
     Args:
-        dark (bool): For a dark background. Defaults to False.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
         Figure: Two panels: the distance at x, and its root mean square for normally
@@ -129,7 +129,7 @@ def estimator_errors(dark: bool = False) -> Figure:
         "EDE's t"
     """
     x = torch.linspace(-2, 2, 801)
-    # Midpoints of equal shares of a standard normal distribution.
+    # Midpoints of equally probable intervals of a standard normal distribution.
     normal = torch.special.ndtri((torch.arange(2000) + 0.5) / 2000)
     times = np.geomspace(0.1, 10, 61)
     with styled(dark) as style:
@@ -165,13 +165,13 @@ def _rms(name: str, x: Tensor, t: float) -> float:
 
 
 def method_figures(dark: bool = False) -> dict[str, Figure]:
-    """The method's own pictures by name; they need no run.
+    """Draws all plots of the method, which need no run.
 
     Args:
-        dark (bool): For dark backgrounds. Defaults to False.
+        dark (bool): Whether the backgrounds are dark. Defaults to False.
 
     Returns:
-        dict[str, Figure]: The figures.
+        dict[str, Figure]: The figures by name.
 
     Example:
         >>> list(method_figures())

@@ -1,4 +1,4 @@
-"""Pictures of a run: what its network did."""
+"""Plots of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +34,12 @@ class LatentWeights(NamedTuple):
     """Balanced, standardised weights of all binary layers at one point of a run.
 
     Attributes:
-        position: Epoch or iteration.
-        edges: (n + 1,), limits of the bins.
-        density: (n,), of the weights in each bin.
-        estimator: What stood in for sign's derivative.
-        t: EDE's sharpness then.
-        k: EDE's height then.
+        position (int): Epoch or iteration.
+        edges (np.ndarray): (n + 1,), limits of the bins.
+        density (np.ndarray): (n,), density of the weights in each bin.
+        estimator (str): Estimator of sign's derivative.
+        t (float): EDE's sharpness at this point.
+        k (float): EDE's height at this point.
     """
 
     position: int
@@ -51,13 +51,14 @@ class LatentWeights(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What :func:`run_figures` draws.
+    """Input of :func:`run_figures`.
 
     Attributes:
-        name: The working folder's name.
-        curves: As from :func:`~mmirnet.analysis.runs.read_scalars`.
-        by_epoch: Whether its positions are epochs (else iterations).
-        latent: Weights of the chosen checkpoints.
+        name (str): Name of the work folder.
+        curves (dict[str, Curve]): Output of
+            :func:`~mmirnet.analysis.runs.read_scalars`.
+        by_epoch (bool): Whether positions are epochs instead of iterations.
+        latent (list[LatentWeights]): Weights of the chosen checkpoints.
     """
 
     name: str
@@ -67,18 +68,18 @@ class Run(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What positions count."""
+        """Unit of the positions."""
         return 'epoch' if self.by_epoch else 'iteration'
 
 
 def read_run(run_dir: str | Path, epochs: Sequence[int] | None = None) -> Run:
-    """Reads a run's log and the weights of some of its checkpoints.
+    """Reads the log of a run and the weights of some of its checkpoints.
 
     Args:
-        run_dir (str | Path): The run's working folder.
-        epochs (Sequence[int], optional): Epochs (iterations, where the run counts
-            those) whose weights to read; by default those of the first, the middle
-            and the last checkpoint that are there.
+        run_dir (str | Path): Work folder of the run.
+        epochs (Sequence[int], optional): Epochs, or iterations in an iteration-based
+            run, whose weights to read. Defaults to the first, the middle and the last
+            available checkpoint.
 
     Returns:
         Run: The run.
@@ -103,7 +104,7 @@ def read_run(run_dir: str | Path, epochs: Sequence[int] | None = None) -> Run:
 def _latent_weights(
     run_dir: str | Path, checkpoint: Path, position: int, curves: dict[str, Curve]
 ) -> LatentWeights | None:
-    """None if the network has no binary layers."""
+    """Reads latent weights; returns None if the network has no binary layers."""
     from ...engine.config import load_config
     from ...engine.facts import build_model
 
@@ -114,7 +115,7 @@ def _latent_weights(
     values = torch.cat([layer.libra_pb()[0].flatten() for layer in layers]).numpy()
     limit = 4 * float(values.std())
     density, edges = np.histogram(values, 80, (-limit, limit), density=True)
-    # Not in checkpoints, and what the layers start with where no hook sets it.
+    # t and k are not in checkpoints. Without a hook they keep their initial values.
     ede_values = dict(zip('tk', layers[0].ede.tolist(), strict=True))
     for name in ede_values:
         if name in curves:
@@ -125,14 +126,14 @@ def _latent_weights(
 
 
 def training_curves(run: Run, dark: bool = False) -> Figure:
-    """Loss, accuracy, t and k of a run.
+    """Plots loss, accuracy, t and k of a run.
 
     Args:
         run (Run): The run.
-        dark (bool): For a dark background. Defaults to False.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: A panel for each of the three that the log has.
+        Figure: A panel for each of the three that the log contains.
     """
     panels = {
         'training loss': {'loss': 'loss'},
@@ -162,7 +163,7 @@ def training_curves(run: Run, dark: bool = False) -> Figure:
 
 
 def _heat_map(axis: Axes, layers: dict[str, Curve], norm: Normalize, unit: str) -> None:
-    """A row for each layer, the input's at the top; a column for each record."""
+    """Draws a row per layer, with the input at the top, and a column per record."""
     x = next(iter(layers.values()))[0]
     first = x[0] - (x[1] - x[0] if len(x) > 1 else x[0])
     values = [y for _, y in layers.values()]
@@ -184,14 +185,14 @@ def _heat_map(axis: Axes, layers: dict[str, Curve], norm: Normalize, unit: str) 
 
 
 def flip_rates(run: Run, dark: bool = False) -> Figure:
-    """How many weights change sign between two records of ``BinaryStatsHook``.
+    """Plots the share of weights whose sign changes between two records.
 
     Args:
-        run (Run): The run; it has recorded them.
-        dark (bool): For a dark background. Defaults to False.
+        run (Run): A run with records of ``BinaryStatsHook``.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: The share in all layers over iterations, and in each layer.
+        Figure: The share over iterations, for all layers together and for each layer.
     """
     x, y = run.curves['binary/flips']
     layers = {
@@ -199,7 +200,7 @@ def flip_rates(run: Run, dark: bool = False) -> Figure:
         for name, (steps, values) in by_layer(run.curves, 'flips').items()
     }
     values = np.array([values for _, values in layers.values()])
-    # Shares fall by orders of magnitude; zeros get the colour of the lowest.
+    # Shares fall by orders of magnitude. Zeros get the colour of the smallest share.
     log = bool((values > 0).any())
     norm = (
         LogNorm(values[values > 0].min(), values.max(), clip=True)
@@ -227,15 +228,14 @@ def flip_rates(run: Run, dark: bool = False) -> Figure:
 
 
 def entropies(run: Run, dark: bool = False) -> Figure:
-    """Entropy of binary weights and activations, by layer and iteration.
+    """Plots the entropy of binary weights and activations by layer and iteration.
 
     Args:
-        run (Run): The run; it has recorded them.
-        dark (bool): For a dark background. Defaults to False.
+        run (Run): A run with records of ``BinaryStatsHook``.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: A heat map for weights and, unless they are in full precision, one
-        for activations.
+        Figure: A heat map for weights and, if they are binary, one for activations.
     """
     panels = {
         'binary weights: mean over filters': by_layer(run.curves, 'weight_entropy'),
@@ -258,14 +258,14 @@ def entropies(run: Run, dark: bool = False) -> Figure:
 
 
 def latent_weights(run: Run, dark: bool = False) -> Figure:
-    """Histograms of latent weights with the estimator's derivative over them.
+    """Plots histograms of latent weights with the estimator's derivative.
 
     Args:
-        run (Run): The run; it has weights.
-        dark (bool): For a dark background. Defaults to False.
+        run (Run): A run with weights.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: A panel for each checkpoint.
+        Figure: A panel per checkpoint.
     """
     count = len(run.latent)
     with styled(dark) as style:
@@ -302,12 +302,12 @@ def latent_weights(run: Run, dark: bool = False) -> Figure:
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], dark: bool = False) -> Figure:
-    """A confusion matrix.
+    """Plots a confusion matrix.
 
     Args:
         matrix (np.ndarray): (n, n), int: images by true and by predicted class.
-        classes (Sequence[str]): Their n names.
-        dark (bool): For a dark background. Defaults to False.
+        classes (Sequence[str]): The n class names.
+        dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
         Figure: Shares of each true class in colour, with counts for up to 20 classes.
@@ -328,7 +328,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], dark: bool = False) ->
         bar.outline.set_visible(False)
         axis.set(xlabel='predicted class', ylabel='true class')
         if named:
-            # A dollar sign in a name is no formula.
+            # A dollar sign in a name does not start a formula.
             ticks = range(len(matrix))
             axis.set_xticks(ticks, classes, rotation=45, ha='right', parse_math=False)
             axis.set_yticks(ticks, classes, parse_math=False)
@@ -340,15 +340,15 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], dark: bool = False) ->
 
 
 def run_figures(run: Run, dark: bool = False) -> tuple[dict[str, Figure], list[str]]:
-    """The standard pictures of a run, as far as it has recorded what they show.
+    """Draws the standard plots of a run for which it has records.
 
     Args:
         run (Run): The run.
-        dark (bool): For dark backgrounds. Defaults to False.
+        dark (bool): Whether the backgrounds are dark. Defaults to False.
 
     Returns:
         tuple[dict[str, Figure], list[str]]: The figures by name, and a note on each
-        that is left out.
+        missing plot.
     """
     figures, notes = {'curves': training_curves(run, dark)}, []
     if 't' not in run.curves:

@@ -1,4 +1,4 @@
-"""Colours and axes that all pictures share, and files of pictures."""
+"""Colours, axes and files of all plots."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 
 class Style(NamedTuple):
-    """Colours of a picture: background, text, lines in between, and curves."""
+    """Colours of a plot: background, text, grid lines and curves."""
 
     paper: str
     ink: str
@@ -29,7 +29,7 @@ LIGHT = Style(
     '#b8bec6',
     ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00'),
 )
-#: Their sky blue, orange, green, purple, yellow.
+#: Okabe and Ito's sky blue, orange, green, purple, yellow.
 DARK = Style(
     '#14171c',
     '#e8eaed',
@@ -42,7 +42,7 @@ WIDTH = 6.4  # inches
 
 @contextmanager
 def styled(dark: bool) -> Iterator[Style]:
-    """What is drawn inside has the colours that come with it."""
+    """Applies the colours of the background to everything drawn in the context."""
     style = DARK if dark else LIGHT
     settings = {
         'figure.facecolor': style.paper,
@@ -67,7 +67,7 @@ def styled(dark: bool) -> Iterator[Style]:
 def new_axes(
     rows: int, columns: int, height: float, style: Style, **options
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with its axes in an array (rows, columns)."""
+    """Creates a figure, with its axes in an array (rows, columns)."""
     figure = Figure(figsize=(WIDTH, height), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **options)
@@ -77,15 +77,15 @@ def new_axes(
 
 
 def tidy(axis: Axes, style: Style) -> None:
-    """Gives an axis the colours of the style, and no frame."""
-    # Ticks are made when the figure is saved, outside of its style.
+    """Applies the colours of the style to an axis and removes its frame."""
+    # Ticks are created when the figure is saved, outside the context of its style.
     axis.tick_params(which='both', color=style.rule, labelcolor=style.ink)
     axis.spines[['top', 'right']].set_visible(False)
     axis.grid(True)
 
 
 def log_scale(axis: Axes) -> None:
-    """Logarithmic y with plain numbers, at 2 and 5 too within two powers of ten."""
+    """Sets a log scale for y with plain numbers, with 2 and 5 for small ranges."""
     axis.set_yscale('log')
     low, high = axis.get_ylim()
     axis.yaxis.set_major_formatter('{x:g}')
@@ -94,7 +94,7 @@ def log_scale(axis: Axes) -> None:
 
 
 def short_number(value: float) -> str:
-    """Three digits."""
+    """Formats a number with three digits."""
     return f'{value:.3g}'
 
 
@@ -102,8 +102,8 @@ def save(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Writes figures as PNG files.
 
     Args:
-        figures (dict[str, Figure]): By name.
-        folder (str | Path): Where to; made if it is not there.
+        figures (dict[str, Figure]): The figures by name.
+        folder (str | Path): Target folder, created if necessary.
 
     Returns:
         list[Path]: The files.
@@ -118,7 +118,7 @@ def save(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
 
 
 def save_svg(figure: Figure, path: str | Path) -> None:
-    """Writes a figure as SVG whose text is text; the same one gives the same file.
+    """Writes a figure as a reproducible SVG file that keeps text as text.
 
     Args:
         figure (Figure): The figure.

@@ -26,7 +26,7 @@ class IRResNet(StagedBackbone):
     ========== ====== ==================================== ======== ======
 
     The stem stays in full precision, and so do the 1x1 shortcuts unless
-    ``downsample_conv_cfg`` says otherwise. W/A bits 1/32 are
+    ``downsample_conv_cfg`` is set. For W/A bits 1/32, set
     ``conv_cfg=dict(type='IRConv2d', binarize_input=False)``,
     ``structure='normal'`` and ReLU.
 
@@ -35,19 +35,19 @@ class IRResNet(StagedBackbone):
         structure (str): 'bireal', a shortcut around each convolution, or
             'normal', one around two.
         in_channels (int): Channels of the image.
-        conv_cfg (dict | None): The 3x3 convolutions behind the stem; None is
-            full precision.
-        downsample_conv_cfg (dict | None): The 1x1 convolution of the shortcuts;
-            None is full precision, as in the released code.
-        norm_cfg (dict): Norm layers.
-        act_cfg (dict): Activations. For PReLU, ``num_parameters`` other than 1 asks
-            for one slope a channel.
+        conv_cfg (dict | None): Config of the 3x3 convolutions after the stem. None
+            means full precision.
+        downsample_conv_cfg (dict | None): Config of the 1x1 convolutions in shortcuts.
+            None means full precision, as in the released code.
+        norm_cfg (dict): Config of the norms.
+        act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
+            than 1 means one slope per channel.
         out_indices (Sequence[int]): Stages to return, 0 to 3.
         frozen_stages (int): Stem and stages up to this one are frozen.
-        norm_eval (bool): Freeze the statistics of all batch norms.
-        with_cp (bool): Trade time for memory by gradient checkpointing.
-        init_cfg (dict | list[dict] | None): Initialisation; convolutions are
-            normal with variance 2 / (kh kw out) by default.
+        norm_eval (bool): Whether to freeze the statistics of all batch norms.
+        with_cp (bool): Whether to use gradient checkpointing.
+        init_cfg (dict | list[dict] | None): Initialisation. By default convolutions are
+            normal with variance 2 / (kh kw out).
 
     Raises:
         ValueError: If ``depth``, ``structure``, ``out_indices`` or
@@ -113,9 +113,9 @@ class IRResNet(StagedBackbone):
         self.add_stages(stages)
 
     def stem_modules(self) -> list[nn.Module]:
-        """First convolution, its norm and activation."""
+        """Returns the first convolution, its norm and activation."""
         return [self.conv1, getattr(self, self.norm1_name), self.act]
 
     def stem(self, x: Tensor) -> Tensor:
-        """Map (N, 3, H, W) to (N, 64, H/4, W/4)."""
+        """Maps (N, 3, H, W) to (N, 64, H/4, W/4)."""
         return self.maxpool(self.act(getattr(self, self.norm1_name)(self.conv1(x))))

@@ -19,7 +19,7 @@ from .staged import StagedBackbone
 
 
 class _Arch(NamedTuple):
-    blocks: int  # a stage
+    blocks: int  # per stage
     channels: tuple[int, ...]
     shortcut: str  # option of the ResNet paper: A pads, B convolves
     init_cfg: dict | None
@@ -44,21 +44,21 @@ class IRResNet_CIFAR(StagedBackbone):
         structure (str): 'bireal', a shortcut around each convolution, or
             'normal', one around two.
         in_channels (int): Channels of the image.
-        conv_cfg (dict | None): The 3x3 convolutions behind the stem; None is
-            full precision.
-        downsample_conv_cfg (dict | None): ResNet-18's 1x1 shortcuts; None is
-            full precision.
-        norm_cfg (dict): Norm layers.
-        act_cfg (dict): Activations. For PReLU, ``num_parameters`` other than 1 asks
-            for one slope a channel.
-        stem_act (bool): Activation behind the stem. The released ResNet-18 and
+        conv_cfg (dict | None): Config of the 3x3 convolutions after the stem. None
+            means full precision.
+        downsample_conv_cfg (dict | None): Config of ResNet-18's 1x1 shortcuts. None
+            means full precision.
+        norm_cfg (dict): Config of the norms.
+        act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
+            than 1 means one slope per channel.
+        stem_act (bool): Whether the stem has an activation. The released ResNet-18 and
             ResNet-20 1/32 have none.
         out_indices (Sequence[int]): Stages to return.
         frozen_stages (int): Stem and stages up to this one are frozen.
-        norm_eval (bool): Freeze the statistics of all batch norms.
-        with_cp (bool): Trade time for memory by gradient checkpointing.
-        init_cfg (dict | list[dict] | None): Initialisation. None is the released
-            code's: Kaiming normal (fan-in) for ResNet-20, torch's own for
+        norm_eval (bool): Whether to freeze the statistics of all batch norms.
+        with_cp (bool): Whether to use gradient checkpointing.
+        init_cfg (dict | list[dict] | None): Initialisation. None means that of the
+            released code: Kaiming normal (fan-in) for ResNet-20, torch's default for
             ResNet-18.
 
     Raises:
@@ -139,9 +139,9 @@ class IRResNet_CIFAR(StagedBackbone):
         self.add_stages(stages)
 
     def stem_modules(self) -> list[nn.Module]:
-        """First convolution, its norm and activation."""
+        """Returns the first convolution, its norm and activation."""
         return [self.conv1, getattr(self, self.norm1_name), self.act]
 
     def stem(self, x: Tensor) -> Tensor:
-        """Map (N, 3, H, W) to (N, width, H, W)."""
+        """Maps (N, 3, H, W) to (N, width, H, W)."""
         return self.act(getattr(self, self.norm1_name)(self.conv1(x)))

@@ -12,7 +12,7 @@ from .staged import StagedBackbone
 
 
 class _ConvBlock(BaseModule):
-    """3x3 convolution, max-pool 2 in every second one, norm, activation."""
+    """3x3 convolution, optional 2x2 max-pooling, norm, activation."""
 
     def __init__(
         self, in_channels, out_channels, pool, conv_cfg, norm_cfg, act_cfg, with_cp
@@ -22,14 +22,14 @@ class _ConvBlock(BaseModule):
         self.conv = build_conv_layer(
             conv_cfg, in_channels, out_channels, 3, padding=1, bias=False
         )
-        # The released code pools in front of the norm.
+        # The released code pools before the norm.
         self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
         self.norm_name, norm = build_norm_layer(norm_cfg, out_channels)
         self.add_module(self.norm_name, norm)
         self.act = build_activation(act_cfg, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H, W), or half of H and W if it pools."""
+        """Maps (N, in, H, W) to (N, out, H, W), or to half of H and W if it pools."""
         if self.with_cp and x.requires_grad:
             return recomputed(self, self._forward, x)
         return self._forward(x)
@@ -51,22 +51,22 @@ class IRVGGSmall(StagedBackbone):
     layer3 3x3 conv, BN, act; conv, pool, BN, act  512      8
     ====== ======================================= ======== ======
 
-    An image of 32x32 leaves as 512x4x4, which ``FlattenNeck`` and a linear head
-    of 8192 inputs classify.
+    For images of 32x32 the output is 512x4x4. ``FlattenNeck`` and a linear head with
+    8192 inputs classify it.
 
     Args:
         in_channels (int): Channels of the image.
-        conv_cfg (dict | None): Convolutions behind the stem; None is full
-            precision.
-        norm_cfg (dict): Norm layers.
-        act_cfg (dict): Activations. For PReLU, ``num_parameters`` other than 1 asks
-            for one slope a channel.
+        conv_cfg (dict | None): Config of the convolutions after the stem. None means
+            full precision.
+        norm_cfg (dict): Config of the norms.
+        act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
+            than 1 means one slope per channel.
         out_indices (Sequence[int]): Stages to return, 0 to 2.
         frozen_stages (int): Stem and stages up to this one are frozen.
-        norm_eval (bool): Freeze the statistics of all batch norms.
-        with_cp (bool): Trade time for memory by gradient checkpointing.
-        init_cfg (dict | list[dict] | None): Initialisation; convolutions are
-            normal with variance 2 / (kh kw out) by default.
+        norm_eval (bool): Whether to freeze the statistics of all batch norms.
+        with_cp (bool): Whether to use gradient checkpointing.
+        init_cfg (dict | list[dict] | None): Initialisation. By default convolutions are
+            normal with variance 2 / (kh kw out).
 
     Raises:
         ValueError: If ``out_indices`` or ``frozen_stages`` is out of range.
@@ -111,9 +111,9 @@ class IRVGGSmall(StagedBackbone):
         self.add_stages(stages)
 
     def stem_modules(self) -> list[nn.Module]:
-        """First convolution with its norm."""
+        """Returns the first convolution and its norm."""
         return [self.conv0]
 
     def stem(self, x: Tensor) -> Tensor:
-        """Map (N, 3, H, W) to (N, 128, H, W)."""
+        """Maps (N, 3, H, W) to (N, 128, H, W)."""
         return self.conv0(x)

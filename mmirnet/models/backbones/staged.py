@@ -1,4 +1,4 @@
-"""What every backbone here does: a stem, stages, features on the way."""
+"""Base class of the backbones: a stem, stages and their features."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from ...errors import ConfigError
 
 
 class StagedBackbone(BaseBackbone):
-    """A stem and stages ``layer1``, ``layer2``, ..., each half the size of the last.
+    """A stem and stages ``layer1``, ``layer2``, ... that each halve the resolution.
 
     Args:
-        out_indices (Sequence[int]): Stages whose feature maps are returned; -1 is
-            the last.
-        frozen_stages (int): Stem and stages up to this number keep their weights
-            and statistics: 0 the stem, 1 also ``layer1``; -1 none.
-        norm_eval (bool): Batch norms use, and keep, their running statistics in
-            training.
+        out_indices (Sequence[int]): Stages whose feature maps are returned. -1 is the
+            last.
+        frozen_stages (int): Stem and stages up to this one have fixed weights and
+            statistics: 0 means the stem, 1 also ``layer1``, and -1 none.
+        norm_eval (bool): Whether batch norms use their running statistics in training,
+            without updating them.
         init_cfg (dict | list[dict] | None): Initialisation.
     """
 
@@ -35,7 +35,7 @@ class StagedBackbone(BaseBackbone):
         self.norm_eval = norm_eval
 
     def add_stages(self, stages: Sequence[nn.Module]) -> None:
-        """Register the stages and check the arguments that number them."""
+        """Registers the stages and checks the arguments that refer to them."""
         n = len(stages)
         if not isinstance(self.out_indices, Sequence):
             raise ConfigError(
@@ -63,15 +63,15 @@ class StagedBackbone(BaseBackbone):
         self._freeze()
 
     def stem_modules(self) -> list[nn.Module]:
-        """The modules in front of the first stage."""
+        """Returns the modules before the first stage."""
         raise NotImplementedError
 
     def stem(self, x: Tensor) -> Tensor:
-        """What happens to an image in front of the first stage."""
+        """Computes the input of the first stage."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, 3, H, W) to the feature maps of ``out_indices``."""
+        """Maps images (N, 3, H, W) to the feature maps of ``out_indices``."""
         x = self.stem(x)
         outs = []
         for i in range(self.num_stages):
@@ -89,7 +89,7 @@ class StagedBackbone(BaseBackbone):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Set training or evaluation, but for what is frozen."""
+        """Sets training or evaluation mode, except for frozen modules."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
