@@ -22,8 +22,7 @@ from ..datasets.in_memory import read_each_image
 from ..engine.checkpoint import (
     handed_over,
 )
-from ..engine.config import load_config, take_old_switches
-from ..engine.config_checks import merge_options
+from ..engine.config import load_config, merge_options, take_old_switches
 from ..engine.facts import parts
 from ..engine.weights import check_checkpoint
 from ..errors import ConfigError

@@ -21,8 +21,7 @@ from mmengine.config import Config
 from .. import __version__
 from ..analysis.results import read_results
 from ..analysis.runs import read_scalars
-from ..engine.config import load_config
-from ..engine.config_checks import merge_options
+from ..engine.config import load_config, merge_options
 from ..engine.speed import device_name
 from ..errors import ConfigError, MmirnetError
 from .training import train

@@ -18,8 +18,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
-from ..engine.config import load_config
-from ..engine.config_checks import merge_options
+from ..engine.config import load_config, merge_options
 from ..engine.facts import Facts, gather, normalised_twice, samples, turns
 from ..engine.wrappers import unwrap
 from ..errors import ConfigError, UnsupportedModelError

@@ -6,8 +6,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..datasets.in_memory import keep_in_memory
-from ..engine.config import add_default_hooks, set_loader_defaults, take_old_switches
-from ..engine.config_checks import check_config, merge_options
+from ..engine.config import (
+    add_default_hooks,
+    merge_options,
+    set_loader_defaults,
+    take_old_switches,
+)
+from ..engine.config_checks import check_config
 from ..engine.launch import join_processes
 from ..errors import ConfigError, DataError
 

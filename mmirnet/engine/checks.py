@@ -30,9 +30,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError
-from .config_checks import folder_problems
 from .dry_run import dry_run
 from .facts import dataset_classes, leaves, normalised_twice, predicts
+from .folder_checks import folder_problems
 from .labels import class_name_problems, label_problems
 from .wrappers import unwrap
 

@@ -1,16 +1,21 @@
 """Reads the config of a run and sets the defaults of the tools."""
 
 import importlib.util
+import inspect
 import logging
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ..datasets.in_memory import is_in_memory
-from ..errors import ConfigError
-from ..registry import find_class
-from .config_checks import read_config
+from ..errors import ConfigError, MmirnetError, first_line
+from ..registry import find_class, nearest
 
 _log = logging.getLogger('mmirnet')
 
@@ -22,6 +27,26 @@ DEFAULT_HOOKS = dict(
     resume=dict(type='ResumeHook'),
     precise_bn=dict(type='PackedPreciseBNHook'),
     tf32=dict(type='TF32Hook', allow=False),
+)
+
+
+#: Top-level settings that are not arguments of MMEngine's Runner.
+_SETTINGS = frozenset(
+    [
+        'activation_checkpointing',
+        'auto_scale_lr',
+        'channels_last',
+        'compile',
+        'env_cfg',
+        'find_unused_parameters',
+        'in_memory',
+        'runner_type',
+        'strategy',
+        'sync_bn',
+        'tf32',
+        'tta_model',
+        'tta_pipeline',
+    ]
 )
 
 
@@ -44,6 +69,118 @@ def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
     if Path(cfg.work_dir).is_file():
         raise ConfigError(f'--work-dir {cfg.work_dir} is a file, not a folder')
     return cfg
+
+
+def read_config(path: Path) -> Config:
+    """Reads a config file.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If it cannot be read; names the file, the line and the reason.
+        FileNotFoundError: If one of its base configs is missing.
+    """
+    try:
+        return Config.fromfile(path)
+    except (OSError, MmirnetError):
+        raise
+    except Exception as error:  # code in a config or its imports may raise anything
+        # For a failed import, MMEngine's message is about earlier imports.
+        cause = error
+        while isinstance(cause, ImportError) and cause.__context__ is not None:
+            cause = cause.__context__
+        reason = getattr(cause, 'msg', None) or first_line(cause)
+        if not isinstance(cause, (SyntaxError, ImportError)):
+            reason = f'{type(cause).__name__}: {reason}'
+        if isinstance(cause, ModuleNotFoundError):
+            reason += '; PYTHONPATH has to name the folder that it is in'
+        raise ConfigError(f'{_place(path, cause)}: {reason}') from error
+
+
+def _place(path: Path, error: Exception) -> str:
+    """Returns file and line at which reading a config failed, if known."""
+    if isinstance(error, ImportError):
+        return f'CONFIG {path}'
+    if isinstance(error, SyntaxError):
+        # MMEngine parses text without a file name, which only the callers know.
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        names = [error.filename, *(f.f_locals.get('filename') for f in frames[::-1])]
+        files = [name for name in names if name and Path(name).is_file()]
+        return f'{(files or [path])[0]}, line {error.lineno}'
+    library = str(Path(mmengine.__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        inside = frame.filename.startswith((library, '<')) or frame.filename == __file__
+        if not inside:
+            return f'{frame.filename}, line {frame.lineno}'
+    return f'CONFIG {path}'
+
+
+def merge_options(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Merges command-line options into a config.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        options (dict[str, Any] | None): Settings by dotted key.
+
+    Raises:
+        ConfigError: If a setting cannot be merged, or if nothing would read it.
+
+    Example:
+        >>> cfg = Config(dict(train_cfg=dict(max_epochs=9)))
+        >>> merge_options(cfg, dict(max_epochs=1))
+        Traceback (most recent call last):
+        mmirnet.errors.ConfigError: --cfg-options max_epochs: nothing reads it; did ...
+    """
+    for key in options or {}:
+        if 'runner_type' not in cfg and (problem := _unread(cfg, key)):
+            raise ConfigError(f'--cfg-options {key}: {problem}')
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, AssertionError) as error:
+        reason = error.args[0] if error.args else first_line(error)
+        raise ConfigError(f'--cfg-options: {reason}') from error
+
+
+def _unread(cfg: Config, key: str) -> str | None:
+    """Explains why a setting would have no effect; None if it is read.
+
+    When a config file has been read, its variables are already copied to the places
+    that use them.
+    """
+    top = key.partition('.')[0]
+    known = {*inspect.signature(Runner.__init__).parameters, *_SETTINGS}
+    if top in known:
+        return None
+    if top in cfg:
+        places = [
+            place
+            for place, value in _values(cfg)
+            if isinstance(value, (dict, list)) and value == cfg[top] and place != top
+        ]
+        where = f'set {" and ".join(places)}' if places else 'set what it is used in'
+        return f'{top} is a variable that the config file has used already; {where}'
+    near = nearest(top, known)
+    places = [place for place, _ in _values(cfg) if place.endswith(f'.{key}')]
+    if places or near:
+        return f'nothing reads it; did you mean {(places or [near])[0]}?'
+    return 'nothing reads it'
+
+
+def _values(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Iterates over the values of a config by dotted key, except those in lists."""
+
+    def below(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        yield key, value
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from below(f'{key}.{name}', inner)
+
+    for key in cfg:
+        yield from below(key, cfg[key])
 
 
 def set_loader_defaults(loader: ConfigDict) -> None:

@@ -6,13 +6,8 @@ from mmengine.config import Config
 from PIL import Image
 from small_run import ROOT
 
-from mmirnet.engine.config_checks import (
-    check_config,
-    config_problems,
-    merge_options,
-    read_config,
-    report,
-)
+from mmirnet.engine.config import merge_options, read_config
+from mmirnet.engine.config_checks import check_config, config_problems, report
 from mmirnet.errors import ConfigError, DataError
 
 TRAIN = ('train_dataloader', 'val_dataloader')

@@ -385,8 +385,7 @@ def summarize_config(
         269850
     """
     # These modules need more than torch.
-    from ...engine.config import load_config
-    from ...engine.config_checks import merge_options
+    from ...engine.config import load_config, merge_options
     from ...engine.facts import build_model, image_shape, takes, test_set
 
     for file in filter(None, (json_file, csv_file)):
