@@ -15,7 +15,7 @@ from ..packed.bits import pack_bits
 from ..packed.format import Packed, read
 from . import plan
 
-MAX_THREADS = 1024
+MAX_THREADS = 1024  # as in csrc/limits.h
 
 _reason: ImportError | None = None  # why there is no session
 try:

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "network.h"
+#include "operators.h"
 
 using namespace mmirnet;
 
@@ -36,7 +36,8 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   const std::vector<float> zero(channels, 0.0f), one(channels, 1.0f);
   network.set_input(image, {zero.data(), zero.size()}, {one.data(), one.size()});
   EpilogueSpec epilogue{{}, {}, -INFINITY, INFINITY, -1, -1, bits};
-  network.add_conv(image, Window::square(1, 1, 0), 1, {eye.data(), eye.size()}, epilogue);
+  add_conv(network, image, Window::square(1, 1, 0), 1, {eye.data(), eye.size()},
+           epilogue);
 
   const auto random_words = [](int filters, int taps, int in) {
     const int words = (in + 63) / 64;
@@ -56,15 +57,16 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   }
   epilogue = {{alpha.data(), alpha.size()}, {beta.data(), beta.size()}, -1, 1, -1, -1, -1};
   (sign ? epilogue.bits : epilogue.out) = sign ? signs : sums;
-  network.add_binary_conv(bits, Window::square(kernel, stride, pad),
-                          {weights.data(), weights.size()}, epilogue);
+  add_binary_conv(network, bits, Window::square(kernel, stride, pad),
+                  {weights.data(), weights.size()}, epilogue);
   if (sign) {
     const auto last = random_words(16, 1, out);
-    network.add_binary_conv(signs, Window::square(1, 1, 0), {last.data(), last.size()},
-                            {{}, {}, -INFINITY, INFINITY, -1, again, -1});
+    add_binary_conv(network, signs, Window::square(1, 1, 0),
+                    {last.data(), last.size()},
+                    {{}, {}, -INFINITY, INFINITY, -1, again, -1});
   }
   const Window whole{out_height, out_width, 1, 1, 0, 0, 0, 0, 1, 1};
-  network.add_average_pool(sign ? again : sums, whole, false, pooled);
+  add_average_pool(network, sign ? again : sums, whole, false, pooled);
   network.set_output(pooled);
 
   std::vector<float> images(size_t{2} * channels * height * width);

@@ -20,9 +20,11 @@ def test_neon_equals_portable(tmp_path):
         'isa_neon',
         'isa_portable',
         'network',
+        'scheduler',
         'thread_pool',
     ]
     sources = [CSRC / f'{name}.cpp' for name in names]
+    sources += sorted((CSRC / 'ops').glob('*.cpp'))
     flags = '-std=c++17 -O1 -fno-strict-aliasing -ffp-contract=off'
     program = tmp_path / 'neon'
     options = [*flags.split(), '-static', '-pthread', '-DMMIRNET_NEON', f'-I{CSRC}']

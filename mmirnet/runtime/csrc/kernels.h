@@ -12,11 +12,11 @@
 #include <cstdint>
 
 #include "float_conv.h"
+#include "limits.h"
 
 namespace mmirnet {
 
-constexpr int kGroup = 64;       // output channels computed together
-constexpr int kFloatLanes = 16;  // float pixels are padded to this many lanes
+constexpr int kGroup = 64;  // output channels computed together
 
 constexpr int round_up(int value, int unit) {
   return (value + unit - 1) / unit * unit;
@@ -40,7 +40,7 @@ struct Epilogue {
 // `pad` zero pixels at each end of a row.
 struct BitShape {
   int height, width, channels, pad;
-  int pixel() const { return (channels + 63) / 64; }
+  int pixel() const { return (channels + kWord - 1) / kWord; }
   int row() const { return (width + 2 * pad) * pixel(); }
 };
 

@@ -14,7 +14,7 @@
 #include <pthread.h>
 #endif
 
-#include "network.h"
+#include "operators.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -158,25 +158,37 @@ NB_MODULE(_native, m) {
       .def("add_binary_conv",
            [](Network& n, int in, const Window& window,
               const Array<uint64_t>& signs, const EpilogueSpec& epilogue) {
-             n.add_binary_conv(in, window, span(signs), epilogue);
+             add_binary_conv(n, in, window, span(signs), epilogue);
            })
       .def("add_conv",
            [](Network& n, int in, const Window& window, int groups,
               const Array<float>& weight, const EpilogueSpec& epilogue) {
-             n.add_conv(in, window, groups, span(weight), epilogue);
+             add_conv(n, in, window, groups, span(weight), epilogue);
            })
-      .def("add_max_pool", &Network::add_max_pool)
-      .def("add_map", &Network::add_map)
-      .def("add_average_pool", &Network::add_average_pool)
-      .def("add_sign", &Network::add_sign)
-      .def("add_vector", &Network::add_vector)
-      .def("add_shortcut", &Network::add_shortcut)
+      .def("add_max_pool", &mmirnet::add_max_pool)
+      .def("add_map", &mmirnet::add_map)
+      .def("add_average_pool", &mmirnet::add_average_pool)
+      .def("add_sign", &mmirnet::add_sign)
+      .def("add_vector", &mmirnet::add_vector)
+      .def("add_shortcut", &mmirnet::add_shortcut)
       .def("predict", predict<uint8_t>)
       .def("predict", predict<float>)
       .def("time_operations", &Network::time_operations, "repeats"_a)
       .def_prop_ro("isa", &Network::isa)
       .def_prop_ro("library_layers", &Network::library_layers)
       .def_prop_ro("threads", &Network::threads);
+
+  nb::dict limits;  // under the names that Python gives them
+  limits["MAX_SIDE"] = mmirnet::kMaxSide;
+  limits["MAX_STRIDE"] = mmirnet::kMaxStride;
+  limits["MAX_BINARY_KERNEL"] = mmirnet::kMaxBinaryKernel;
+  limits["MAX_BINARY_WINDOW"] = mmirnet::kMaxBinaryWindow;
+  limits["ALIGNMENT"] = mmirnet::kAlignment;
+  limits["GAP"] = mmirnet::kGap;
+  limits["FLOAT_LANES"] = mmirnet::kFloatLanes;
+  limits["WORD"] = mmirnet::kWord;
+  limits["MAX_THREADS"] = mmirnet::kMaxThreads;
+  m.attr("LIMITS") = limits;
 
   m.def("float_library_problem", &mmirnet::float_library_problem);
   m.def("peak_rate", &mmirnet::peak_rate);

@@ -1,7 +1,10 @@
-// A network as a list of operations over tensors in one arena.
+// A network as a list of operations over tensors in one arena. network.cpp
+// builds it, the operators of operators.h add to it, scheduler.cpp runs it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -9,9 +12,20 @@
 
 #include "float_conv.h"
 #include "kernels.h"
+#include "limits.h"
 #include "thread_pool.h"
 
 namespace mmirnet {
+
+// Throws std::invalid_argument where a condition does not hold.
+void require(bool condition, const char* what);
+
+// Aligned memory of zeros, with a gap behind it.
+using Bytes = std::unique_ptr<uint8_t[], void (*)(void*)>;
+Bytes allocate(size_t bytes);
+constexpr size_t aligned(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 template <class T>
 struct Span {
@@ -40,11 +54,30 @@ struct EpilogueSpec {
   int residual = -1, out = -1, bits = -1;
 };
 
+struct EpiloguePlan;
+
 // Thrown by `run` when it was told to stop.
 struct Interrupted {};
 
 class Network {
  public:
+  // Where one image is being computed, this thread's own memory, and whether
+  // one of the image's values is NaN.
+  struct Context {
+    uint8_t* arena;
+    float* scratch;
+    std::atomic<bool>* nan;
+    template <class T>
+    T* at(const Tensor& tensor) const {
+      return reinterpret_cast<T*>(arena + tensor.offset);
+    }
+  };
+  // Work in `items` that may run in any order on any thread.
+  struct Operation {
+    int items;
+    std::function<void(const Context&, int begin, int end)> run;
+  };
+
   // Throws std::invalid_argument, as every method here, for what does not fit.
   Network(const std::string& isa, const std::string& library, int threads,
           size_t arena_bytes);
@@ -54,17 +87,34 @@ class Network {
                  int pad, size_t offset);
   void set_input(int tensor, Span<float> mean, Span<float> std);
   void set_output(int tensor);
-  void add_binary_conv(int in, Window window, Span<uint64_t> signs,
-                       const EpilogueSpec& epilogue);
-  // `weight` is [out][row][column][in / groups].
-  void add_conv(int in, Window window, int groups, Span<float> weight,
-                const EpilogueSpec& epilogue);
-  void add_max_pool(int in, Window window, const EpilogueSpec& epilogue);
-  void add_map(int in, const EpilogueSpec& epilogue);  // of an image too
-  void add_average_pool(int in, Window window, bool include_pad, int out);
-  void add_sign(int in, int out);    // -1 and +1 in floats
-  void add_vector(int in, int out);  // (C, H, W) as channels
-  void add_shortcut(int in, int stride, int before, int out);
+
+  // What operators build with.
+  const Tensor& tensor(int id) const;
+  const Tensor& tensor(int id, Tensor::Kind kind) const;
+  const Kernels* kernels() const { return kernels_; }
+  // Looks up tensors and constants of what ends an operation whose result has
+  // this shape and which reads `in`.
+  EpiloguePlan plan(const EpilogueSpec& epilogue, int height, int width,
+                    int channels, int in);
+  // Memory of zeros that lives as long as the network.
+  uint8_t* reserve(size_t bytes);
+  // A copy of `values` there, with zeros behind it up to `size`.
+  template <class T>
+  const T* keep(Span<T> values, size_t size) {
+    uint8_t* const copy = reserve(sizeof(T) * size);
+    std::memcpy(copy, values.data, sizeof(T) * values.size);
+    return reinterpret_cast<const T*>(copy);
+  }
+  template <class T>
+  const T* keep(const std::vector<T>& values) {
+    return keep(Span<T>{values.data(), values.size()}, values.size());
+  }
+  // How many floats of a thread's own memory an operation needs.
+  void need_scratch(size_t floats) {
+    scratch_floats_ = std::max(scratch_floats_, floats);
+  }
+  void add(Operation operation) { operations_.push_back(std::move(operation)); }
+  void count_library_layer() { ++library_layers_; }
 
   // Whether to stop; asked now and then by the thread that called `run`.
   using Interrupt = std::function<bool()>;
@@ -87,34 +137,11 @@ class Network {
   const Tensor& input() const { return tensor(input_); }
   const Tensor& output() const { return tensor(output_); }
 
-  // Where one image is being computed, this thread's own memory, and whether
-  // one of the image's values is NaN.
-  struct Context {
-    uint8_t* arena;
-    float* scratch;
-    std::atomic<bool>* nan;
-    template <class T>
-    T* at(const Tensor& tensor) const {
-      return reinterpret_cast<T*>(arena + tensor.offset);
-    }
-  };
-  // Work in `items` that may run in any order on any thread.
-  struct Operation {
-    int items;
-    std::function<void(const Context&, int begin, int end)> run;
-  };
-
  private:
-  struct EpiloguePlan;
   struct State;
   struct Turn;
+  static State* new_state();
   State& state();
-  const Tensor& tensor(int id) const;
-  const Tensor& tensor(int id, Tensor::Kind kind) const;
-  EpiloguePlan plan(const EpilogueSpec& epilogue, int height, int width, int channels,
-                  int sum_of);
-  template <class T>
-  const T* keep(size_t count, const T* values, size_t padded);
   template <class Pixel>
   void run_images(const Pixel* images, int count, float* logits,
                   const Interrupt& interrupt);
@@ -128,9 +155,42 @@ class Network {
   size_t arena_bytes_, scratch_floats_ = 0;
   std::vector<Tensor> tensors_;
   std::vector<Operation> operations_;
-  std::vector<std::unique_ptr<uint8_t[], void (*)(void*)>> constants_;
+  std::vector<Bytes> constants_;
   int input_ = -1, output_ = -1, library_layers_ = 0;
   std::vector<float> mean_, std_;
+};
+
+// An EpilogueSpec whose tensors and constants have been looked up.
+struct EpiloguePlan {
+  Epilogue constant;
+  const Tensor *residual = nullptr, *out = nullptr, *bits = nullptr;
+
+  // Pointers to the whole tensors.
+  Epilogue at(const Network::Context& context) const {
+    Epilogue e = constant;
+    e.nan = context.nan;
+    if (residual) e.residual = context.at<float>(*residual);
+    if (out) e.out = context.at<float>(*out);
+    if (bits) e.bits = context.at<uint64_t>(*bits);
+    return e;
+  }
+
+  // Pointers to row y; clears the zero columns of its bits.
+  Epilogue at(const Network::Context& context, int y) const {
+    Epilogue e = at(context);
+    if (residual)
+      e.residual += ptrdiff_t{y} * residual->width * residual->lanes();
+    if (out) e.out += ptrdiff_t{y} * out->width * out->lanes();
+    if (bits) {
+      const BitShape shape = bits->bit_shape();
+      const int edge = shape.pad * shape.pixel();
+      e.bits += ptrdiff_t{y} * shape.row();
+      std::fill_n(e.bits, edge, 0);
+      std::fill_n(e.bits + shape.row() - edge, edge, 0);
+      e.bits += edge;
+    }
+    return e;
+  }
 };
 
 }  // namespace mmirnet

@@ -1,0 +1,23 @@
+// The operators: each adds work to a network, over tensors that it has. Each
+// has a file in ops/. They throw std::invalid_argument for what does not fit.
+#pragma once
+
+#include "network.h"
+
+namespace mmirnet {
+
+void add_binary_conv(Network&, int in, Window window, Span<uint64_t> signs,
+                     const EpilogueSpec& epilogue);
+// `weight` is [out][row][column][in / groups].
+void add_conv(Network&, int in, Window window, int groups, Span<float> weight,
+              const EpilogueSpec& epilogue);
+void add_max_pool(Network&, int in, Window window,
+                  const EpilogueSpec& epilogue);
+void add_map(Network&, int in, const EpilogueSpec& epilogue);  // of an image too
+void add_average_pool(Network&, int in, Window window, bool include_pad,
+                      int out);
+void add_sign(Network&, int in, int out);    // -1 and +1 in floats
+void add_vector(Network&, int in, int out);  // (C, H, W) as channels
+void add_shortcut(Network&, int in, int stride, int before, int out);
+
+}  // namespace mmirnet

@@ -1,0 +1,171 @@
+// A convolution over bits.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "operators.h"
+#include "windows.h"
+
+namespace mmirnet {
+namespace {
+
+// Numbers the distinct parts of the window over all outputs.
+struct Classes {
+  std::vector<int32_t> of;
+  std::vector<std::pair<int, int>> parts;
+
+  Classes(int outputs, int kernel, int stride, int pad, int size) {
+    std::map<std::pair<int, int>, int32_t> seen;
+    for (int i = 0; i < outputs; ++i) {
+      const auto range = inside(i * stride - pad, kernel, size);
+      const auto found = seen.try_emplace(range, parts.size());
+      if (found.second) parts.push_back(range);
+      of.push_back(found.first->second);
+    }
+  }
+};
+
+// The smallest integer in [low, high] for which `test` holds, or high + 1;
+// `test` must be false up to some point and true after it.
+template <class Test>
+int first_true(int low, int high, Test test) {
+  while (low <= high) {
+    const int middle = low + (high - low) / 2;
+    if (test(middle))
+      high = middle - 1;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
+int floor_half(int value) { return (value - (value & 1)) / 2; }
+
+// Rows outside are skipped. Columns outside read zero bits: there the popcount
+// is the weights' own, which the base takes back.
+int base_of(const BinaryConv& conv, const uint64_t* filter,
+            std::pair<int, int> row, std::pair<int, int> column) {
+  const int words = conv.in.pixel();
+  int base = 0;
+  for (int v = row.first; v < row.second; ++v)
+    for (int u = 0; u < conv.kernel; ++u) {
+      if (u >= column.first && u < column.second) {
+        base += conv.in.channels;
+        continue;
+      }
+      const uint64_t* word = filter + (v * conv.kernel + u) * words;
+      for (int i = 0; i < words; ++i) base += 2 * __builtin_popcountll(word[i]);
+    }
+  return base;
+}
+
+// The smallest sum whose sign after the epilogue is +1; -1 where the slope is
+// negative.
+int step_of(const EpilogueSpec& epilogue, float alpha, float beta, int most) {
+  const auto positive = [&](int dot) {
+    const float y = std::fma(static_cast<float>(dot), alpha, beta);
+    return std::min(std::max(y, epilogue.low), epilogue.high) >= 0;
+  };
+  if (alpha < 0)
+    return first_true(-most, most, [&](int dot) { return !positive(dot); });
+  return first_true(-most, most, positive);
+}
+
+// The tables of a convolution. With nothing but a sign to produce, the epilogue
+// is a step function of the integer sum: they then hold the step instead.
+void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
+                const EpilogueSpec& epilogue, bool only_sign) {
+  const int k = conv.kernel, channels = conv.out_channels;
+  const Classes rows(conv.out_height, k, conv.stride, conv.pad, conv.in.height);
+  const Classes columns(conv.out_width, k, conv.stride, conv.pad,
+                        conv.in.width);
+  conv.row_class = network.keep(rows.of);
+  conv.column_class = network.keep(columns.of);
+  conv.column_classes = static_cast<int>(columns.parts.size());
+
+  const int groups = round_up(channels, kGroup) / kGroup;
+  const int table = groups * kGroup, most = k * k * conv.in.channels;
+  std::vector<float> base(rows.parts.size() * columns.parts.size() * table);
+  std::vector<int32_t> limit(base.size());
+  std::vector<uint64_t> flip(groups);
+  for (int out = 0; out < channels; ++out) {
+    const uint64_t* filter =
+        signs + size_t{1} * out * k * k * conv.in.pixel();
+    const float alpha = epilogue.alpha.size ? epilogue.alpha.data[out] : 1.0f;
+    const float beta = epilogue.alpha.size ? epilogue.beta.data[out] : 0.0f;
+    const int step = step_of(epilogue, alpha, beta, most);
+    if (alpha < 0) flip[out / kGroup] |= uint64_t{1} << (out % kGroup);
+    for (size_t r = 0; r < rows.parts.size(); ++r)
+      for (size_t c = 0; c < columns.parts.size(); ++c) {
+        const size_t at = (r * columns.parts.size() + c) * table + out;
+        const int value =
+            base_of(conv, filter, rows.parts[r], columns.parts[c]);
+        base[at] = static_cast<float>(value);
+        limit[at] = floor_half(value - step);
+      }
+  }
+  conv.base = network.keep(base);
+  if (only_sign) {
+    conv.limit = network.keep(limit);
+    conv.flip = network.keep(flip);
+  }
+}
+
+}  // namespace
+
+void add_binary_conv(Network& network, int in_id, Window window,
+                     Span<uint64_t> signs, const EpilogueSpec& epilogue) {
+  const Kernels* const kernels = network.kernels();
+  const Tensor& in = network.tensor(in_id, Tensor::kBits);
+  const auto size = out_size(in, window);
+  const int height = size.first, width = size.second;
+  const int k = window.kernel_height, stride = window.stride_y, pad = window.top;
+  const Window square = Window::square(k, stride, pad);
+  require(std::memcmp(&square, &window, sizeof square) == 0,
+          "binary kernels are square");
+  require(k <= kMaxBinaryKernel && stride <= kMaxStride,
+          "convolution parameters out of range");
+  require(in.pad >= pad, "too few zero columns for this padding");
+  // 16-bit partial sums, and floats that hold every sum exactly.
+  require(int64_t{k} * k * in.channels <= kMaxBinaryWindow, "window too large");
+  const size_t filter = size_t{1} * k * k * in.bit_shape().pixel();
+  require(signs.size > 0 && signs.size % filter == 0,
+          "weights of the wrong size");
+  const int channels = static_cast<int>(signs.size / filter);
+  const EpiloguePlan plan =
+      network.plan(epilogue, height, width, channels, in_id);
+
+  BinaryConv conv{};
+  conv.in = in.bit_shape();
+  conv.out_height = height;
+  conv.out_width = width;
+  conv.out_channels = channels;
+  conv.kernel = k;
+  conv.stride = stride;
+  conv.pad = pad;
+  const int groups = round_up(channels, kGroup) / kGroup;
+  const size_t group_bytes = kernels->weight_bytes(conv);
+  uint8_t* const weights = network.reserve(group_bytes * groups);
+  for (int group = 0; group < groups; ++group)
+    kernels->pack_weights(conv, signs.data, group,
+                          weights + group * group_bytes);
+  conv.weights = weights;
+  add_tables(network, conv, signs.data, epilogue, !plan.out && !plan.residual);
+
+  const auto run = [kernels, conv, plan, &in](const Network::Context& context,
+                                              int begin, int end) {
+    const Epilogue e = plan.at(context);
+    for (int item = begin; item < end;) {
+      const int group = item / conv.out_height, y = item % conv.out_height;
+      const int rows = std::min(conv.out_height - y, end - item);
+      kernels->binary_conv(conv, e, plan.bits ? plan.bits->pad : 0,
+                           context.at<uint64_t>(in), group, y, y + rows);
+      item += rows;
+    }
+  };
+  network.add({groups * height, run});
+}
+
+}  // namespace mmirnet

@@ -1,0 +1,213 @@
+// Runs images through a network on the threads of the process.
+#include <atomic>
+#include <chrono>
+#include <limits>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+
+#include "network.h"
+
+namespace mmirnet {
+
+// What calls of `run` share, which is one after another.
+struct Network::State {
+  const int process = process_id();
+  const std::shared_ptr<ThreadPool> pool = ThreadPool::shared();
+  std::timed_mutex mutex;
+  std::atomic<std::thread::id> caller{};  // who holds it
+  std::vector<Bytes> arenas;  // one a thread
+};
+
+Network::State* Network::new_state() { return new State; }
+
+// A child that was forked during a call leaves its parent's state alone, for
+// ever: nobody there will unlock it, nor end the call.
+Network::State& Network::state() {
+  State* found = state_.load();
+  if (found->process == process_id()) return *found;
+  auto fresh = std::make_unique<State>();
+  if (state_.compare_exchange_strong(found, fresh.get()))
+    return *fresh.release();
+  return *found;
+}
+
+Network::~Network() {
+  if (state_.load()->process == process_id()) delete state_.load();
+}
+
+template <>
+void Network::load_rows(const Context& context, const uint8_t* image, int begin,
+                        int end) const {
+  const Tensor& in = input();
+  const size_t row = size_t{1} * in.width * in.channels;
+  kernels_->normalize(image + begin * row, (end - begin) * row, in.channels,
+                      mean_.data(), std_.data(),
+                      context.at<float>(in) + begin * row);
+}
+
+template <>
+void Network::load_rows(const Context& context, const float* image, int begin,
+                        int end) const {
+  const Tensor& in = input();
+  const size_t plane = size_t{1} * in.height * in.width, width = in.width;
+  for (int y = begin; y < end; ++y) {
+    float* to = context.at<float>(in) + y * width * in.channels;
+    for (int c = 0; c < in.channels; ++c) {
+      const float* row = image + c * plane + y * width;
+      if (!kernels_->finite(row, width)) *context.nan = true;
+      for (size_t x = 0; x < width; ++x) to[x * in.channels + c] = row[x];
+    }
+  }
+}
+
+namespace {
+
+// How far the threads that share an image have come with one operation. Each
+// takes what is left to take, so that none waits for one that has lost its
+// core, unless that one holds a part.
+struct Progress {
+  std::atomic<int> taken{0}, done{0};
+
+  template <class Run>
+  void work(int items, int threads, const std::atomic<bool>& stop, Run run) {
+    const int piece = std::max(1, items / (4 * threads));
+    for (int begin; !stop && (begin = taken.fetch_add(piece)) < items;) {
+      const int end = std::min(items, begin + piece);
+      run(begin, end);
+      done.fetch_add(end - begin, std::memory_order_release);
+    }
+    for (int rounds = 0;
+         !stop && done.load(std::memory_order_acquire) < items; ++rounds)
+      wait_a_little(rounds);
+  }
+};
+
+// How long a call may stay deaf to Ctrl-C.
+constexpr auto kPatience = std::chrono::milliseconds(50);
+
+}  // namespace
+
+// One call's turn to use the state.
+struct Network::Turn {
+  Turn(State& state, const Interrupt& interrupt)
+      : state(state), lock(state.mutex, std::defer_lock) {
+    if (state.caller == std::this_thread::get_id())
+      throw std::runtime_error(
+          "a signal's handler predicts with the runtime that it has interrupted");
+    // ThreadSanitizer sees the lock when the wait goes by the system's clock.
+    while (!lock.try_lock_until(std::chrono::system_clock::now() + kPatience))
+      if (interrupt && interrupt()) throw Interrupted();
+    state.caller = std::this_thread::get_id();
+  }
+  ~Turn() { state.caller = std::thread::id(); }
+
+  State& state;
+  std::unique_lock<std::timed_mutex> lock;
+};
+
+template <class Pixel>
+void Network::run_images(const Pixel* images, int count, float* logits,
+                         const Interrupt& interrupt) {
+  require(input_ >= 0 && output_ >= 0, "the network has no input or output");
+  if (count == 0) return;
+  State& state = this->state();
+  const Turn turn(state, interrupt);
+  const int threads = threads_, classes = output().channels;
+  const size_t pixels =
+      size_t{1} * input().height * input().width * input().channels;
+  // With an image for every thread, threads need not share one.
+  const bool alone = threads == 1 || count >= threads;
+  const size_t scratch = round_up(scratch_floats_ + kGap, kFloatLanes);
+  const size_t start = aligned(arena_bytes_ + kGap);
+  std::vector<Bytes>& arenas = state.arenas;
+  while (arenas.size() < static_cast<size_t>(alone ? threads : 1))
+    arenas.push_back(
+        allocate(start + 4 * scratch * (arenas.empty() ? threads : 1)));
+
+  // Around the operations: the image comes in, its logits go out.
+  const int steps = static_cast<int>(operations_.size()) + 2;
+  std::vector<Progress> progress(alone ? 0 : count * steps);
+  std::vector<std::atomic<bool>> nan(count);
+  std::atomic<int> next{0};
+  std::atomic<bool> stop{false};
+
+  const auto step = [&](const Context& context, int i, int s, int begin,
+                        int end) {
+    float* out = logits + ptrdiff_t{i} * classes;
+    if (s == 0)
+      load_rows(context, images + i * pixels, begin, end);
+    else if (s < steps - 1)
+      operations_[s - 1].run(context, begin, end);
+    else if (*context.nan)
+      std::fill_n(out, classes, std::numeric_limits<float>::quiet_NaN());
+    else
+      std::copy_n(context.at<float>(output()), classes, out);
+  };
+  const auto work = [&](int thread) {
+    const SingleThreaded library;
+    Context context;
+    context.arena = arenas[alone ? thread : 0].get();
+    context.scratch = reinterpret_cast<float*>(context.arena + start) +
+                      (alone ? 0 : thread * scratch);
+    auto asked = std::chrono::steady_clock::now();
+    for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1) {
+      context.nan = &nan[i];
+      for (int s = 0; s < steps; ++s) {
+        if (stop) return;
+        if (thread == 0 && interrupt) {
+          const auto now = std::chrono::steady_clock::now();
+          if (now - asked > kPatience && interrupt()) throw Interrupted();
+          if (now - asked > kPatience) asked = now;
+        }
+        const int items = s == 0           ? input().height
+                          : s == steps - 1 ? 1
+                                           : operations_[s - 1].items;
+        if (alone)
+          step(context, i, s, 0, items);
+        else
+          progress[i * steps + s].work(
+              items, threads, stop,
+              [&](int begin, int end) { step(context, i, s, begin, end); });
+      }
+    }
+  };
+  state.pool->run(threads - 1, [&](int thread) {
+    try {
+      work(thread);
+    } catch (...) {
+      stop = true;  // nobody waits for this one's part
+      throw;
+    }
+  });
+}
+
+std::vector<std::vector<double>> Network::time_operations(int repeats) {
+  const SingleThreaded library;
+  const auto memory = allocate(arena_bytes_ + kGap + kAlignment);
+  const auto scratch = allocate(4 * (scratch_floats_ + kGap));
+  std::atomic<bool> nan{false};
+  const Context context{memory.get(), reinterpret_cast<float*>(scratch.get()),
+                        &nan};
+  std::vector<std::vector<double>> seconds(repeats);
+  for (std::vector<double>& times : seconds)
+    for (const Operation& operation : operations_) {
+      const auto start = std::chrono::steady_clock::now();
+      operation.run(context, 0, operation.items);
+      const auto end = std::chrono::steady_clock::now();
+      times.push_back(std::chrono::duration<double>(end - start).count());
+    }
+  return seconds;
+}
+
+void Network::run(const uint8_t* images, int count, float* logits,
+                  const Interrupt& interrupt) {
+  run_images(images, count, logits, interrupt);
+}
+
+void Network::run(const float* images, int count, float* logits,
+                  const Interrupt& interrupt) {
+  run_images(images, count, logits, interrupt);
+}
+
+}  // namespace mmirnet
