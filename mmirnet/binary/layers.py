@@ -225,9 +225,12 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
         scale: str | None = 'shift',
         estimator: str = 'ede',
         balance: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        # Named, for torch.nn.utils.skip_init.
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
         rule = WeightRule(standardize, scale, estimator, balance)
         self._init_binary(binarize_input, rule)
 
@@ -273,9 +276,12 @@ class IRLinear(_BinaryLayer, nn.Linear):
         scale: str | None = 'shift',
         estimator: str = 'ede',
         balance: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        # Named, for torch.nn.utils.skip_init.
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
         rule = WeightRule(standardize, scale, estimator, balance)
         self._init_binary(binarize_input, rule)
 

@@ -382,3 +382,15 @@ def test_standardising_needs_balance():
 def test_hardtanh(limits):
     x = torch.linspace(-4, 4, 33)
     assert torch.equal(Hardtanh(*limits)(x), torch.nn.Hardtanh(*limits)(x))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'sizes', 'x'),
+    [(IRConv2d, (2, 3, 3), (1, 2, 4, 4)), (IRLinear, (4, 3), (2, 4))],
+)
+def test_skip_init(kind, sizes, x):
+    layer = nn.utils.skip_init(kind, *sizes, dtype=torch.float64)
+    assert layer.ede.tolist() == pytest.approx([0.1, 10])
+    nn.init.normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    assert layer(torch.randn(x, dtype=torch.float64)).isfinite().all()
