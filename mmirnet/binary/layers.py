@@ -38,7 +38,8 @@ class _BinaryLayer:
         # Not in the state dict: t and k belong to the schedule, and checkpoints can be
         # exchanged with the full-precision network. One tensor, changed in place: a
         # compiled graph reads it without recompilation.
-        self.register_buffer('ede', torch.tensor(ede(0.0)), persistent=False)
+        t_and_k = torch.tensor(ede(0.0), device=self.weight.device)
+        self.register_buffer('ede', t_and_k, persistent=False)
         self.ede_is_set = False
 
     def _apply(self, fn, recurse: bool = True):
