@@ -164,7 +164,7 @@ def _check_complete(data: bytes) -> None:
     if data[:8] == b'\x89PNG\r\n\x1a\n':
         end = data.rfind(b'IEND')
         if end < 0 or len(data) < end + 8:
-            raise _Unreadable('it is cut off, a PNG without an end')
+            raise _Unreadable('it is truncated, a PNG without an end')
     if data[:2] != b'\xff\xd8':
         return
     # Search the end after the start of the scan: previews before it have their own.
@@ -176,7 +176,7 @@ def _check_complete(data: bytes) -> None:
         alone = marker in _ALONE
         at += 1 if alone else 2 + int.from_bytes(data[at + 2 : at + 4], 'big')
     if at < 0 or data.find(b'\xff\xd9', at) < 0:
-        raise _Unreadable('it is cut off, a JPEG without an end')
+        raise _Unreadable('it is truncated, a JPEG without an end')
 
 
 def _with_opencv(
@@ -193,10 +193,11 @@ def _with_opencv(
         raise _Unreadable(reason) from error
     if image is None:
         raise _Unreadable(
-            f'OpenCV {cv2.__version__} finds no whole image of whole numbers'
+            f'OpenCV {cv2.__version__} cannot decode it '
+            '(not an image, damaged, or of floats)'
         )
     if image.dtype != np.uint8 or image.ndim != (2 if grey else 3):
-        raise _Unreadable(f'OpenCV makes {image.dtype} of shape {image.shape} of it')
+        raise _Unreadable(f'OpenCV decodes {image.dtype} of shape {image.shape}')
     if grey:
         return image[..., None]
     return image if bgr else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)

@@ -67,9 +67,7 @@ def pack_checkpoint(
     """
     check_writable(out, config, checkpoint)
     if not str(out).endswith('.safetensors'):
-        raise ConfigError(
-            f'{out}: the tools know a packed file by its name, .safetensors'
-        )
+        raise ConfigError(f'{out}: the name of a packed file must end in .safetensors')
     cfg = load_config(config, None, 'none')
     merge_options(cfg, cfg_options)
     facts = gather(cfg, checkpoint, size=size, classes=classes)
@@ -86,7 +84,7 @@ def pack_checkpoint(
         f'than {weights:,} bytes of fp32 weights'
     ]
     if facts.classes is None:
-        lines.append('the names of the classes are not known: --classes names them')
+        lines.append('the class names are not known: set them with --classes')
     if float_dtype != 'fp32':
         full = pack(model, facts.size, facts.classes)
         lines.append(_float_effect(facts, full, packed))
@@ -144,8 +142,8 @@ def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
     if got.shape != wanted.shape or not np.allclose(got, wanted, rtol=1e-4, atol=1e-4):
         name = type(facts.model.data_preprocessor).__name__
         raise UnsupportedModelError(
-            f'cannot pack {name}: it does more to an image than to subtract its mean '
-            'and to divide by its std'
+            f'cannot pack {name}: it does more to an image than subtract the mean '
+            'and divide by the std'
         )
 
 
@@ -201,7 +199,7 @@ def export_checkpoint(
     onnx.export(packed, out)
     report = f'{out}: {Path(out).stat().st_size:,} bytes; float arithmetic, not faster'
     if importlib.util.find_spec('onnxruntime') is None:
-        return f'{report}; not checked, for want of onnxruntime'
+        return f'{report}; not checked, as onnxruntime is not installed'
     x = np.random.default_rng(0).standard_normal(
         (4, facts.channels, *facts.size), np.float32
     )
@@ -217,7 +215,7 @@ def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
     """Reports the effect of a reduced float dtype on the test set of the config."""
     which = 'test' if facts.cfg.get('test_dataloader') else 'val'
     if facts.dataset is None or not getattr(facts.dataset, '_fully_initialized', True):
-        return 'what that changes is not measured: there is no test set here'
+        return 'its effect is not measured: the test set is missing'
     loader = Runner.build_dataloader(
         dict(
             facts.cfg[f'{which}_dataloader'],
@@ -305,8 +303,8 @@ def replace_network(
     model = unwrap(model)
     if getattr(model, 'head', None) is None or not hasattr(model, 'backbone'):
         raise ConfigError(
-            f'{path}: a packed network takes the place of a backbone and a head, which '
-            f'{type(model).__name__} has not'
+            f'{path}: a packed network replaces a backbone and a head, which '
+            f'{type(model).__name__} does not have'
         )
     network = load(path, **options) if runtime else unpack(path)
     shapes = network.packed.shapes

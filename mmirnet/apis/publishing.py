@@ -83,7 +83,7 @@ def publish(
     entries = parse_index(index.read_bytes(), str(zoo)) if index.is_file() else {}
     meta = load_checkpoint_file(checkpoint, 'cpu').get('meta', {})
     if missing := {'cfg', 'epoch', 'seed', 'time'} - meta.keys():
-        raise CheckpointError(f'{checkpoint} is of no training run: no {min(missing)}')
+        raise CheckpointError(f'{checkpoint} has no training run: no {min(missing)}')
     lines = short_log(log or Path(checkpoint).parent)
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / f'{name}.safetensors'

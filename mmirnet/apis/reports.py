@@ -138,7 +138,7 @@ def report_run(
     config = str(runs.config_file(run_dir))
     checkpoint = checkpoint or find_intact_checkpoint(run_dir)
     if checkpoint is None:
-        raise FileNotFoundError(f'{run_dir} holds no whole checkpoint')
+        raise FileNotFoundError(f'{run_dir} has no intact checkpoint')
     cfg = load_config(config, None, 'none')
     facts = gather(cfg, str(checkpoint), size=size)
     costs = summary(facts.model, (facts.channels, *facts.size))

@@ -106,7 +106,7 @@ def register_estimator(estimator: Estimator) -> Estimator:
         '1'
     """
     if ESTIMATORS.setdefault(estimator.name, estimator) is not estimator:
-        raise ConfigError(f'there is an estimator {estimator.name!r} already')
+        raise ConfigError(f'an estimator {estimator.name!r} is already registered')
     return estimator
 
 

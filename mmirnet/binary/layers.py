@@ -107,7 +107,7 @@ class _BinaryLayer:
                 warnings.warn(
                     'binary layers train with the constant first values of EDE: add '
                     "dict(type='EDEHook') to custom_hooks, or call "
-                    'mmirnet.binary.set_ede as training goes on',
+                    'mmirnet.binary.set_ede during training',
                     stacklevel=3,
                 )
             self.ede_is_set = True

@@ -59,7 +59,7 @@ def register_scale(scale: Scale) -> Scale:
         'm / 2'
     """
     if SCALES.setdefault(scale.name, scale) is not scale:
-        raise ConfigError(f'there is a scale {scale.name!r} already')
+        raise ConfigError(f'a scale {scale.name!r} is already registered')
     return scale
 
 

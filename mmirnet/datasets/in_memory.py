@@ -198,9 +198,7 @@ class InMemory(Dataset):
                 or if seeds are missing.
         """
         if get_worker_info() is not None:
-            raise ConfigError(
-                'InMemory needs num_workers=0: there is nothing to wait for'
-            )
+            raise ConfigError('InMemory needs num_workers=0: the images are in memory')
         rows = torch.tensor(indices, device='cpu').to(self.images.device)
         images = self.images[self.rows[rows]]
         if self.padding or self.flip_prob:
@@ -277,7 +275,7 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     name = getattr(kind, '__name__', kind)
     if name not in ('default_collate', 'pseudo_collate', 'as_is'):
         raise ConfigError(
-            f'InMemory makes batches itself, and has no use for collate_fn={name}: '
+            f'InMemory creates batches itself and does not use collate_fn={name}: '
             f'leave it out, {_WAY_OUT}'
         )
     kind = find_class(DATA_SAMPLERS, dataloader.sampler.type)
@@ -286,7 +284,7 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
     elif _draws(dataloader.dataset):
         raise ConfigError(
             'InMemory draws crops and flips by seed and epoch, which '
-            f'{dataloader.sampler.type} does not hand out: set '
+            f'{dataloader.sampler.type} does not provide: set '
             f"sampler=dict(type='DefaultSampler', shuffle=True), {_WAY_OUT}"
         )
     dataloader.dataset = dict(type='InMemory', dataset=dataloader.dataset)
@@ -373,7 +371,7 @@ def _single_labels(labels: list[Any], name: str) -> list[int]:
     for label in labels:
         if np.ndim(label) or not np.issubdtype(np.asarray(label).dtype, np.integer):
             raise ConfigError(
-                f'InMemory needs one class number an image, got the label {label!r} '
+                f'InMemory needs one class number per image, got the label {label!r} '
                 f'from {name}; {_WAY_OUT[3:]}'
             )
     return [int(label) for label in labels]

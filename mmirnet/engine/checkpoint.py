@@ -61,8 +61,8 @@ class AtomicFileBackend(LocalBackend):
         is_archive = obj[:2] == b'PK' and obj[-22:-18] == b'PK\x05\x06'
         if is_archive and (unknown := get_unsafe_globals_in_checkpoint(BytesIO(obj))):
             raise CheckpointError(
-                f'{filepath} is not written, as it could not be loaded: it would hold '
-                f'{", ".join(sorted(unknown))}, and not data alone'
+                f'{filepath} is not written, as it could not be loaded: it would '
+                f'contain {", ".join(sorted(unknown))}, which is not plain data'
             )
         write_atomic(filepath, sealed(obj) if is_archive else obj)
 
@@ -299,9 +299,7 @@ def find_intact_checkpoint(
                 _warn_of_younger_progress(path, files)
             return str(path)
     if files:
-        raise CheckpointError(
-            f'none of the {len(files)} checkpoints in {work_dir} is whole'
-        )
+        raise CheckpointError(f'all {len(files)} checkpoints in {work_dir} are damaged')
     return None
 
 

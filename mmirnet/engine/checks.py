@@ -105,8 +105,8 @@ def problems_before_testing(
     model = unwrap(runner.model)
     if not predicts(model):
         yield ConfigError(
-            f'model: {type(model).__name__} without a head for classes predicts '
-            'nothing that could be tested'
+            f'model: {type(model).__name__} has no classification head, so there is '
+            'nothing to test'
         )
         return
     network = getattr(getattr(model, 'backbone', None), 'network', None)
@@ -159,7 +159,7 @@ def _size(key: str, loader: DataLoader) -> Iterator[Exception]:
         yield DataError(f'{key}.dataset is empty')
     elif len(loader) == 0:
         yield DataError(
-            f'{key} gives no batch: {len(loader.sampler)} images a process are less '
+            f'{key} gives no batch: {len(loader.sampler)} images per process are less '
             f'than batch_size={loader.batch_size}, and drop_last is True; lower '
             f'{key}.batch_size'
         )
@@ -299,7 +299,7 @@ def _order_problems(dataset: Dataset, trained_on: Sequence[str]) -> Iterator[Exc
     if classes and set(classes) == set(trained_on) and classes != list(trained_on):
         yield UserWarning(
             'train_dataloader.dataset has the classes of the checkpoint in another '
-            'order: what its head has learned is of no use'
+            'order: the weights of its head do not fit'
         )
 
 
@@ -393,7 +393,7 @@ def _training_batches(loader: DataLoader, single: list[str]) -> Iterator[Excepti
         yield ConfigError(f'{key}.batch_size is 1, but {norm} and needs two')
     else:
         yield ConfigError(
-            f'{key}: the last batch of an epoch has one image ({images} images a '
+            f'{key}: the last batch of an epoch has one image ({images} images per '
             f'process, batch_size={size}), but {norm} and needs two; set '
             f'{key}.drop_last=True'
         )
@@ -478,7 +478,7 @@ def _signs(layers: list[str]) -> Iterator[Exception]:
         others = f' and {len(layers) - 1} others' if len(layers) > 1 else ''
         yield UserWarning(
             f'model.{layers[0]}{others} take the signs of inputs that all have one '
-            'sign, as behind a ReLU: nothing of the image is left. Put '
+            'sign, as behind a ReLU: they carry no information. Put '
             "act_cfg=dict(type='Hardtanh') in front of them, or binarise weights alone "
             'with binarize_input=False'
         )

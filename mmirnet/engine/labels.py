@@ -158,7 +158,7 @@ def label_problems(
                 kinds['range'].append(i)
     lines = {
         'type': 'is no class number (an integer from 0 on)',
-        'several': 'is no single number; a head for several labels an image is '
+        'several': 'is not a single number; the head for several labels is '
         'MultiLabelLinearClsHead',
     }
     for kind, wrong in kinds.items():

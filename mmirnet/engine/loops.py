@@ -40,7 +40,7 @@ _LOADER_OPTIONS = (
 )
 _WAY_OUT = (
     "or take MMEngine's loops (train_cfg.type EpochBasedTrainLoop or "
-    'IterBasedTrainLoop), which do not resume exactly'
+    'IterBasedTrainLoop), which do not resume bit-identically'
 )
 
 
@@ -81,7 +81,7 @@ def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
     if cfg.get('batch_sampler') is not None:
         raise ConfigError(
             'train_dataloader.batch_sampler cannot be resumed within an epoch by an '
-            f'exact training loop: leave it out, {_WAY_OUT}'
+            f'deterministic training loop: leave it out, {_WAY_OUT}'
         )
     cfg['sampler'] = {**sampler, 'type': 'DeterministicSampler'}
     cfg['dataset'] = dict(type=SeededDataset, dataset=cfg['dataset'])

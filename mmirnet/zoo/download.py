@@ -162,7 +162,7 @@ def _append(url: str, part: Path, start: int, size: int) -> None:
             wanted = f'bytes {start}-{size - 1}/{size}'
             if response.headers.get('Content-Range') != wanted:
                 part.unlink(missing_ok=True)
-                raise _Passing(f'{url} sent another range than it was asked for')
+                raise _Passing(f'{url} sent another range than requested')
         else:
             start = 0
             length = response.headers.get('Content-Length', str(size))
@@ -214,7 +214,7 @@ def _check_redirect(response: requests.Response, **_: object) -> None:
 def _check_status(response: requests.Response, url: str) -> None:
     if response.status_code in (200, 206):
         return
-    answer = f'{url} answers {response.status_code} {response.reason}'
+    answer = f'{url} returned {response.status_code} {response.reason}'
     if response.status_code in _PASSING:
         raise _Passing(answer, response)
     raise UnreachableError(answer)

@@ -76,7 +76,7 @@ def read_index() -> dict[str, Entry]:
                 f'MMIRNET_ZOO=URL_OR_FOLDER names another zoo'
             ) from error
         warnings.warn(
-            f'{error}; using the index of the last time, {_index_copy(zoo)}',
+            f'{error}; using the cached index {_index_copy(zoo)}',
             stacklevel=2,
         )
         return index

@@ -165,7 +165,7 @@ def test_what_cannot_be_published(trained, tmp_path):
     packed = tmp_path / 'packed.safetensors'
     publish(config, checkpoint, tmp_path / 'zoo')
     shutil.copy(next((tmp_path / 'zoo').glob('*.safetensors')), packed)
-    with pytest.raises(ValueError, match='is of no training run'):
+    with pytest.raises(ValueError, match='has no training run'):
         publish(config, str(packed), tmp_path / 'zoo', log=folder)
     shutil.copy(checkpoint, tmp_path / 'alone.pth')
     (tmp_path / 'file').write_text('')

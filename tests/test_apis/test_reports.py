@@ -227,7 +227,7 @@ def test_mistakes(trained, tmp_path):
     line = json.dumps(dict(loss=1.0, epoch=1, step=1))
     (vis_data / 'scalars.json').write_text(line)
     (vis_data / 'config.py').write_text('')
-    with pytest.raises(FileNotFoundError, match='no whole checkpoint'):
+    with pytest.raises(FileNotFoundError, match='no intact checkpoint'):
         report.report_run(tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_an_estimator_of_ones_own_is_trained_with():
     )
     register_estimator(cubic)
     try:
-        with pytest.raises(ConfigError, match="an estimator 'cubic' already"):
+        with pytest.raises(ConfigError, match="an estimator 'cubic' is already"):
             register_estimator(cubic._replace(source='another'))
         layer = IRConv2d(2, 2, 1, bias=False, estimator='cubic')
         x = torch.tensor([0.5, -2.0]).reshape(1, 2, 1, 1).requires_grad_()

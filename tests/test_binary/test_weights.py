@@ -147,7 +147,7 @@ def test_a_scale_of_ones_own_is_trained_with():
     half = Scale('half', 'm / 2', 'none', lambda mean: mean / 2)
     register_scale(half)
     try:
-        with pytest.raises(ConfigError, match="a scale 'half' already"):
+        with pytest.raises(ConfigError, match="a scale 'half' is already"):
             register_scale(half._replace(source='another'))
         weight = random_weight(4, 2, 3, 3)
         standardised, s = libra_pb(weight, scale='half')

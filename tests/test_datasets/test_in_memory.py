@@ -247,7 +247,7 @@ class Plain(Dataset):
         (Uneven, r'images of one size, .* from Uneven: .*Resize.* leave InMemory out'),
         (Files, 'no images in Files, .*LoadImageFromFile.* or leave InMemory out'),
         (Empty, 'nothing to keep: Empty is empty'),
-        (OneHot, r'one class number an image, got the label \[0, 1\] from OneHot'),
+        (OneHot, r'one class number per image, got the label \[0, 1\] from OneHot'),
         (Plain, 'Plain has not: build it on that, or leave InMemory out'),
     ],
 )
@@ -384,9 +384,9 @@ class TestKeepInMemory:
         [
             (
                 dict(sampler=dict(type='Backwards')),
-                r"Backwards does not hand out: set sampler=dict\(type='DefaultSampler'",
+                r"Backwards does not provide: set sampler=dict\(type='DefaultSampler'",
             ),
-            (dict(collate_fn=dict(type='mine')), 'no use for collate_fn=mine: leave'),
+            (dict(collate_fn=dict(type='mine')), 'does not use collate_fn=mine: leave'),
             (dict(dataset=[1, 2]), 'give its config, or leave InMemory out'),
         ],
         ids=['sampler', 'collate_fn', 'dataset'],

@@ -27,7 +27,7 @@ def test_reads_an_image(tmp_path):
 def test_a_config_that_names_the_class_reads_alike(loader, tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(BAD['JPEG without its end'])
-    with pytest.raises(OSError, match=f'cannot read image {path}: it is cut off'):
+    with pytest.raises(OSError, match=f'cannot read image {path}: it is truncated'):
         TRANSFORMS.build(dict(type=loader))(dict(img_path=str(path)))
     empty = TRANSFORMS.build(dict(type=loader, ignore_empty=True))
     assert empty(dict(img_path=str(path))) is None

@@ -163,7 +163,7 @@ def test_what_is_right_passes(tmp_path):
         ),
         (
             {'train_dataloader.dataset.labels': [0, [1, 2], 2]},
-            'sample 1: the label [1, 2] is no single number; a head for several',
+            'sample 1: the label [1, 2] is not a single number; the head for several',
         ),
         (
             {'train_dataloader.dataset.labels': []},
@@ -171,7 +171,7 @@ def test_what_is_right_passes(tmp_path):
         ),
         (
             {'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True},
-            'train_dataloader gives no batch: 6 images a process are less than '
+            'train_dataloader gives no batch: 6 images per process are less than '
             'batch_size=9',
         ),
         (
@@ -224,7 +224,7 @@ def test_what_is_right_passes(tmp_path):
         ),
         (
             {'train_dataloader.batch_size': 5, 'model.head.type': 'BNLinearClsHead'},
-            'train_dataloader: the last batch of an epoch has one image (6 images a '
+            'train_dataloader: the last batch of an epoch has one image (6 images per '
             'process, batch_size=5), but model.head.bn normalises over the images',
         ),
         (
@@ -655,7 +655,7 @@ class TestWhatAToolIsTold:
         runner = runner_of(tmp_path)
         runner.model.head = None
         (problem,) = problems_before_testing(runner, 'val')
-        assert 'ImageClassifier without a head for classes' in str(problem)
+        assert 'ImageClassifier has no classification head' in str(problem)
 
     def test_images_that_are_normalised_twice(self, tmp_path):
         step = dict(type='Normalize', mean=[0], std=[1])

@@ -175,14 +175,14 @@ def test_endless_redirects_end(load, web):
 @pytest.mark.parametrize('code', [400, 403, 404, 410])
 def test_final_answers_are_final(load, web, code):
     web.faults[FILE] = [status(code)]
-    with pytest.raises(UnreachableError, match=rf'{FILE} answers {code} \w+'):
+    with pytest.raises(UnreachableError, match=rf'{FILE} returned {code} \w+'):
         load()
     assert ranges(web) == [None]
 
 
 def test_retries_end(load, web):
     web.faults[FILE] = [status(500)] * 9
-    with pytest.raises(UnreachableError, match=r'answers 500 .* \(after 4 attempts\)'):
+    with pytest.raises(UnreachableError, match=r'returned 500 .* \(after 4 attempts\)'):
         load()
     assert len(ranges(web)) == 4
 

@@ -80,16 +80,16 @@ def test_names_that_the_zoo_alone_has(web):
 def test_without_the_zoo_the_last_index_serves(web):
     known = read_index()
     web.faults['index.json'] = [status(503)] * 4
-    with pytest.warns(UserWarning, match='503 .*using the index of the last time'):
+    with pytest.warns(UserWarning, match='503 .*using the cached index'):
         assert read_index() == known
     web.faults['index.json'] = [status(503)] * 4
-    with pytest.warns(UserWarning, match='last time'):
+    with pytest.warns(UserWarning, match='cached index'):
         assert fetch(NAME).read_bytes() == CONTENT
 
 
 def test_a_zoo_that_never_answered(web):
     web.faults['index.json'] = [status(404)]
-    with pytest.raises(ZooError, match=r'index.json answers 404 .* MMIRNET_ZOO='):
+    with pytest.raises(ZooError, match=r'index.json returned 404 .* MMIRNET_ZOO='):
         fetch(NAME)
 
 
@@ -106,7 +106,7 @@ def test_a_bad_index_is_not_kept(web, text):
 def test_two_zoos_do_not_mix(web, monkeypatch):
     read_index()
     monkeypatch.setenv('MMIRNET_ZOO', f'{web.url}other/')
-    with pytest.raises(ZooError, match=r'other/index.json answers 404'):
+    with pytest.raises(ZooError, match=r'other/index.json returned 404'):
         fetch(NAME)
 
 

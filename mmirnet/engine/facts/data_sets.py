@@ -228,7 +228,7 @@ def samples(dataset: Dataset) -> Iterator[dict]:
         raise
     except Exception as error:  # transforms with missing inputs may raise anything
         raise ConfigError(
-            'the size of the images cannot be told without the test set '
+            'the size of the images cannot be determined without the test set '
             f'({type(error).__name__}: {first_line(error)}): name it with --size H W'
         ) from error
 

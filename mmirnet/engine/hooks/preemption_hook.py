@@ -69,7 +69,7 @@ class PreemptionHook(Hook):
             self.previous = {s: signal.signal(s, self._receive) for s in self.signals}
         else:
             runner.logger.warning(
-                'PreemptionHook cannot hear signals: training does not run in the '
+                'PreemptionHook cannot receive signals: training does not run in the '
                 'main thread'
             )
         # On the CPU, so that the check does not synchronise with the GPU.

@@ -137,7 +137,7 @@ class ResumeHook(Hook):
     def _tell(self, runner: Runner, lines: list[str]) -> None:
         text = f'Resumed after epoch {runner.epoch}, iteration {runner.iter}. '
         if _is_over(runner):
-            text += 'That is all of it: nothing is left to train. '
+            text += 'The run is complete: nothing is left to train. '
         if not lines:
             text += 'Nothing has changed since the checkpoint was saved.'
             runner.logger.info(text)
@@ -384,9 +384,9 @@ def _of_the_data(old: dict, new: dict, meta: dict, runner: Runner) -> list[str]:
     if not lines or seen is None:
         return [', '.join(lines)] if lines else []
     text = (
-        f'training goes on behind image {seen} of {new["images"]}'
+        f'training continues after image {seen} of {new["images"]}'
         if seen
-        else ('training goes on with the first image of an epoch')
+        else ('training continues with the first image of an epoch')
     )
     if meta['iter'] != runner.iter:
         text += (
@@ -422,18 +422,20 @@ def _has(runner: Runner, kind: str) -> bool:
 def _of_the_state(checkpoint: dict, runner: Runner, wanted: int | None) -> list[str]:
     lines = []
     if 'optimizer' not in checkpoint['keys']:
-        lines.append('the checkpoint holds no optimizer: its averages start anew')
+        lines.append('the checkpoint has no optimizer state: it starts from zero')
     if 'param_schedulers' not in checkpoint['keys'] and _schedulers(runner):
         lines.append('the checkpoint holds no schedules: they follow from the config')
     averaging = any(isinstance(h, EMAHook) for h in runner.hooks)
     if 'ema_state_dict' in checkpoint['keys'] and not averaging:
-        lines.append('no EMAHook any more: training goes on from the averaged weights')
+        lines.append(
+            'EMAHook was removed: training continues from the averaged weights'
+        )
     if 'ema_state_dict' not in checkpoint['keys'] and averaging:
-        lines.append('an EMAHook: averaging begins with the weights as they are')
+        lines.append('EMAHook was added: averaging starts with the current weights')
     if wanted is not None and wanted != runner.seed:
         lines.append(
             f'{_change("seed", runner.seed, wanted)}: the run keeps {runner.seed}, '
-            'which the order of its images comes from'
+            'which determines the order of its images'
         )
     return lines
 

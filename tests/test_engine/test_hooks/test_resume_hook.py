@@ -137,7 +137,7 @@ def test_what_changed_and_what_is_done_about_it(train):
     assert runner.seed == 0
     for line in [
         'Resumed after epoch 2, iteration 4. Changed since',
-        '- batch size 6 -> 12: training goes on with the first image of an epoch; an '
+        '- batch size 6 -> 12: training continues with the first image of an epoch; an '
         'epoch has 2 iterations, so that 8 iterations count as 4',
         '- max_epochs 2 -> 4: schedules without a length of their own, and EDE',
         '- optimizer: lr 0.1 -> 0.2',
@@ -154,7 +154,7 @@ def test_nothing_changed_is_said_too(train):
     train('run')
     _, said, _ = train('run', resume=True)
     assert said == (
-        'Resumed after epoch 2, iteration 8. That is all of it: nothing is left to '
+        'Resumed after epoch 2, iteration 8. The run is complete: nothing is left to '
         'train. Nothing has changed since the checkpoint was saved.'
     )
 
@@ -255,7 +255,7 @@ def test_a_run_that_saves_no_optimizer_goes_on(train):
     whole, _, _ = train('whole', epochs=4, **options)
     train('run', **options)
     seen, said, _ = train('run', epochs=4, resume=True, **options)
-    assert 'holds no optimizer: its averages start anew' in said
+    assert 'has no optimizer state: it starts from zero' in said
     assert 'holds no schedules' in said
     assert [s['lr'] for s in seen] == [s['lr'] for s in whole[8:]]
 
@@ -317,9 +317,9 @@ def test_averaging_that_begins_or_ends_is_named(train):
         warnings.simplefilter('ignore')
         train('run')
         _, said, _ = train('run', epochs=3, resume=True, hooks=[dict(type='EMAHook')])
-        assert 'an EMAHook: averaging begins' in said
+        assert 'EMAHook was added: averaging starts' in said
         _, said, _ = train('run', epochs=4, resume=True)
-        assert 'no EMAHook any more: training goes on from the averaged' in said
+        assert 'EMAHook was removed: training continues from the averaged' in said
 
 
 def test_other_versions_are_named(train, tmp_path):
