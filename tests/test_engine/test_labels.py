@@ -91,7 +91,7 @@ def test_numbers_of_any_kind_are_labels(label):
         ('cat', False, "train, a.png: the label 'cat' is no class number"),
         (1.0, False, 'train, a.png: the label 1.0 is no class number'),
         (None, False, 'the label None is no class number'),
-        ([0, 1], False, 'the label [0, 1] is not a single number; the head for several'),
+        ([0, 1], False, 'label [0, 1] is not a single number; the head for several'),
         ([0, 1], True, None),
         ([], True, None),
         ([0, 2], True, 'label 2 is not in 0 to 1'),
