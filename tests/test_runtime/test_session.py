@@ -15,6 +15,7 @@ from mmirnet.errors import ConfigError
 from mmirnet.packed import Simulation, pack, preparation
 from mmirnet.packed.bits import pack_bits
 from mmirnet.packed.format import Packed, check
+from mmirnet.packed.limits import MAX_OPERATIONS
 from mmirnet.runtime import Session, instruction_sets, plan
 
 ISAS = instruction_sets()
@@ -341,6 +342,24 @@ def test_unknown_instruction_set(mixed, monkeypatch):
     assert Session(mixed[1]).isa == 'portable'
     monkeypatch.setenv('MMIRNET_ISA', '')
     assert Session(mixed[1]).isa == ISAS[0]
+
+
+def test_as_many_operations_as_a_file_may_have():
+    graph, last = [dict(op='average_pool', src=['input'], dst='x')], 'x'
+    window = dict(kernel=1, stride=1, padding=0, binarize_input=True)
+    tensors, dtypes = {}, {}
+    for i in range((MAX_OPERATIONS - 1) // 2):  # each pair lives as floats and as bits
+        graph.append(dict(op='binary_conv2d', src=[last], dst=f'{i}', **window))
+        graph.append(dict(op='add', src=[f'{i}', last], dst=f'{i}+'))
+        last = f'{i}+'
+        tensors |= {f'{i}.signs': np.ones((1, 1), np.uint64)}
+        tensors |= {f'{i}.exponent': np.zeros(1, np.int8)}
+        dtypes |= {f'{i}.signs': 'U64', f'{i}.exponent': 'I8'}
+    spec = dict(channels=1, height=1, width=1, mean=[0.0], std=[1.0])
+    spec |= preparation.default(1, 1, 1)
+    packed = check(Packed(spec, graph, tensors, dtypes=dtypes))
+    logits = Session(packed, 1).predict(np.zeros((1, 1, 1, 1), np.float32))
+    assert logits.tolist() == [[(MAX_OPERATIONS - 1) // 2]]
 
 
 def test_values_alive_together_never_overlap(mixed):

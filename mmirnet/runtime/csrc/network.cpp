@@ -30,7 +30,6 @@ Network::Network(const std::string& isa, const std::string& library,
   require(kernels_, "this CPU does not have the instruction set asked for");
   require(threads >= 1 && threads <= kMaxThreads, "threads must be 1 to 1024");
   load_float_library(library);
-  tensors_.reserve(4096);  // plans keep pointers to them
   state_ = new_state();
 }
 
@@ -40,7 +39,6 @@ int Network::add_tensor(Tensor::Kind kind, int height, int width, int channels,
   require(height > 0 && width > 0 && channels > 0 && height <= kMost &&
               width <= kMost && channels <= kMost && pad >= 0 && pad < 1024,
           "tensor size out of range");
-  require(tensors_.size() < tensors_.capacity(), "too many tensors");
   const Tensor tensor{kind, height, width, channels, pad, offset};
   require(offset % kAlignment == 0 && offset <= arena_bytes_ &&
               tensor.bytes() <= arena_bytes_ - offset,

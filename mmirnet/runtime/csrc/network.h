@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -153,7 +154,7 @@ class Network {
   const int threads_;
   std::atomic<State*> state_;
   size_t arena_bytes_, scratch_floats_ = 0;
-  std::vector<Tensor> tensors_;
+  std::deque<Tensor> tensors_;  // where they stay: operators refer to them
   std::vector<Operation> operations_;
   std::vector<Bytes> constants_;
   int input_ = -1, output_ = -1, library_layers_ = 0;
