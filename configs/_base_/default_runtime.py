@@ -2,8 +2,8 @@ custom_imports = dict(imports=['mmirnet'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
-    check=dict(type='CheckHook'),  # data, labels, classes and network, before the start
-    resume=dict(type='ResumeHook'),  # says what has changed since the checkpoint
+    check=dict(type='CheckHook'),  # checks data, labels and network before the run
+    resume=dict(type='ResumeHook'),  # reports what changed since the checkpoint
     precise_bn=dict(type='PackedPreciseBNHook'),  # for training from a packed file
     tf32=dict(type='TF32Hook', allow=False),  # True is faster on GPUs, less precise
     timer=dict(type='IterTimerHook'),
@@ -13,7 +13,7 @@ default_hooks = dict(
         type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # Batch norms count per process; their running statistics meet at epoch ends.
+    # Batch norms work per process; running statistics are averaged after an epoch.
     sync_buffers=dict(type='SyncBuffersHook'),
     finite_loss=dict(type='FiniteLossHook'),
     preemption=dict(type='PreemptionHook'),
@@ -31,7 +31,7 @@ model_wrapper_cfg = dict(
     gradient_as_bucket_view=True,
 )
 
-# Scalars as JSON lines; add dict(type='TensorboardVisBackend') for TensorBoard.
+# Writes scalars as JSON lines; add dict(type='TensorboardVisBackend') for TensorBoard.
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 

@@ -1,4 +1,4 @@
-# Compiled, in the channels-last memory format.
+# Compilation and channels-last (NHWC) memory format.
 _base_ = './default_runtime.py'
 
 default_hooks = dict(

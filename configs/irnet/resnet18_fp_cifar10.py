@@ -1,6 +1,6 @@
 _base_ = './resnet18_normal_cifar10.py'
 
-# Full precision: the network that 1/1 is compared with, by the same recipe.
+# Full-precision baseline of the 1/1 network, with the same recipe.
 model = dict(
     backbone=dict(
         conv_cfg=dict(_delete_=True, type='Conv2d'),

@@ -5,5 +5,5 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# The released code starts this one run, ResNet-20 1/1, at T_min 1e-3.
+# The released code uses T_min = 1e-3 only for this network, ResNet-20 1/1.
 custom_hooks = [dict(type='EDEHook', t_min=1e-3, t_max=10)]

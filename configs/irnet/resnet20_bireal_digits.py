@@ -5,11 +5,11 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-# A short run that learns the whole method in a minute or two on two CPU cores.
+# A short run, which takes one or two minutes on two CPU cores.
 train_cfg = dict(max_epochs=30)
 
 auto_scale_lr = dict(base_batch_size=64)
 
-default_hooks = dict(logger=dict(interval=23))  # once an epoch
+default_hooks = dict(logger=dict(interval=23))  # once per epoch
 
 randomness = dict(seed=0)

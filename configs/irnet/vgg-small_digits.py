@@ -10,6 +10,6 @@ train_cfg = dict(max_epochs=30)
 
 auto_scale_lr = dict(base_batch_size=64)
 
-default_hooks = dict(logger=dict(interval=23))  # once an epoch
+default_hooks = dict(logger=dict(interval=23))  # once per epoch
 
 randomness = dict(seed=0)

@@ -1,6 +1,6 @@
 _base_ = './vgg-small_cifar10.py'
 
-# Full precision: the network that 1/1 is compared with.
+# Full-precision baseline of the 1/1 network.
 model = dict(
     backbone=dict(
         conv_cfg=dict(_delete_=True, type='Conv2d'),

@@ -33,7 +33,7 @@ BATCH = 128
 
 
 def step_of(model: nn.Module, x: torch.Tensor, labels: torch.Tensor):
-    """A training step: forward, loss, backward, SGD."""
+    """Creates a training step: forward, loss, backward, SGD."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def step() -> None:

@@ -36,7 +36,7 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def alternate(candidates: Candidates, rounds: int, seconds: float) -> dict[str, float]:
-    """Median seconds of each candidate, which take turns `rounds` times."""
+    """Returns median seconds of each candidate over `rounds` alternating rounds."""
     interleaved(candidates, 3)
     times = interleaved(candidates, rounds, turn=seconds, now=time.perf_counter)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -52,24 +52,24 @@ class Block(nn.Module):
         self.act = nn.Hardtanh()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Keeps the shape."""
+        """Computes the block; the shape does not change."""
         return self.act(self.bn(self.conv(x)) + x)
 
 
 class Whole(nn.Module):
-    """Image to logits of an MMPretrain classifier."""
+    """All parts of an MMPretrain classifier from image to logits."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.backbone, self.neck, self.head = model.backbone, model.neck, model.head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Returns the logits."""
         return self.head(self.neck(self.backbone(x)))
 
 
 def resnet18(conv: str | None) -> nn.Module:
-    """ResNet-18 for ImageNet with Bi-Real structure, binary or not."""
+    """Builds ResNet-18 for ImageNet with Bi-Real structure, binary or not."""
     init_default_scope('mmpretrain')
     conv_cfg = None if conv is None else dict(type=conv)
     model = MODELS.build(
@@ -88,7 +88,7 @@ def resnet18(conv: str | None) -> nn.Module:
 
 
 def torch_candidates(model: nn.Module, x: torch.Tensor) -> Iterator[tuple]:
-    """Eager and compiled, in fp32 and bf16; channels_last throughout."""
+    """Yields eager and compiled, fp32 and bf16, all in channels-last memory format."""
     model = model.to(memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
 
@@ -110,7 +110,7 @@ def torch_candidates(model: nn.Module, x: torch.Tensor) -> Iterator[tuple]:
 
 
 def no_grad(module: Callable, value: torch.Tensor):
-    """A call without gradients; inference mode would compile anew."""
+    """Wraps a call in no_grad, as inference mode would trigger a recompilation."""
 
     def run():
         with torch.no_grad():
@@ -120,7 +120,7 @@ def no_grad(module: Callable, value: torch.Tensor):
 
 
 def torch_int8_block(block: Block, x: torch.Tensor) -> Iterator[tuple]:
-    """Static int8 through torch's quantised operators; the clamp is saturation."""
+    """Builds a static int8 block of torch's quantised operators; saturation clamps."""
     scale = block.bn.weight / torch.sqrt(block.bn.running_var + block.bn.eps)
     weight = (block.conv.weight * scale[:, None, None, None]).detach()
     bias = (block.bn.bias - block.bn.running_mean * scale).detach()
@@ -148,7 +148,7 @@ def torch_int8_block(block: Block, x: torch.Tensor) -> Iterator[tuple]:
 
 
 def onnx_block(block: Block, shape: tuple[int, ...]) -> 'onnx.ModelProto':  # noqa: F821
-    """The float block as ONNX."""
+    """Exports the float block to ONNX."""
     from onnx import helper, numpy_helper
 
     bn = block.bn
@@ -179,7 +179,7 @@ def onnx_candidates(
     x: np.ndarray,
     folder: Path,
 ) -> Iterator[tuple]:
-    """ONNX Runtime in fp32 and, after its own pre-processing, static int8."""
+    """Yields ONNX Runtime in fp32 and, after its pre-processing, static int8."""
     if importlib.util.find_spec('onnxruntime') is None:
         print('onnxruntime is not installed: left out', file=sys.stderr)
         return
@@ -214,8 +214,8 @@ def onnx_candidates(
     onnx.save(make(), str(paths['fp32']))
     yield 'ONNX Runtime fp32', session(paths['fp32'])
     shape_inference.quant_pre_process(str(paths['fp32']), str(paths['pre']))
-    # Unsigned activations, signed weights: what its VNNI kernels take. With the
-    # default, two signed ones, convolutions stay in fp32.
+    # Unsigned activations and signed weights, as ONNX Runtime's VNNI kernels require.
+    # With the default of two signed types, convolutions stay in fp32.
     quantize_static(
         str(paths['pre']),
         str(paths['int8']),
@@ -228,7 +228,7 @@ def onnx_candidates(
 
 
 def openvino_candidates(packed, x: np.ndarray, folder: Path) -> Iterator[tuple]:
-    """OpenVINO in fp32, bf16 and, through NNCF, int8."""
+    """Yields OpenVINO in fp32, bf16 and, through NNCF, int8."""
     for name in ('openvino', 'nncf', 'onnx'):
         if importlib.util.find_spec(name) is None:
             print(f'{name} is not installed: OpenVINO left out', file=sys.stderr)
@@ -264,16 +264,16 @@ def openvino_candidates(packed, x: np.ndarray, folder: Path) -> Iterator[tuple]:
 
 
 # --------------------------------------------------------------------------
-# What is measured.
+# Measurements.
 
 
 def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: int):
-    """Median seconds of one block, fused as in the network.
+    """Returns median seconds of one block, fused as in the network.
 
-    In come packed signs and the float stream; out go the stream, in place, and
-    its packed signs: convolution, BatchNorm, addition, Hardtanh, sign and pack in
-    one pass. With `only_bits` nothing follows but a threshold: the bare loop over
-    xor and popcount.
+    The inputs are packed signs and the float stream. The outputs are the stream, in
+    place, and its packed signs: convolution, BatchNorm, addition, Hardtanh, sign and
+    packing in one pass. With `only_bits`, only a threshold follows the inner loop of
+    XOR and popcount.
     """
     kinds = _native.Kind
     floats = -(-(4 * size * size * channels + 256) // 64) * 64
@@ -294,7 +294,7 @@ def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: i
 
 
 def warm_up(model: nn.Module, x: torch.Tensor) -> nn.Module:
-    """Statistics that fit the data, as after training."""
+    """Sets running statistics that fit the data, as after training."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None
@@ -305,7 +305,7 @@ def warm_up(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 def show(title: str, times: dict[str, float], ours: str) -> None:
-    """A table of microseconds and of ratios to ours."""
+    """Prints a table of microseconds and of ratios to our runtime."""
     print(f'\n{title}')
     for name, seconds in sorted(times.items(), key=lambda item: item[1]):
         ratio = seconds / times[ours]
@@ -319,7 +319,7 @@ def show(title: str, times: dict[str, float], ours: str) -> None:
 
 
 def measure_blocks(args, folder: Path) -> None:
-    """Binary blocks beside float and int8 ones; share of the peak."""
+    """Compares binary blocks with float and int8 ones; reports the share of peak."""
     peak = max(_native.peak_rate() for _ in range(5))
     print(f'peak of xor + popcount + add: {peak / 1e12:.2f} T multiply-accumulates/s')
     for channels, size in BLOCKS:
@@ -345,14 +345,14 @@ def measure_blocks(args, folder: Path) -> None:
             f'block {channels} x {size} x {size}, batch 1', times, f'runtime {isas[0]}'
         )
         if peak:
-            # Rows outside of the image are skipped, so they do not count.
+            # Rows outside the image are skipped, so they are not counted.
             work = channels**2 * size * 3 * (3 * size - 2)
             share = work / statistics.median(bare) / peak
             print(f'  bare loop: {100 * share:.0f} % of the peak')
 
 
 def measure_network(args, folder: Path) -> None:
-    """The whole ResNet-18, one thread, and the runtime's own scaling."""
+    """Compares ResNet-18 with one thread, and measures the runtime's scaling."""
     sample = torch.randn(4, 3, 224, 224)
     float_model = warm_up(resnet18(None), sample)
     binary = pack(warm_up(resnet18('IRConv2d'), sample))

@@ -15,20 +15,20 @@ class EDESign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, t, k):
-        """Sign of x, sign(0) = +1."""
+        """Computes the sign of x, with sign(0) = +1."""
         ctx.save_for_backward(x, t, k)
         out = torch.sign(x)
         return torch.where(out == 0, torch.ones_like(out), out)
 
     @staticmethod
     def backward(ctx, grad):
-        """EDE, eq. 10."""
+        """Computes EDE's gradient, eq. 10."""
         x, t, k = ctx.saved_tensors
         return k * t * (1 - torch.pow(torch.tanh(x * t), 2)) * grad, None, None
 
 
 def libra_pb(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Balanced, standardised weight and its power-of-two scale."""
+    """Computes the balanced, standardised weight and its power-of-two scale."""
     shape = (-1, *[1] * (weight.dim() - 1))
     flat = weight.reshape(weight.shape[0], -1)
     w = weight - flat.mean(-1).reshape(shape)
@@ -48,7 +48,7 @@ class ReferenceConv2d(nn.Conv2d):
         self.register_buffer('k', torch.tensor(10.0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve sign(x) with s * sign(w)."""
+        """Convolves sign(x) with s * sign(w)."""
         w, s = libra_pb(self.weight)
         w = EDESign.apply(w, self.t, self.k) * s
         if self.binarize_input:

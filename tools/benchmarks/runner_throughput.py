@@ -20,14 +20,14 @@ from mmirnet.engine.config import load_config, set_hook
 
 
 class Throughput(Hook):
-    """Times epochs and validations, and bare steps after each epoch.
+    """Times epochs and validations, and steps without the Runner after each epoch.
 
     Attributes:
-        rounds (list[dict]): Of each epoch: images/s of Runner and bare step, and the
-            seconds of training and validation.
+        rounds (list[dict]): For each epoch: images/s of the Runner and of the step
+            alone, and the seconds of training and validation.
     """
 
-    #: After everything else that happens at the end of an epoch.
+    #: After all other hooks at the end of an epoch.
     priority = 'LOWEST'
 
     def __init__(self, device: torch.device) -> None:
@@ -42,18 +42,18 @@ class Throughput(Hook):
         return self.now()
 
     def before_train_epoch(self, runner) -> None:
-        """Start."""
+        """Starts the timer."""
         self.images = 0
         self.start = self._time()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Count the images, and keep a first batch for the bare steps."""
+        """Counts the images, and keeps the first batch for the steps alone."""
         self.images += len(data_batch['inputs'])
         if self.batch is None:
             self.batch = runner.model.data_preprocessor(data_batch, True)
 
     def after_train_epoch(self, runner) -> None:
-        """Stop, and time as many bare steps."""
+        """Stops the timer, and times the same number of steps alone."""
         taken = self._time() - self.start
         steps = len(runner.train_dataloader)
         bare = sum(
@@ -77,25 +77,25 @@ class Throughput(Hook):
         wrapper.step()
 
     def before_val_epoch(self, runner) -> None:
-        """Start."""
+        """Starts the timer."""
         self.start = self._time()
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        """Stop."""
+        """Stops the timer."""
         self.rounds[-1]['val_s'] = self._time() - self.start
 
 
 def measure(
     cfg: Config, epochs: int, images: int | None, options: dict, in_memory: bool
 ) -> dict:
-    """Train some epochs and time them.
+    """Trains some epochs and times them.
 
     Args:
-        cfg (Config): The run.
-        epochs (int): Timed epochs; one more goes before them.
-        images (int | None): Images of an epoch, all of the data set by default.
+        cfg (Config): Config of the run.
+        epochs (int): Number of timed epochs, after one for warm-up.
+        images (int | None): Images per epoch. Defaults to the entire data set.
         options (dict): As for ``--cfg-options``.
-        in_memory (bool): Keeps the images on the device.
+        in_memory (bool): Whether to keep the images on the device.
 
     Returns:
         dict: The report that is written as JSON.
@@ -140,7 +140,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures, prints and writes the report."""
     args = parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as work_dir, one_line_errors():

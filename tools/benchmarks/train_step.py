@@ -1,8 +1,8 @@
-"""Times a training step: literal transcription, full precision, and ours.
+"""Times a training step of the reference, of full precision and of our layers.
 
-Before anything is timed, the gradients of every binary layer are compared with the
-transcription's, layer by layer: end to end a binary network is chaotic, and a last
-bit decides signs.
+Before the measurement, the script compares the gradients of every binary layer with the
+reference. It compares layer by layer, because rounding decides signs, and end to end a
+binary network is chaotic.
 """
 
 import argparse
@@ -39,21 +39,21 @@ ARCHS = {
         backbone=dict(type='IRResNet', depth=18), classes=1000, width=512, size=224
     ),
 }
-T = 0.5  # in the middle of EDE's schedule, where every path is taken
-TOLERANCE = 1e-5  # of a float32 layer's gradients, relative
+T = 0.5  # in the middle of EDE's schedule, where all code paths are used
+TOLERANCE = 1e-5  # relative, for the gradients of a float32 layer
 
 
 class Variant(NamedTuple):
-    """One way to run the network."""
+    """A variant of the network."""
 
-    conv: type | None  # None is nn.Conv2d
+    conv: type | None  # None means nn.Conv2d
     compile: bool = False
     amp: bool = False
     channels_last: bool = False
 
 
 def variants() -> dict[str, Variant]:
-    """Ref, fp and ours, each of the last two in all combinations."""
+    """Returns ref, fp and ours, the last two in all combinations of options."""
     table = {'ref': Variant(ReferenceConv2d)}
     for name, conv in (('fp', None), ('ours', IRConv2d)):
         for options in range(8):
@@ -65,13 +65,13 @@ def variants() -> dict[str, Variant]:
 
 
 VARIANTS = variants()
-BASES = ('ref', 'fp eager')  # what the others are compared with
+BASES = ('ref', 'fp eager')  # baselines
 
 
 def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
-    """The classifier, always with the same first weights.
+    """Builds the classifier, always with the same initial weights.
 
-    What ours is compared with has torch's own activation.
+    The baselines use torch's own activation.
     """
     spec = ARCHS[arch]
     conv_cfg = None if variant.conv is None else dict(type=variant.conv)
@@ -123,20 +123,20 @@ class Step:
         )
 
     def forward(self) -> Tensor:
-        """The loss."""
+        """Computes the loss."""
         autocast = torch.autocast(self.x.device.type, torch.bfloat16)
         with autocast if self.variant.amp else nullcontext():
             return nn.functional.cross_entropy(self.model(self.x), self.labels)
 
     def __call__(self) -> None:
-        """One step."""
+        """Runs one step."""
         self.optimizer.zero_grad()
         self.forward().backward()
         self.optimizer.step()
 
 
 def layers_and_inputs(model: nn.Module, x: Tensor) -> dict[str, tuple]:
-    """Every binary convolution of a network with what comes into it."""
+    """Returns every binary convolution of a network with its input."""
     seen = {}
     hooks = [
         layer.register_forward_hook(
@@ -154,25 +154,25 @@ def layers_and_inputs(model: nn.Module, x: Tensor) -> dict[str, tuple]:
 
 
 def gradients(layer: Callable, weight: Tensor, x: Tensor, grad: Tensor) -> list[Tensor]:
-    """Gradients with regard to input and weight."""
+    """Computes the gradients of input and weight."""
     x = x.detach().requires_grad_()
     return torch.autograd.grad(layer(x), (x, weight), grad)
 
 
 def check_gradients(arch: str, images: Tensor, compiled: bool) -> dict[str, float]:
-    """Compare every binary layer's gradients with the transcription's.
+    """Compares the gradients of every binary layer with the reference.
 
     Args:
-        arch (str): Network.
+        arch (str): Name of the network.
         images (Tensor): (N, 3, H, W).
-        compiled (bool): Compare compiled layers as well.
+        compiled (bool): Whether to compare compiled layers as well.
 
     Returns:
-        dict[str, float]: Greatest relative difference of each float32 variant, over
+        dict[str, float]: Maximum relative difference of each float32 variant, over
         layers and over the gradients of input and weight.
 
     Raises:
-        ValueError: If a layer is off by more than 1e-5.
+        ValueError: If the difference of a layer is more than 1e-5.
     """
     net = build(arch, Variant(IRConv2d), images.device).backbone
     fast = torch.compile(IRConv2d.forward, dynamic=False, fullgraph=True)
@@ -211,16 +211,16 @@ def measure(
     only: list[str] | None = None,
     size: int | None = None,
 ) -> dict:
-    """Check gradients, then time all variants and weigh what they keep.
+    """Checks gradients, then measures time and saved bytes of all variants.
 
     Args:
         arch (str): Key of :data:`ARCHS`.
-        batch (int): Images a step.
-        device (torch.device): Where.
+        batch (int): Batch size.
+        device (torch.device): Device of the measurement.
         repeats (int): Timed steps of each variant.
-        only (list[str] | None): Some of the variants; ref and fp are always there.
-        size (int | None): Height and width of the images, the network's own by
-            default.
+        only (list[str] | None): Variants to measure. The baselines are always included.
+        size (int | None): Height and width of the images. Defaults to that of the
+            network.
 
     Returns:
         dict: The report that is written as JSON.
@@ -231,8 +231,8 @@ def measure(
     labels = torch.randint(ARCHS[arch]['classes'], (batch,), device=device)
     names = [*BASES, *(name for name in only or VARIANTS if name not in BASES)]
     compiled = any(VARIANTS[name].compile for name in names)
-    # A layer has a graph of its own for each geometry and layout. From torch 2.7 the
-    # limit is called recompile_limit and goes by its old name as well.
+    # A layer has one graph per geometry and layout. From torch 2.7 the limit is called
+    # recompile_limit, and the old name still works.
     with torch._dynamo.config.patch(cache_size_limit=100):
         errors = check_gradients(arch, x[:8], compiled)
     for variant, error in errors.items():
@@ -273,7 +273,7 @@ def measure(
 
 
 def table(report: dict) -> str:
-    """The report as a table to read."""
+    """Formats the report as a table."""
     lines = [
         f'{"":38}{"ms":>8}{"vs ref (quartiles)":>22}{"vs fp":>7}'
         f'{"MB saved":>10}{"vs fp":>7}{"peak MB":>9}'
@@ -290,7 +290,7 @@ def table(report: dict) -> str:
 
 
 def plot(report: dict, path: str) -> None:
-    """Bars: time of every variant against the transcription's."""
+    """Plots the time of every variant relative to the reference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -336,7 +336,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measures, prints, writes."""
+    """Measures, prints and writes the report."""
     args = parse_args()
     torch.set_num_threads(args.threads)
     MMLogger.get_current_instance().setLevel('WARNING')  # not each weight's first value

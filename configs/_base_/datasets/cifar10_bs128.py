@@ -1,9 +1,9 @@
-# CIFAR-10, normalised with ImageNet's mean and deviation as in the released code.
+# CIFAR-10, normalised with ImageNet's mean and std as in the released code.
 data_preprocessor = dict(
     num_classes=10,
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=False,  # CIFAR10 gives RGB
+    to_rgb=False,  # CIFAR10 returns RGB
 )
 
 train_pipeline = [

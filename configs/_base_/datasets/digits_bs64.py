@@ -1,4 +1,4 @@
-# scikit-learn's handwritten digits: part of the installation, nothing to download.
+# scikit-learn's handwritten digits, which need no download.
 data_preprocessor = dict(
     num_classes=10,
     mean=[77.85, 77.85, 77.85],
@@ -6,14 +6,14 @@ data_preprocessor = dict(
     to_rgb=False,
 )
 
-# No flip: a mirrored digit is another sign.
+# No flip, because a mirrored digit is a different symbol.
 train_pipeline = [
     dict(type='RandomCrop', crop_size=32, padding=2),
     dict(type='PackInputs'),
 ]
 test_pipeline = [dict(type='PackInputs')]
 
-# Workers would cost more than they bring for 1,437 small images in memory.
+# For 1,437 small images in memory, workers take more time than they save.
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,

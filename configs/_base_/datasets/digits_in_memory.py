@@ -1,4 +1,4 @@
-# All images as one tensor on the device, augmented a batch at a time.
+# All images as one tensor on the device, with augmentation of whole batches.
 _base_ = './digits_bs64.py'
 
 train_dataloader = dict(

@@ -1,8 +1,8 @@
 # Fashion-MNIST padded to 32x32, three channels; tools/prepare_fashion_mnist.py
-# makes data/fashion_mnist.
+# creates data/fashion_mnist.
 data_preprocessor = dict(
     num_classes=10,
-    # of the 28x28 training images
+    # statistics of the 28x28 training images
     mean=[72.94, 72.94, 72.94],
     std=[90.02, 90.02, 90.02],
     to_rgb=False,

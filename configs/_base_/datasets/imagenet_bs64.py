@@ -1,4 +1,4 @@
-# ImageNet with the released code's augmentation, 64 images a GPU.
+# ImageNet with the released code's augmentation, 64 images per GPU.
 data_preprocessor = dict(
     num_classes=1000,
     mean=[123.675, 116.28, 103.53],
@@ -10,7 +10,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=224, backend='pillow'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    # torchvision's, as in the released code.
+    # torchvision's transform, as in the released code.
     dict(type='NumpyToPIL', to_rgb=True),
     dict(
         type='torchvision/ColorJitter',

@@ -13,7 +13,7 @@ model = dict(
         type='BNLinearClsHead',
         num_classes=10,
         in_channels=64,
-        # Kaiming normal as in the released code; its bias starts uniform, here at zero.
+        # Kaiming normal as in the released code, but with zero bias instead of uniform.
         init_cfg=dict(type='Kaiming', layer='Linear', mode='fan_in'),
         loss=dict(type='CrossEntropyLoss'),
     ),

@@ -20,5 +20,5 @@ test_cfg = dict()
 
 custom_hooks = [dict(type='EDEHook', t_min=0.1, t_max=10, by_epoch=False, interval=10)]
 
-# --auto-scale-lr adapts lr to another number of GPUs or images.
+# --auto-scale-lr scales lr with the number of GPUs and the batch size.
 auto_scale_lr = dict(base_batch_size=2048)
