@@ -1,4 +1,4 @@
-"""What is wrong with the folders and lists of files that a config names."""
+"""Checks of the folders and lists of files that a config names."""
 
 import inspect
 from collections.abc import Iterator

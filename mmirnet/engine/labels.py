@@ -72,7 +72,7 @@ def _difference(
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """Some names, and how many more there are."""
+    """Formats some names and the number of further ones."""
     shown = ', '.join(map(repr, names[:most]))
     more = len(names) - most
     return f'{shown} and {more} more' if more > 0 else shown

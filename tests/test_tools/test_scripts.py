@@ -50,7 +50,7 @@ def test_scripts_are_clean():
 
 def test_ci_runs_the_tests_script():
     lines = (ROOT / '.ci' / 'run').read_text().splitlines()
-    assert lines[-1] == 'bash tools/run_tests.sh'
+    assert 'bash tools/run_tests.sh' in lines
 
 
 @pytest.mark.parametrize('script', LAUNCHERS, ids=lambda path: path.name)

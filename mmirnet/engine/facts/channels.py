@@ -1,4 +1,4 @@
-"""The order and the normalisation of the channels that a network gets."""
+"""Determines order and normalisation of the channels of a network's images."""
 
 import os
 import tempfile

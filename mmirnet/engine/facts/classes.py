@@ -1,4 +1,4 @@
-"""The names of classes: those of a checkpoint, of a data set, and given ones."""
+"""Determines class names from a checkpoint, a data set or the command line."""
 
 import logging
 from collections.abc import Sequence

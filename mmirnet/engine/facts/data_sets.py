@@ -174,7 +174,7 @@ def transforms(dataset: Dataset) -> list[Any]:
 
 
 def own_transforms(part: Dataset) -> list[Any]:
-    """The transforms of a data set that wraps no other."""
+    """Returns the transforms of a data set that is not a wrapper."""
     if isinstance(part, InMemory):  # its pipeline is for batches
         return [*part.reading, PackInputs()]
     return list(getattr(getattr(part, 'pipeline', None), 'transforms', []))
