@@ -89,7 +89,7 @@ setup_env() {
   [[ -x $python ]] || make_venv
   is_fit "$python" ||
     die "$root/.venv is damaged, or not of Python 3.10 to 3.13." "Remove it (rm -r $root/.venv) and run this again."
-  state=$(cat "$root/pyproject.toml" "$root"/mmirnet/runtime/csrc/* | cksum)
+  state=$(cat "$root/pyproject.toml" "$root"/mmirnet/runtime/csrc/{,*/}*.* | cksum)
   for stamp in "$root/.venv/.installed-$extras"*; do
     if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then
       return

@@ -1,4 +1,4 @@
-# Full precision: the same network with torch's convolutions.
+# Full precision with Hardtanh, as 1/1 networks have it: torch's convolutions.
 _base_ = './irnet.py'
 
 model = dict(backbone=dict(conv_cfg=None))

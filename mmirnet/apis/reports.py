@@ -78,7 +78,7 @@ class Predictions(NamedTuple):
 
 def write_report(
     run_dirs: Sequence[str | Path],
-    out: str | Path = 'report.html',
+    out: str | Path | None = None,
     checkpoint: str | Path | None = None,
     size: tuple[int, int] | None = None,
 ) -> Path:
@@ -88,7 +88,8 @@ def write_report(
 
     Args:
         run_dirs (Sequence[str | Path]): Work folders of the runs.
-        out (str | Path): HTML page to write.
+        out (str | Path, optional): The page. Defaults to ``report.html`` in the folder
+            of the only run, or in the current folder for several runs.
         checkpoint (str | Path, optional): Checkpoint, for a single run. Defaults to the
             newest intact one of each run.
         size (tuple[int, int], optional): Height and width of the images. Defaults to
@@ -107,6 +108,8 @@ def write_report(
     """
     if checkpoint is not None and len(run_dirs) > 1:
         raise ConfigError('--checkpoint names a file of one run; give one RUN_DIR')
+    if out is None:
+        out = Path(run_dirs[0] if len(run_dirs) == 1 else '') / 'report.html'
     check_writable(out)
     reports = [report_run(folder, checkpoint, size) for folder in run_dirs]
     out = Path(out)

@@ -478,9 +478,9 @@ def _signs(layers: list[str]) -> Iterator[Exception]:
         others = f' and {len(layers) - 1} others' if len(layers) > 1 else ''
         yield UserWarning(
             f'model.{layers[0]}{others} take the signs of inputs that all have one '
-            'sign, as behind a ReLU: they carry no information. Put '
-            "act_cfg=dict(type='Hardtanh') in front of them, or binarise weights alone "
-            'with binarize_input=False'
+            'sign, as behind a ReLU: they carry no information. Take a backbone with '
+            'Hardtanh in front of them (IRResNet, IRResNet_CIFAR, IRVGGSmall), or '
+            'binarise weights alone with binarize_input=False'
         )
 
 

@@ -12,8 +12,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         metavar='FILE',
-        default='report.html',
-        help='page to write (report.html)',
+        help='page to write (report.html in RUN_DIR, in this folder for several)',
     )
     parser.add_argument(
         '--checkpoint',
