@@ -110,21 +110,21 @@ def test_the_runner_alone(config, tmp_path):
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize('script', ['train', 'test'])
-def test_mmpretrains_scripts(config, tmp_path, script):
-    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / f'{script}.py'
-    if not tool.exists():
-        pytest.skip(f'this MMPretrain comes without {tool}')
-    command = [sys.executable, str(tool), str(config)]
-    if script == 'test':
-        train(config, tmp_path / 'run')
-        command.append(str(tmp_path / 'run' / 'epoch_2.pth'))
-    command += ['--work-dir', str(tmp_path / script)]
-    command += ['--cfg-options', 'train_cfg.max_epochs=1', 'log_level=INFO']
-    environment = dict(os.environ, OMP_NUM_THREADS='1')
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r'accuracy/top1: [\d.]+', done.stdout + done.stderr)
+def test_mmpretrains_scripts(config, tmp_path):
+    tools = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
+    if not tools.exists():
+        pytest.skip(f'this MMPretrain comes without {tools}')
+    work_dir = tmp_path / 'run'
+    for script, *arguments in ('train.py',), ('test.py', work_dir / 'epoch_1.pth'):
+        command = [sys.executable, tools / script, config, *arguments]
+        command += ['--work-dir', work_dir]
+        command += ['--cfg-options', 'train_cfg.max_epochs=1', 'log_level=INFO']
+        environment = dict(os.environ, OMP_NUM_THREADS='1')
+        done = subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(r'accuracy/top1: [\d.]+', done.stdout + done.stderr)
 
 
 def test_every_config_names_what_it_runs_with():

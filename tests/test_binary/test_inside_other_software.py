@@ -206,13 +206,15 @@ class TestTransforms:
         assert torch.allclose(functional_call(net, weights, (x,)), twin(x), atol=1e-6)
 
     def test_grad_equals_backward(self, net, x):
+        net, x = net.double(), x.double()
         weights = dict(net.named_parameters())
         grads = grad(lambda w: functional_call(net, w, (x,)).square().sum())(weights)
         net(x).square().sum().backward()
         for name, p in weights.items():
-            assert torch.allclose(grads[name], p.grad, rtol=1e-4, atol=1e-5), name
+            torch.testing.assert_close(grads[name], p.grad, rtol=1e-9, atol=1e-9)
 
     def test_gradients_of_single_images(self, net, x):
+        net, x = net.double(), x.double()
         weights = {n: p.detach() for n, p in net.named_parameters()}
 
         def loss(w, image):
@@ -223,7 +225,7 @@ class TestTransforms:
             net.zero_grad()
             net(image[None]).square().sum().backward()
             for name, p in net.named_parameters():
-                assert torch.allclose(grads[name][i], p.grad, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(grads[name][i], p.grad, rtol=1e-9, atol=1e-9)
 
     @pytest.mark.parametrize('mode', [torch.no_grad, contextlib.nullcontext])
     def test_vmap(self, net, x, mode):

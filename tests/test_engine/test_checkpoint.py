@@ -257,7 +257,7 @@ class TestFindWhole:
     def test_all_damaged(self, run):
         for path in run.glob('*.pth'):
             path.write_bytes(b'PK nothing')
-        with pytest.raises(ValueError, match='all 3 checkpoints in .* are damaged'):
+        with pytest.raises(ValueError, match=r'all 3 checkpoints in .* are damaged'):
             ckpt.find_intact_checkpoint(run)
 
     def test_empty_folder(self, tmp_path):

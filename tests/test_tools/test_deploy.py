@@ -111,7 +111,11 @@ def test_averaged_weights_are_packed_and_tested(tmp_path):
     logits = []
     for file, *flags in ([checkpoint], [packed], [packed, '--engine']):
         out = tmp_path / 'out.pkl'
-        call('test.py', config, file, '--work-dir', tmp_path, '--out', out, *flags)
+        if flags:
+            call('test.py', config, file, '--work-dir', tmp_path, '--out', out, *flags)
+        else:
+            work_dir = str(tmp_path)
+            apis.evaluate(str(config), str(file), work_dir=work_dir, out=str(out))
         logits.append(np.stack([p['pred_score'] for p in load(out)]))
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
     np.testing.assert_allclose(logits[2], logits[0], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Two of the kills of tests/by_hand/kill_and_resume.py."""
+"""One of the kills of tests/by_hand/kill_and_resume.py."""
 
 import signal
 
@@ -9,7 +9,6 @@ from killed_runs import differences, finish, state, stop
 @pytest.mark.parametrize(
     'case, events, delay',
     [
-        ('workers', 3, 0.1),  # within an epoch
         ('two ranks', 7, 0.2),  # about a validation
     ],
 )
