@@ -19,9 +19,7 @@ from mmpretrain.datasets import PackInputs
 from torch.utils.data import Dataset
 
 from ..datasets.in_memory import read_each_image
-from ..engine.checkpoint import (
-    handed_over,
-)
+from ..engine.checkpoint import handed_over
 from ..engine.config import load_config, merge_options, take_old_switches
 from ..engine.facts import parts
 from ..engine.weights import check_checkpoint

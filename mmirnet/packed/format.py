@@ -217,20 +217,18 @@ def _to_array(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
     return array.astype(np.float32) if dtype == 'F16' else array
 
 
-def digest(text: str, data: bytes) -> str:
+def digest(text: str, entries: list[tuple[str, dict[str, Any]]]) -> str:
     """The digest of a packed file's content, by which damage is found.
 
     Args:
         text: What stands under ``mmirnet`` in its metadata.
-        data: The file, with whatever metadata.
+        entries: The tensors of the file, as ``safetensors.deserialize`` gives them.
 
     Returns:
         SHA-256 of the text and of name, type, shape and bytes of every tensor.
     """
-    import safetensors
-
     sha = hashlib.sha256(text.encode())
-    for name, entry in sorted(safetensors.deserialize(data)):
+    for name, entry in sorted(entries):
         sha.update(f'{name} {entry["dtype"]} {entry["shape"]}'.encode())
         sha.update(entry['data'])
     return sha.hexdigest()
@@ -247,8 +245,8 @@ def _parse(data: bytes) -> Packed:
     metadata = json.loads(data[8 : 8 + header_bytes]).get('__metadata__') or {}
     if 'mmirnet' not in metadata:
         raise PackedFileError('metadata: no field mmirnet, not a packed network')
-    # Files of earlier versions have none.
-    if metadata.get('sha256') not in (None, digest(metadata['mmirnet'], data)):
+    wanted = metadata.get('sha256')  # files of earlier versions have none
+    if wanted is not None and wanted != digest(metadata['mmirnet'], entries):
         raise PackedFileError('sha256: the file was damaged after it was packed')
     try:
         spec = json.loads(metadata['mmirnet'])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import deserialize
 from safetensors.torch import save
 from torch import nn
 
@@ -181,5 +182,5 @@ def write(packed: Packed, path: str | os.PathLike) -> None:
         for name, array in packed.tensors.items()
     }
     text = json.dumps(spec, separators=(',', ':'), allow_nan=False)
-    digest = format.digest(text, save(tensors, {'mmirnet': text}))
+    digest = format.digest(text, deserialize(save(tensors)))
     write_atomic(path, save(tensors, {'mmirnet': text, 'sha256': digest}))

@@ -16,7 +16,7 @@ class ChannelsLastHook(Hook):
     faster in half precision and on large images.
 
     Example:
-        >>> default_hooks = dict(memory_format=dict(type='ChannelsLastHook'))
+        >>> default_hooks = dict(channels_last=dict(type='ChannelsLastHook'))
     """
 
     #: Before EMAHook copies the model.
