@@ -5,6 +5,7 @@ from .checkpoint_hook import AtomicCheckpointHook
 from .compile_hook import CompileHook
 from .ede_hook import EDEHook
 from .finite_loss_hook import FiniteLossHook
+from .ovsw_hook import OvSWHook
 from .precise_bn_hook import PackedPreciseBNHook
 from .preemption_hook import PreemptionHook
 from .resume_hook import ResumeHook
@@ -18,6 +19,7 @@ __all__ = [
     'CompileHook',
     'EDEHook',
     'FiniteLossHook',
+    'OvSWHook',
     'PackedPreciseBNHook',
     'PreemptionHook',
     'ResumeHook',
