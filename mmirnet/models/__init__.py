@@ -7,12 +7,13 @@ check_versions()
 from mmengine.registry import MODELS
 
 from ..binary import Hardtanh, IRConv2d, IRLinear
+from .activations import Maxout, RPReLU
 from .backbones import IRResNet, IRResNet_CIFAR, IRVGGSmall
 from .blocks import BiRealBlock, NormalBlock
 from .heads import BNLinearClsHead, FlattenNeck
 
 # MMEngine's registry, which mmcv's build_conv_layer and build_activation_layer use.
-for layer in (IRConv2d, IRLinear, Hardtanh):
+for layer in (IRConv2d, IRLinear, Hardtanh, Maxout, RPReLU):
     if layer.__name__ not in MODELS.module_dict:
         MODELS.register_module(module=layer)
 
@@ -23,5 +24,7 @@ __all__ = [
     'IRResNet',
     'IRResNet_CIFAR',
     'IRVGGSmall',
+    'Maxout',
     'NormalBlock',
+    'RPReLU',
 ]

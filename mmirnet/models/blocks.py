@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choice
+from ..registry import find_class
+from .activations import ChannelActivation
 
 
 def build_activation(act_cfg: dict, channels: int) -> nn.Module:
@@ -21,7 +24,8 @@ def build_activation(act_cfg: dict, channels: int) -> nn.Module:
 
     Args:
         act_cfg (dict): Config of the activation. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel, whatever the number.
+            than 1 means one slope per channel, whatever the number. RPReLU and Maxout
+            have one number per channel unless ``num_parameters`` is 1.
         channels (int): Number of channels.
 
     Returns:
@@ -31,9 +35,17 @@ def build_activation(act_cfg: dict, channels: int) -> nn.Module:
         >>> build_activation(dict(type='PReLU', num_parameters=64), 128)
         PReLU(num_parameters=128)
     """
-    if (act_cfg or {}).get('num_parameters', 1) != 1:
+    number = (act_cfg or {}).get('num_parameters', _default_number(act_cfg))
+    if number != 1:
         act_cfg = {**act_cfg, 'num_parameters': channels}
     return build_activation_layer(act_cfg)
+
+
+def _default_number(act_cfg: dict | None) -> int | None:
+    """Returns ``num_parameters`` of a config without it; None: one per channel."""
+    kind = find_class(MODELS, (act_cfg or {}).get('type', ''))
+    per_channel = isinstance(kind, type) and issubclass(kind, ChannelActivation)
+    return None if per_channel else 1
 
 
 def recomputed(module: nn.Module, forward: Callable, x: Tensor) -> Tensor:
@@ -117,6 +129,76 @@ def conv_shortcut(
         conv_cfg, in_channels, out_channels, 1, stride=stride, bias=False
     )
     return nn.Sequential(conv, build_norm_layer(norm_cfg, out_channels)[1])
+
+
+#: Values of a backbone's ``shortcut``: what changes the shape where a stage begins.
+SHORTCUTS = ('pad', 'conv', 'avg_pad', 'avg_conv')
+
+
+def check_shortcut(depth: int, shortcut: str, downsample_conv_cfg: dict | None) -> None:
+    """Checks a backbone's ``shortcut``.
+
+    Args:
+        depth (int): Depth of the backbone.
+        shortcut (str): Given or default value.
+        downsample_conv_cfg (dict | None): Config of its convolution.
+
+    Raises:
+        ConfigError: If the value is unknown, or has no convolution to configure.
+    """
+    check_choice('shortcut', shortcut, SHORTCUTS)
+    if downsample_conv_cfg is not None and shortcut.endswith('pad'):
+        raise ConfigError(
+            f'downsample_conv_cfg: the shortcuts of ResNet-{depth} have no convolution '
+            f"(shortcut='{shortcut}'); leave it out, or set shortcut='conv' or "
+            "'avg_conv'"
+        )
+
+
+def build_shortcut(
+    shortcut: str,
+    in_channels: int,
+    out_channels: int,
+    conv_cfg: dict | None,
+    norm_cfg: dict,
+) -> nn.Module:
+    """Builds a shortcut that halves the resolution.
+
+    ========== ============================================ ==================
+    shortcut   layers                                       source
+    ========== ============================================ ==================
+    'pad'      every second pixel, channels of zeros        ResNet, option A
+    'conv'     1x1 convolution with stride 2, norm          ResNet, option B
+    'avg_pad'  2x2 average pooling, channels of zeros       ReCU
+    'avg_conv' 2x2 average pooling, 1x1 convolution, norm   ReActNet
+    ========== ============================================ ==================
+
+    Where the number of pixels is odd, the last window is the mean of the pixels in it.
+
+    Args:
+        shortcut (str): A value of :data:`SHORTCUTS`.
+        in_channels (int): Number of input channels.
+        out_channels (int): Number of output channels.
+        conv_cfg (dict | None): Config of the convolution.
+        norm_cfg (dict): Config of the norm.
+
+    Returns:
+        nn.Module: The shortcut.
+
+    Example:
+        >>> x = torch.zeros(1, 16, 7, 6)
+        >>> build_shortcut('avg_pad', 16, 32, None, dict(type='BN'))(x).shape
+        torch.Size([1, 32, 4, 3])
+    """
+    if shortcut == 'pad':
+        return PadShortcut(in_channels, out_channels, 2)
+    if shortcut == 'conv':
+        return conv_shortcut(in_channels, out_channels, 2, conv_cfg, norm_cfg)
+    pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+    if shortcut == 'avg_pad':
+        return nn.Sequential(pool, PadShortcut(in_channels, out_channels, 1))
+    convolution = conv_shortcut(in_channels, out_channels, 1, conv_cfg, norm_cfg)
+    return nn.Sequential(pool, *convolution)
 
 
 class _Block(BaseModule):

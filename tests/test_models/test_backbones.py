@@ -11,6 +11,7 @@ from torch import nn
 import mmirnet  # noqa: F401
 from mmirnet.analysis.cost.measure import saved_bytes
 from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede
+from mmirnet.errors import ConfigError
 from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall
 
 W1A32 = dict(
@@ -417,6 +418,120 @@ def test_activations_without_weights_are_not_in_the_state_dict(name):
 def test_shortcuts_without_a_convolution_take_no_config():
     with pytest.raises(ValueError, match='shortcuts of ResNet-20 have no convolution'):
         IRResNet_CIFAR(depth=20, downsample_conv_cfg=dict(type='IRConv2d'))
+
+
+def avg_pool(x):
+    """2x2 means, by hand; of the pixels there are where the number is odd."""
+    ones = torch.ones_like(x)
+    x, ones = (F.pad(a, (0, x.shape[3] % 2, 0, x.shape[2] % 2)) for a in (x, ones))
+    corners = [(slice(i, None, 2), slice(j, None, 2)) for i in (0, 1) for j in (0, 1)]
+    return sum(x[:, :, i, j] for i, j in corners) / sum(
+        ones[:, :, i, j] for i, j in corners
+    )
+
+
+def zero_channels(x, out):
+    front = (out - x.shape[1]) // 2
+    return F.pad(x, (0, 0, 0, 0, front, out - x.shape[1] - front))
+
+
+def option_avg_pad(block, planes):
+    return lambda x: (
+        x if block.downsample is None else zero_channels(avg_pool(x), planes)
+    )
+
+
+def option_avg_conv(block, planes):
+    def shortcut(x):
+        if block.downsample is None:
+            return x
+        _, conv, bn = block.downsample
+        assert type(conv) is nn.Conv2d and conv.stride == (1, 1)
+        return bn(F.conv2d(avg_pool(x), conv.weight))
+
+    return shortcut
+
+
+OPTIONS = {
+    'pad': option_a,
+    'conv': option_b,
+    'avg_pad': option_avg_pad,
+    'avg_conv': option_avg_conv,
+}
+RESNETS = [name for name in BACKBONES if 'resnet' in name]
+
+
+@pytest.mark.parametrize('size', [(32, 32), (37, 50)])
+@pytest.mark.parametrize('shortcut', OPTIONS)
+@pytest.mark.parametrize('name', ['resnet20_cifar', 'resnet18'])
+def test_shortcuts_equal_their_formulas(name, shortcut, size):
+    net = BACKBONES[name](
+        shortcut=shortcut,
+        stem_act=False,
+        conv_cfg=None,
+        act_cfg=dict(type='PReLU', init=0.3),
+    )
+    net = net.double().eval()
+    x = torch.randn(2, 3, *size, dtype=torch.double)
+    stem = stem_bare if 'cifar' in name else stem_pool(lambda x: x)
+    expected = released_resnet(
+        net,
+        x,
+        lambda x: F.leaky_relu(x, net.layer1[0].act1.weight.item()),
+        bireal_block,
+        OPTIONS[shortcut],
+        stem,
+    )
+    torch.testing.assert_close(net(x)[-1], expected)
+
+
+@pytest.mark.parametrize('name', RESNETS)
+def test_default_shortcuts_are_those_of_the_architecture(name):
+    default = 'pad' if name == 'resnet20_cifar' else 'conv'
+    for shortcut in OPTIONS:
+        same = repr(BACKBONES[name](shortcut=shortcut)) == repr(BACKBONES[name]())
+        assert same == (shortcut == default)
+
+
+@pytest.mark.parametrize('name', RESNETS)
+@pytest.mark.parametrize('shortcut', ['pad', 'avg_pad'])
+def test_shortcuts_of_zero_channels_take_no_config(name, shortcut):
+    message = rf"downsample_conv_cfg: .* no convolution \(shortcut='{shortcut}'\)"
+    with pytest.raises(ConfigError, match=message):
+        BACKBONES[name](shortcut=shortcut, downsample_conv_cfg=dict(type='Conv2d'))
+
+
+@pytest.mark.parametrize('name', RESNETS)
+@pytest.mark.parametrize('shortcut', ['conv', 'avg_conv'])
+def test_shortcuts_with_a_convolution_take_a_config(name, shortcut):
+    net = BACKBONES[name](shortcut=shortcut, downsample_conv_cfg=dict(type='IRConv2d'))
+    wide = [m for m in net.modules() if getattr(m, 'kernel_size', 0) == (1, 1)]
+    assert wide and all(isinstance(m, IRConv2d) for m in wide)
+
+
+@pytest.mark.parametrize('shortcut', ['A', 'avg', '', True, ['pad'], 'Pad'])
+@pytest.mark.parametrize('name', RESNETS)
+def test_unknown_shortcuts_are_refused(name, shortcut):
+    with pytest.raises(ConfigError, match=r"shortcut must be one of .*'avg_conv'"):
+        BACKBONES[name](shortcut=shortcut)
+
+
+@pytest.mark.parametrize('kind', ['RPReLU', 'Maxout'])
+@pytest.mark.parametrize('name', BACKBONES)
+def test_learned_activations_have_the_width_of_their_place(name, kind):
+    net = BACKBONES[name](act_cfg=dict(type=kind))
+    set_ede(net, 1.0)
+    net(torch.randn(2, 3, 32, 32))[-1].sum().backward()
+    acts = [m for m in net.modules() if type(m).__name__ == kind]
+    plain = BACKBONES[name]()
+    assert len(acts) == sum(type(m).__name__ == 'Hardtanh' for m in plain.modules())
+    assert all(p.grad.any() for m in acts for p in m.parameters())
+
+
+def test_a_stem_without_activation():
+    net = IRResNet(depth=18, stem_act=False).eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(net.stem(x), stem_pool(lambda x: x)(net, x))
 
 
 @pytest.mark.parametrize('momentum', [0.1, None])

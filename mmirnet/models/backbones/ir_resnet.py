@@ -7,7 +7,13 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...errors import check_choice
-from ..blocks import STRUCTURES, build_activation, conv_shortcut, make_stage
+from ..blocks import (
+    STRUCTURES,
+    build_activation,
+    build_shortcut,
+    check_shortcut,
+    make_stage,
+)
 from .staged import StagedBackbone
 
 
@@ -41,17 +47,23 @@ class IRResNet(StagedBackbone):
             None means full precision, as in the released code.
         norm_cfg (dict): Config of the norms.
         act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel.
+            than 1 means one slope per channel. RPReLU and Maxout have one number per
+            channel unless ``num_parameters`` is 1.
         out_indices (Sequence[int]): Stages to return, 0 to 3.
         frozen_stages (int): Stem and stages up to this one are frozen.
         norm_eval (bool): Whether to freeze the statistics of all batch norms.
         with_cp (bool): Whether to use gradient checkpointing.
         init_cfg (dict | list[dict] | None): Initialisation. By default convolutions are
             normal with variance 2 / (kh kw out).
+        shortcut (str | None): 'pad', 'conv', 'avg_pad' or 'avg_conv', see
+            :func:`~mmirnet.models.blocks.build_shortcut`. None means 'conv'.
+        stem_act (bool): Whether the stem has an activation. The released ReActNet has
+            none.
 
     Raises:
-        ValueError: If ``depth``, ``structure``, ``out_indices`` or
-            ``frozen_stages`` is out of range.
+        ValueError: If ``depth``, ``structure``, ``shortcut``, ``out_indices`` or
+            ``frozen_stages`` is out of range, or ``downsample_conv_cfg`` is given
+            for a shortcut without convolution.
 
     Example:
         >>> import torch
@@ -77,25 +89,29 @@ class IRResNet(StagedBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = dict(type='Kaiming', layer='Conv2d'),
+        shortcut: str | None = None,
+        stem_act: bool = True,
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         check_choice('depth', depth, self.blocks)
         check_choice('structure', structure, STRUCTURES)
+        shortcut = 'conv' if shortcut is None else shortcut
+        check_shortcut(depth, shortcut, downsample_conv_cfg)
         width = self.channels[0]
         self.conv1 = build_conv_layer(
             None, in_channels, width, 7, stride=2, padding=3, bias=False
         )
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, width, postfix=1)
         self.add_module(self.norm1_name, norm1)
-        self.act = build_activation(act_cfg, width)
+        self.act = build_activation(act_cfg, width) if stem_act else nn.Identity()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         stages = []
         for i, out_channels in enumerate(self.channels):
             downsample = None
             if i > 0:
-                downsample = conv_shortcut(
-                    width, out_channels, 2, downsample_conv_cfg, norm_cfg
+                downsample = build_shortcut(
+                    shortcut, width, out_channels, downsample_conv_cfg, norm_cfg
                 )
             stage = make_stage(
                 structure,

@@ -7,12 +7,12 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ...errors import ConfigError, check_choice
+from ...errors import check_choice
 from ..blocks import (
     STRUCTURES,
-    PadShortcut,
     build_activation,
-    conv_shortcut,
+    build_shortcut,
+    check_shortcut,
     make_stage,
 )
 from .staged import StagedBackbone
@@ -21,7 +21,7 @@ from .staged import StagedBackbone
 class _Arch(NamedTuple):
     blocks: int  # per stage
     channels: tuple[int, ...]
-    shortcut: str  # option of the ResNet paper: A pads, B convolves
+    shortcut: str  # unless given
     init_cfg: dict | None
 
 
@@ -46,11 +46,12 @@ class IRResNet_CIFAR(StagedBackbone):
         in_channels (int): Channels of the image.
         conv_cfg (dict | None): Config of the 3x3 convolutions after the stem. None
             means full precision.
-        downsample_conv_cfg (dict | None): Config of ResNet-18's 1x1 shortcuts. None
-            means full precision.
+        downsample_conv_cfg (dict | None): Config of the 1x1 convolutions in shortcuts.
+            None means full precision.
         norm_cfg (dict): Config of the norms.
         act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel.
+            than 1 means one slope per channel. RPReLU and Maxout have one number per
+            channel unless ``num_parameters`` is 1.
         stem_act (bool): Whether the stem has an activation. The released ResNet-18 and
             ResNet-20 1/32 have none.
         out_indices (Sequence[int]): Stages to return.
@@ -60,11 +61,14 @@ class IRResNet_CIFAR(StagedBackbone):
         init_cfg (dict | list[dict] | None): Initialisation. None means that of the
             released code: Kaiming normal (fan-in) for ResNet-20, torch's default for
             ResNet-18.
+        shortcut (str | None): 'pad', 'conv', 'avg_pad' or 'avg_conv', see
+            :func:`~mmirnet.models.blocks.build_shortcut`. None means 'pad' for
+            ResNet-20 and 'conv' for ResNet-18.
 
     Raises:
-        ValueError: If ``depth``, ``structure``, ``out_indices`` or
+        ValueError: If ``depth``, ``structure``, ``shortcut``, ``out_indices`` or
             ``frozen_stages`` is out of range, or ``downsample_conv_cfg`` is given
-            for ResNet-20.
+            for a shortcut without convolution.
 
     Example:
         >>> import torch
@@ -75,9 +79,9 @@ class IRResNet_CIFAR(StagedBackbone):
 
     archs = {
         20: _Arch(
-            3, (16, 32, 64), 'A', dict(type='Kaiming', layer='Conv2d', mode='fan_in')
+            3, (16, 32, 64), 'pad', dict(type='Kaiming', layer='Conv2d', mode='fan_in')
         ),
-        18: _Arch(2, (64, 128, 256, 512), 'B', None),
+        18: _Arch(2, (64, 128, 256, 512), 'conv', None),
     }
 
     def __init__(
@@ -95,15 +99,13 @@ class IRResNet_CIFAR(StagedBackbone):
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        shortcut: str | None = None,
     ) -> None:
         check_choice('depth', depth, self.archs)
         check_choice('structure', structure, STRUCTURES)
         arch = self.archs[depth]
-        if downsample_conv_cfg is not None and arch.shortcut == 'A':
-            raise ConfigError(
-                f'downsample_conv_cfg: the shortcuts of ResNet-{depth} have no '
-                'convolution; leave it out'
-            )
+        shortcut = arch.shortcut if shortcut is None else shortcut
+        check_shortcut(depth, shortcut, downsample_conv_cfg)
         init_cfg = arch.init_cfg if init_cfg is None else init_cfg
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
         width = arch.channels[0]
@@ -117,11 +119,9 @@ class IRResNet_CIFAR(StagedBackbone):
         stages = []
         for i, out_channels in enumerate(arch.channels):
             downsample = None
-            if i > 0 and arch.shortcut == 'A':
-                downsample = PadShortcut(width, out_channels, 2)
-            elif i > 0:
-                downsample = conv_shortcut(
-                    width, out_channels, 2, downsample_conv_cfg, norm_cfg
+            if i > 0:
+                downsample = build_shortcut(
+                    shortcut, width, out_channels, downsample_conv_cfg, norm_cfg
                 )
             stage = make_stage(
                 structure,

@@ -60,7 +60,8 @@ class IRVGGSmall(StagedBackbone):
             full precision.
         norm_cfg (dict): Config of the norms.
         act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel.
+            than 1 means one slope per channel. RPReLU and Maxout have one number per
+            channel unless ``num_parameters`` is 1.
         out_indices (Sequence[int]): Stages to return, 0 to 2.
         frozen_stages (int): Stem and stages up to this one are frozen.
         norm_eval (bool): Whether to freeze the statistics of all batch norms.
