@@ -13,6 +13,7 @@ from mmirnet.analysis.cost.measure import saved_bytes
 from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede
 from mmirnet.errors import ConfigError
 from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall
+from mmirnet.models.blocks import build_shortcut
 
 W1A32 = dict(
     conv_cfg=dict(type='IRConv2d', binarize_input=False), act_cfg=dict(type='ReLU')
@@ -435,6 +436,15 @@ def zero_channels(x, out):
     return F.pad(x, (0, 0, 0, 0, front, out - x.shape[1] - front))
 
 
+def option_pad(block, planes):
+    def shortcut(x):
+        return (
+            x if block.downsample is None else zero_channels(x[..., ::2, ::2], planes)
+        )
+
+    return shortcut
+
+
 def option_avg_pad(block, planes):
     return lambda x: (
         x if block.downsample is None else zero_channels(avg_pool(x), planes)
@@ -453,7 +463,7 @@ def option_avg_conv(block, planes):
 
 
 OPTIONS = {
-    'pad': option_a,
+    'pad': option_pad,
     'conv': option_b,
     'avg_pad': option_avg_pad,
     'avg_conv': option_avg_conv,
@@ -483,6 +493,58 @@ def test_shortcuts_equal_their_formulas(name, shortcut, size):
         stem,
     )
     torch.testing.assert_close(net(x)[-1], expected)
+
+
+def reactnet_act(x, act):
+    x = x + act.shift_in.view(-1, 1, 1)
+    return F.prelu(x, act.weight) + act.shift_out.view(-1, 1, 1)
+
+
+def adabin_act(x, act):
+    positive, negative = (p.view(-1, 1, 1) for p in (act.positive, act.negative))
+    return positive * F.relu(x) - negative * F.relu(-x)
+
+
+#: Activation, its formula, and the shortcut of three recipes.
+RECIPES = {
+    'ReActNet': ('RPReLU', reactnet_act, 'avg_conv'),
+    'AdaBin': ('Maxout', adabin_act, 'pad'),
+    'ReCU': ('Hardtanh', lambda x, act: F.hardtanh(x), 'avg_pad'),
+}
+
+
+@pytest.mark.parametrize('size', [(8, 8), (7, 10), (1, 3)])
+@pytest.mark.parametrize('channels', [(4, 8), (5, 12), (3, 3)])
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_blocks_of_other_recipes_equal_their_formulas(recipe, channels, size):
+    kind, act, shortcut = RECIPES[recipe]
+    width, planes = channels
+    options = dict(
+        conv_cfg=dict(type='IRConv2d', binarize_input=False),
+        norm_cfg=dict(type='BN'),
+        act_cfg=dict(type=kind),
+    )
+    downsample = build_shortcut(shortcut, width, planes, None, options['norm_cfg'])
+    first = BiRealBlock(width, planes, 2, downsample, **options)
+    net = nn.Sequential(first, BiRealBlock(planes, planes, 1, None, **options)).double()
+    set_ede(net, 1.0)
+    for p in net.parameters():
+        nn.init.normal_(p)
+    twin = copy.deepcopy(net)
+    x = torch.randn(2, width, *size, dtype=torch.double)
+    expected = x
+    for block in twin:
+        identity = OPTIONS[shortcut](block, planes)(expected)
+        y = block.bn1(block.conv1(expected)) + identity
+        expected = act(y, block.act1)
+        y = block.bn2(block.conv2(expected)) + expected
+        expected = act(y, block.act2)
+    y = net(x)
+    torch.testing.assert_close(y, expected)
+    for out in (y, expected):
+        out.square().mean().backward()
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
 
 
 @pytest.mark.parametrize('name', RESNETS)
