@@ -1,10 +1,21 @@
-"""IR-Net's formulas and layers. Needs only torch."""
+"""Formulas and layers of IR-Net and the other recipes. Needs only torch."""
 
 from .activations import Hardtanh, hardtanh
 from .estimators import ESTIMATORS, Estimator, binary_sign, register_estimator, sign
 from .functional import ConvGeometry, binary_conv2d
-from .layers import IRConv2d, IRLinear, binary_layers, set_ede
-from .schedules import ede
+from .layers import (
+    BinaryConv2d,
+    BinaryLinear,
+    IRConv2d,
+    IRLinear,
+    binary_layers,
+    set_ede,
+    set_schedule,
+)
+from .recipe import RECIPES, Recipe, register_recipe
+from .recipes import *  # noqa: F403
+from .recipes import __all__ as _recipes
+from .schedules import SCHEDULES, Schedule, ede, register_schedule, schedule_at
 from .statistics import (
     bit_entropy,
     estimator_statistics,
@@ -23,13 +34,19 @@ from .weights import (
 
 __all__ = [
     'ESTIMATORS',
+    'RECIPES',
     'SCALES',
+    'SCHEDULES',
+    'BinaryConv2d',
+    'BinaryLinear',
     'ConvGeometry',
     'Estimator',
     'Hardtanh',
     'IRConv2d',
     'IRLinear',
+    'Recipe',
     'Scale',
+    'Schedule',
     'WeightRule',
     'binary_conv2d',
     'binary_layers',
@@ -43,8 +60,13 @@ __all__ = [
     'libra_pb',
     'log2_scales',
     'register_estimator',
+    'register_recipe',
     'register_scale',
+    'register_schedule',
+    'schedule_at',
     'set_ede',
+    'set_schedule',
     'sign',
     'weight_statistics',
+    *_recipes,
 ]

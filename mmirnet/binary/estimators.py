@@ -45,12 +45,14 @@ class Estimator(NamedTuple):
     The gain is separate because it is a scalar. A convolution applies it to its weights
     instead of its activations, which are more numerous.
 
+    t and k are the two numbers that a schedule moves: EDE's t and k, or ReSTE's o as t.
+
     Attributes:
         name (str): Value of ``estimator=``.
         formula (str): The derivative, as TeX.
         source (str): Paper and equation.
         gain (Callable): (t, k) -> factor, a 0-dim tensor or a number.
-        vjp (Callable): (grad, x, t) -> grad * shape(x, t).
+        vjp (Callable): (grad, x, t) -> grad * shape(x, t), a new tensor.
         curve (Callable): (x, t, k) -> the function with this derivative, which
             approximates sign. Training does not need it.
     """
@@ -98,11 +100,11 @@ def register_estimator(estimator: Estimator) -> Estimator:
         ConfigError: If another estimator has this name.
 
     Example:
-        >>> identity = Estimator(
-        ...     'identity', '1', 'none', lambda t, k: 1.0,
+        >>> line = Estimator(
+        ...     'line', '1', 'none', lambda t, k: 1.0,
         ...     lambda grad, x, t: grad, lambda x, t, k: x)
-        >>> binary = register_estimator(identity)
-        >>> ESTIMATORS.pop('identity').formula
+        >>> binary = register_estimator(line)
+        >>> ESTIMATORS.pop('line').formula
         '1'
     """
     if ESTIMATORS.setdefault(estimator.name, estimator) is not estimator:
@@ -163,6 +165,18 @@ register_estimator(
 )
 
 
+register_estimator(
+    Estimator(
+        'identity',
+        '1',
+        'straight-through estimator, Bengio et al. 2013',
+        lambda t, k: 1.0,
+        lambda grad, x, t: grad.clone(),  # callers overwrite it
+        lambda x, t, k: x,
+    )
+)
+
+
 def check_float(name: str, tensor: Tensor) -> None:
     """Refuses integers, which would be truncated, and complex numbers."""
     if not tensor.is_floating_point():
@@ -205,6 +219,7 @@ def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tens
     'ede'         :math:`k t (1 - \tanh^2(t x))`             IR-Net, eq. 10
     'ste'         1 where :math:`|x| \le 1`, else 0          BinaryConnect
     'approx_sign' :math:`\max(2 - 2|x|, 0)`                  Bi-Real Net, eq. 6
+    'identity'    1                                          Bengio et al. 2013
     ============= ========================================== ==================
 
     Args:

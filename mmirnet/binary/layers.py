@@ -12,8 +12,15 @@ from ..errors import ConfigError, check_choice
 from .estimators import binary_sign
 from .functional import ConvGeometry, binary_conv2d, check_types
 from .modes import traced
-from .schedules import ede
-from .weights import WeightRule, binary_weight, check_filters, libra_pb
+from .quantisation import (
+    Rule,
+    check_weight,
+    quantize_weight,
+    weight_with_derivatives,
+)
+from .recipe import RECIPES, Quantized
+from .schedules import SCHEDULES, Schedule
+from .weights import WeightRule, binary_weight, libra_pb
 
 
 def _is_rescaled(old: Tensor, new: Tensor) -> bool:
@@ -28,34 +35,101 @@ def _is_rescaled(old: Tensor, new: Tensor) -> bool:
 
 
 class _BinaryLayer:
-    """Common part of the binary layers: the weight rule, and t and k of EDE."""
+    """Common part of the binary layers.
 
-    def _init_binary(self, binarize_input: bool, rule: WeightRule) -> None:
+    Attributes:
+        rule (Rule): Libra-PB with options, or the name of a recipe.
+        bounds (dict): Arguments of the schedule before a hook moves it.
+    """
+
+    rule: Rule
+    bounds: dict[str, float] = {}
+
+    def _init_binary(
+        self, binarize_input: bool, binarize_weight: bool, rule: Rule
+    ) -> None:
         check_choice('binarize_input', binarize_input, (True, False))
-        check_filters(self.weight, rule.balance, type(self).__name__)
+        check_choice('binarize_weight', binarize_weight, (True, False))
+        if not binarize_input and not binarize_weight:
+            raise ConfigError(
+                f'{type(self).__name__} with binarize_input=False and '
+                'binarize_weight=False binarises nothing: use a layer in full precision'
+            )
+        check_weight(self.weight, rule, type(self).__name__)
         self.binarize_input = binarize_input
+        self.binarize_weight = binarize_weight
         self.rule = rule
         # Not in the state dict: t and k belong to the schedule, and checkpoints can be
         # exchanged with the full-precision network. One tensor, changed in place: a
         # compiled graph reads it without recompilation.
-        t_and_k = torch.tensor(ede(0.0), device=self.weight.device)
-        self.register_buffer('ede', t_and_k, persistent=False)
-        self.ede_is_set = False
+        self.register_buffer(self.schedule.name, None, persistent=False)
+        self._restart_schedule(self.weight.device)
+        self._add_parameters()
+
+    def _add_parameters(self) -> None:
+        """Adds the learned numbers of a recipe."""
+        kind = dict(device=self.weight.device, dtype=self.weight.dtype)
+        if self.recipe is not None and self.recipe.scale == 'learned':
+            self.alpha = nn.Parameter(torch.rand(len(self.weight), **kind))
+        for name, (start, each) in self._input_parameters().items():
+            shape = [getattr(self, self._inputs_name) if each else 1]
+            self.register_parameter(
+                name, nn.Parameter(torch.full(shape, start, **kind))
+            )
+
+    def _input_parameters(self) -> dict[str, tuple[float, bool]]:
+        if self.recipe is None or not self.binarize_input:
+            return {}
+        return self.recipe.inputs.parameters
+
+    def reset_parameters(self) -> None:
+        """Initialises the weight and the learned numbers."""
+        super().reset_parameters()
+        if getattr(self, 'alpha', None) is not None:
+            nn.init.uniform_(self.alpha)
+        # torch's constructor calls this before there are any.
+        if hasattr(self, 'binarize_input'):
+            for name, (start, _) in self._input_parameters().items():
+                nn.init.constant_(getattr(self, name), start)
+
+    @property
+    def recipe(self):
+        """The :class:`~mmirnet.binary.Recipe`, or None for Libra-PB."""
+        return None if isinstance(self.rule, WeightRule) else RECIPES[self.rule]
+
+    @property
+    def schedule(self) -> Schedule:
+        """What moves with training."""
+        return SCHEDULES['ede'] if self.recipe is None else self.recipe.schedule
+
+    @property
+    def t_and_k(self) -> Tensor:
+        """The two numbers of the schedule, (2,)."""
+        return getattr(self, self.schedule.name)
+
+    @property
+    def estimators(self) -> tuple[str, str]:
+        """Names of the estimators of the weights and of the input."""
+        if self.recipe is None:
+            return self.rule.estimator, self.rule.estimator
+        return self.recipe.estimator, self.recipe.input_estimator
 
     def _apply(self, fn, recurse: bool = True):
-        was_meta = self.ede.is_meta
+        was_meta = self.t_and_k.is_meta
         super()._apply(fn, recurse)
-        if was_meta and not self.ede.is_meta:
-            self._restart_ede(self.ede.device)  # to_empty does not initialise memory
+        if was_meta and not self.t_and_k.is_meta:
+            # to_empty does not initialise memory
+            self._restart_schedule(self.t_and_k.device)
         return self
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        if self.ede.is_meta and not self.weight.is_meta:
-            self._restart_ede(self.weight.device)  # load_state_dict(assign=True)
+        if self.t_and_k.is_meta and not self.weight.is_meta:
+            self._restart_schedule(self.weight.device)  # load_state_dict(assign=True)
 
-    def _restart_ede(self, device: torch.device) -> None:
-        self.ede = torch.tensor(ede(0.0), device=device)
+    def _restart_schedule(self, device: torch.device) -> None:
+        start = torch.tensor(self.schedule.at(0.0, **self.bounds), device=device)
+        setattr(self, self.schedule.name, start)
         self.ede_is_set = False
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
@@ -92,57 +166,151 @@ class _BinaryLayer:
             'torch.jit.trace in evaluation mode'
         )
 
-    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns input, weight and bias; traces in evaluation omit the estimators."""
-        operands = x, self.weight, self.bias
+    def _parameters_of_inputs(self) -> list[Tensor | None]:
+        values = [getattr(self, name) for name in self._input_parameters()]
+        return values + [None] * (2 - len(values))
+
+    def _operands(self, x: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns input, weight, bias, alpha and the parameters of the input rule.
+
+        Traces in evaluation omit the estimators.
+        """
+        alpha = getattr(self, 'alpha', None)
+        operands = x, self.weight, self.bias, alpha, *self._parameters_of_inputs()
         if self.training or not traced():
             return operands
         return tuple(None if a is None else a.detach() for a in operands)
 
     def _warn_if_constant(self) -> None:
-        """Warns if the layer trains with EDE, but without a schedule."""
+        """Warns if the layer trains with a schedule that nobody moves."""
         forgotten = self.training and not self.ede_is_set
         if forgotten and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            if self.rule.estimator == 'ede':
+            if self.recipe is None and self.rule.estimator == 'ede':
                 warnings.warn(
                     'binary layers train with the constant first values of EDE: add '
                     "dict(type='EDEHook') to custom_hooks, or call "
                     'mmirnet.binary.set_ede during training',
                     stacklevel=3,
                 )
+            elif self.recipe is not None and self.schedule.numbers:
+                warnings.warn(
+                    f'{type(self).__name__} trains with the constant first value of '
+                    f"its schedule: add dict(type='ScheduleHook', schedule="
+                    f'{self.schedule.name!r}) to custom_hooks',
+                    stacklevel=3,
+                )
             self.ede_is_set = True
 
+    @torch.no_grad()
+    def quantized(self) -> Quantized:
+        """Returns what a packed file keeps of the weights.
+
+        Returns:
+            Quantized: Signs, bool with the shape of the weight; the scale, (out,), or
+            None; and AdaBin's offset, (out,), or None. The binary weight is the scale
+            times -1 or +1, plus the offset.
+
+        Raises:
+            ConfigError: If the weights are not binarised.
+        """
+        if not self.binarize_weight:
+            raise ConfigError(
+                f'{type(self).__name__} has real weights: binarize_weight=False'
+            )
+        if self.recipe is None:
+            z, scale = self.libra_pb()
+            return Quantized(z >= 0, None if scale is None else scale.flatten())
+        alpha = getattr(self, 'alpha', None)
+        q = quantize_weight(self.weight, alpha, *self.t_and_k, self.rule, False)
+        scale, offset = (
+            None if v is None else v.flatten().expand(len(self.weight)).clone()
+            for v in (q.scale, q.offset)
+        )
+        return Quantized(q.signs >= 0, scale, offset)
+
+    @torch.no_grad()
+    def latent(self) -> Tensor:
+        """Returns the values whose signs are the binary weights."""
+        if self.recipe is None:
+            return self.libra_pb()[0]
+        if self.recipe.functions is not None:
+            return self.recipe.functions.latent(self.weight)
+        return self.recipe.latent.of(self.weight, *self.t_and_k)
+
+    @torch.no_grad()
+    def input_threshold(self) -> Tensor | None:
+        """Returns the threshold of each input channel, (in,), or None for zero.
+
+        The sign of the input is +1 where it is at least the threshold.
+
+        Raises:
+            ConfigError: If AdaBin's alpha_a is not positive, so that the sign turns.
+        """
+        if not self._input_parameters() or self.recipe.inputs.threshold is None:
+            return None
+        a, b = self._parameters_of_inputs()
+        if self.recipe.inputs.value is not None and not a > 0:
+            raise ConfigError(f'{type(self).__name__}: alpha_a={a.item()} turns signs')
+        return self.recipe.inputs.threshold(a, b, getattr(self, self._inputs_name))
+
+    @torch.no_grad()
+    def input_affine(self) -> tuple[Tensor, Tensor] | None:
+        """Returns AdaBin's alpha_a and beta_a, 0-dim, or None."""
+        if not self._input_parameters() or self.recipe.inputs.value is None:
+            return None
+        return tuple(v.detach().reshape(()) for v in self._parameters_of_inputs())
+
     def libra_pb(self) -> tuple[Tensor, Tensor | None]:
-        """Returns the balanced, standardised weights and s, both detached."""
+        """Returns Libra-PB's standardised weights and s, both detached.
+
+        Raises:
+            ConfigError: If the layer has another recipe.
+        """
+        if self.recipe is not None:
+            raise ConfigError(f'{type(self).__name__} does not compute Libra-PB')
         rule = self.rule
         weight = self.weight.detach()
         return libra_pb(weight, rule.standardize, rule.scale, rule.balance)
 
     def binary_weight(self) -> Tensor:
-        """Returns Q_w = s * sign(w_std), the weights that this layer computes with."""
-        return binary_weight(self.weight, *self.ede.unbind(), self.rule)
+        """Returns the weights that this layer computes with.
+
+        They are Q_w = s * sign(w_std) for Libra-PB.
+        """
+        if self.recipe is None and self.binarize_weight:
+            return binary_weight(self.weight, *self.t_and_k.unbind(), self.rule)
+        alpha, (t, k) = getattr(self, 'alpha', None), self.t_and_k.unbind()
+        real = not self.binarize_weight
+        return weight_with_derivatives(self.weight, alpha, t, k, self.rule, real)
 
     @property
     def bits(self) -> str:
-        """W/A bits, '1/1' or '1/32'."""
-        return '1/1' if self.binarize_input else '1/32'
+        """W/A bits: '1/1', '1/32' or '32/1'."""
+        w, a = (1 if b else 32 for b in (self.binarize_weight, self.binarize_input))
+        return f'{w}/{a}'
 
     def extra_repr(self) -> str:
         """Adds the options of the binarisation to those of torch's layer."""
-        rule = ', '.join(f'{k}={v!r}' for k, v in self.rule._asdict().items())
-        return f'{super().extra_repr()}, W/A bits={self.bits}, {rule}'
+        text = f'{super().extra_repr()}, W/A bits={self.bits}'
+        if self.recipe is not None:
+            return text + ''.join(f', {k}={v}' for k, v in self.bounds.items())
+        return text + ''.join(f', {k}={v!r}' for k, v in self.rule._asdict().items())
 
 
 def _padded_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    alpha: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
     t_and_k: Tensor,
     pads: list[int],
     mode: str,
     geometry: ConvGeometry,
-    rule: tuple,
+    rule: tuple | str,
     binarize_input: bool,
+    binarize_weight: bool,
 ) -> Tensor:
     """Computes :func:`binary_conv2d` with the padding of ``nn.Conv2d``."""
     left, right, top, bottom = pads
@@ -156,10 +324,19 @@ def _padded_conv2d(
         stride, _, dilation, groups = geometry
         geometry = ConvGeometry(stride, (bottom, right), dilation, groups)
         crop = (bottom - top, right - left)
-    rule = WeightRule(*rule)
     batch = x[None] if x.dim() == 3 else x
     y = binary_conv2d(
-        batch, weight, bias, *t_and_k.unbind(), geometry, rule, binarize_input
+        batch,
+        weight,
+        bias,
+        *t_and_k.unbind(),
+        geometry,
+        _rule(rule),
+        binarize_input,
+        binarize_weight,
+        alpha,
+        a,
+        b,
     )
     y = y[..., crop[0] :, crop[1] :] if any(crop) else y
     return y[0] if x.dim() == 3 else y
@@ -169,13 +346,35 @@ def _linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    alpha: Tensor | None,
+    a: Tensor | None,
+    b: Tensor | None,
     t_and_k: Tensor,
-    rule: tuple,
+    rule: tuple | str,
     binarize_input: bool,
+    binarize_weight: bool,
 ) -> Tensor:
     check_types(x, weight)
     t, k = t_and_k.unbind()
-    rule = WeightRule(*rule)
+    rule = _rule(rule)
+    if not isinstance(rule, WeightRule) or not binarize_weight:
+        # A convolution of images of one pixel.
+        pixels = x.reshape(-1, x.shape[-1], 1, 1)
+        y = binary_conv2d(
+            pixels,
+            weight[:, :, None, None],
+            bias,
+            t,
+            k,
+            ConvGeometry(),
+            rule,
+            binarize_input,
+            binarize_weight,
+            alpha,
+            a,
+            b,
+        )
+        return y.reshape(*x.shape[:-1], -1)
     weight = binary_weight(weight, t, k, rule)
     if not binarize_input:
         return F.linear(x, weight, bias)
@@ -184,12 +383,122 @@ def _linear(
     return y if bias is None else y + bias.to(y.dtype)
 
 
+def _plain(rule: Rule) -> tuple | str:
+    """A rule as torch.fx keeps it."""
+    return tuple(rule) if isinstance(rule, WeightRule) else rule
+
+
+def _rule(plain: tuple | str) -> Rule:
+    return plain if isinstance(plain, str) else WeightRule(*plain)
+
+
 # torch.fx treats each as one operation.
 for function in ('_padded_conv2d', '_linear'):
     torch.fx.wrap(function)
 
 
-class IRConv2d(_BinaryLayer, nn.Conv2d):
+class BinaryConv2d(_BinaryLayer):
+    """What makes an ``nn.Conv2d`` a convolution of a recipe.
+
+    Each recipe's layer inherits from this class and from ``nn.Conv2d`` (OpenMMLab's
+    initialisers look for its name among the bases), and sets ``rule``, the recipe's
+    name. It has the arguments of ``nn.Conv2d``, and its state dict with the numbers
+    that the recipe learns. Padding is applied after the sign: zeros count as neither +1
+    nor -1.
+
+    Args:
+        *args: Arguments of ``nn.Conv2d``.
+        binarize_input (bool): Take the sign of the input. If False, W/A bits are 1/32.
+        binarize_weight (bool): Binarise the weights. If False, W/A bits are 32/1, as in
+            the first step of two-step training.
+        **kwargs: Keyword arguments of ``nn.Conv2d``.
+
+    Raises:
+        ValueError: If neither is binarised, or a filter has too few weights.
+
+    Example:
+        >>> from mmirnet.binary import ReActConv2d
+        >>> conv = ReActConv2d(16, 32, 3, padding=1, bias=False)
+        >>> conv(torch.randn(2, 16, 8, 8)).shape, list(conv.state_dict())
+        (torch.Size([2, 32, 8, 8]), ['weight', 'shift'])
+    """
+
+    _inputs_name = 'in_channels'
+
+    def __init__(
+        self,
+        *args,
+        binarize_input: bool = True,
+        binarize_weight: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs,
+    ) -> None:
+        # Named, for torch.nn.utils.skip_init.
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
+        self._init_binary(binarize_input, binarize_weight, self.rule)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves an input of shape (N, in, H, W) or (in, H, W)."""
+        self._warn_if_constant()
+        return _padded_conv2d(
+            *self._operands(x),
+            self.t_and_k,
+            self._reversed_padding_repeated_twice,
+            self.padding_mode,
+            ConvGeometry(self.stride, (0, 0), self.dilation, self.groups),
+            _plain(self.rule),
+            self.binarize_input,
+            self.binarize_weight,
+        )
+
+
+class BinaryLinear(_BinaryLayer):
+    """What makes an ``nn.Linear`` a linear layer of a recipe.
+
+    Args:
+        *args: Arguments of ``nn.Linear``.
+        binarize_input (bool): As for :class:`BinaryConv2d`.
+        binarize_weight (bool): As for :class:`BinaryConv2d`.
+        **kwargs: Keyword arguments of ``nn.Linear``.
+
+    Raises:
+        ValueError: As for :class:`BinaryConv2d`.
+
+    Example:
+        >>> from mmirnet.binary import BNNLinear
+        >>> BNNLinear(64, 10)(torch.randn(2, 64)).shape
+        torch.Size([2, 10])
+    """
+
+    _inputs_name = 'in_features'
+
+    def __init__(
+        self,
+        *args,
+        binarize_input: bool = True,
+        binarize_weight: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs,
+    ) -> None:
+        # Named, for torch.nn.utils.skip_init.
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
+        self._init_binary(binarize_input, binarize_weight, self.rule)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in) to (..., out)."""
+        self._warn_if_constant()
+        return _linear(
+            *self._operands(x),
+            self.t_and_k,
+            _plain(self.rule),
+            self.binarize_input,
+            self.binarize_weight,
+        )
+
+
+class IRConv2d(BinaryConv2d, nn.Conv2d):
     """A 2-d convolution with Libra-PB's binary weights and binary input.
 
     The layer has the arguments and the state dict of ``nn.Conv2d``, and is registered
@@ -230,26 +539,14 @@ class IRConv2d(_BinaryLayer, nn.Conv2d):
         dtype: torch.dtype | None = None,
         **kwargs,
     ) -> None:
+        self.rule = WeightRule(standardize, scale, estimator, balance)
         # Named, for torch.nn.utils.skip_init.
-        super().__init__(*args, device=device, dtype=dtype, **kwargs)
-        rule = WeightRule(standardize, scale, estimator, balance)
-        self._init_binary(binarize_input, rule)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves an input of shape (N, in, H, W) or (in, H, W)."""
-        self._warn_if_constant()
-        return _padded_conv2d(
-            *self._operands(x),
-            self.ede,
-            self._reversed_padding_repeated_twice,
-            self.padding_mode,
-            ConvGeometry(self.stride, (0, 0), self.dilation, self.groups),
-            tuple(self.rule),
-            self.binarize_input,
+        super().__init__(
+            *args, binarize_input=binarize_input, device=device, dtype=dtype, **kwargs
         )
 
 
-class IRLinear(_BinaryLayer, nn.Linear):
+class IRLinear(BinaryLinear, nn.Linear):
     """A linear layer with Libra-PB's binary weights and binary input.
 
     Args:
@@ -281,27 +578,23 @@ class IRLinear(_BinaryLayer, nn.Linear):
         dtype: torch.dtype | None = None,
         **kwargs,
     ) -> None:
+        self.rule = WeightRule(standardize, scale, estimator, balance)
         # Named, for torch.nn.utils.skip_init.
-        super().__init__(*args, device=device, dtype=dtype, **kwargs)
-        rule = WeightRule(standardize, scale, estimator, balance)
-        self._init_binary(binarize_input, rule)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in) to (..., out)."""
-        self._warn_if_constant()
-        return _linear(
-            *self._operands(x), self.ede, tuple(self.rule), self.binarize_input
+        super().__init__(
+            *args, binarize_input=binarize_input, device=device, dtype=dtype, **kwargs
         )
 
 
-def binary_layers(model: nn.Module) -> Iterator[tuple[str, IRConv2d | IRLinear]]:
+def binary_layers(
+    model: nn.Module,
+) -> Iterator[tuple[str, BinaryConv2d | BinaryLinear]]:
     """Iterates over the binary layers of a model.
 
     Args:
         model (nn.Module): Any model, wrapped (DDP, compiled, averaged) or not.
 
     Yields:
-        tuple[str, IRConv2d | IRLinear]: Name in ``model``, and the layer.
+        tuple[str, BinaryConv2d | BinaryLinear]: Name in ``model``, and the layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), IRConv2d(8, 8, 3))
@@ -333,8 +626,35 @@ def set_ede(model: nn.Module, t: float, k: float | None = None) -> None:
     if not 0 < t < math.inf or (k is not None and not 0 < k < math.inf):
         raise ConfigError(f'EDE needs positive t and k, got t={t} and k={k}')
     k = max(1 / t, 1.0) if k is None else k
-    for _, layer in binary_layers(model):
+    set_schedule(model, 'ede', t, k)
+
+
+def set_schedule(model: nn.Module, name: str, t: float, k: float = 1.0) -> int:
+    """Sets the numbers of a schedule in every binary layer that has it.
+
+    Args:
+        model (nn.Module): Any model, wrapped or not.
+        name (str): Name of the schedule, a key of :data:`~mmirnet.binary.SCHEDULES`.
+        t (float): First number: EDE's t, ReSTE's o, ReCU's tau.
+        k (float): Second number: EDE's k.
+
+    Returns:
+        int: Number of layers.
+
+    Raises:
+        ConfigError: If there is no such schedule.
+
+    Example:
+        >>> from mmirnet.binary import ReCUConv2d
+        >>> net = nn.Sequential(ReCUConv2d(8, 8, 3))
+        >>> set_schedule(net, 'recu', 0.9), net[0].recu
+        (1, tensor([0.9000, 1.0000]))
+    """
+    check_choice('schedule', name, SCHEDULES)
+    layers = [layer for _, layer in binary_layers(model) if layer.schedule.name == name]
+    for layer in layers:
         # Filling with a number does not synchronise with the GPU; copying would.
-        layer.ede[0] = t
-        layer.ede[1] = k
+        layer.t_and_k[0] = t
+        layer.t_and_k[1] = k
         layer.ede_is_set = True
+    return len(layers)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError, check_choice
 from .estimators import ESTIMATORS, sign
-from .layers import IRConv2d, IRLinear
+from .layers import BinaryConv2d, BinaryLinear
 
 
 def bit_entropy(share: Tensor) -> Tensor:
@@ -57,11 +57,13 @@ def estimator_statistics(
     return dict(factor=factor, square_error=square_error)
 
 
-def input_statistics(layer: IRConv2d | IRLinear, x: Tensor) -> dict[str, Tensor]:
+def input_statistics(
+    layer: BinaryConv2d | BinaryLinear, x: Tensor
+) -> dict[str, Tensor]:
     """Computes statistics of the sign of a layer's input.
 
     Args:
-        layer (IRConv2d | IRLinear): A layer that takes the sign of its input.
+        layer (BinaryConv2d | BinaryLinear): A layer that takes the sign of its input.
         x (Tensor): Input of the layer, (N, in, H, W) or (..., in).
 
     Returns:
@@ -71,26 +73,27 @@ def input_statistics(layer: IRConv2d | IRLinear, x: Tensor) -> dict[str, Tensor]
         ``factor`` and ``square_error`` are those of :func:`estimator_statistics`.
 
     Example:
+        >>> from mmirnet.binary import IRLinear
         >>> layer = IRLinear(2, 3)
         >>> seen = input_statistics(layer, torch.tensor([[0.0, -2.0], [0.5, 0.5]]))
         >>> seen['positive'], seen['saturated']
         (tensor([1.0000, 0.5000]), tensor(0.2500))
     """
     x = x.detach().float()
-    channel = x.dim() - (3 if isinstance(layer, IRConv2d) else 1)
+    channel = x.dim() - (3 if isinstance(layer, BinaryConv2d) else 1)
     others = [d for d in range(x.dim()) if d != channel]
     return dict(
         positive=(sign(x).mean(others) + 1) / 2,
         saturated=(x.abs() >= 1).float().mean(),
-        **estimator_statistics(x, *layer.ede.unbind(), layer.rule.estimator),
+        **estimator_statistics(x, *layer.t_and_k.unbind(), layer.estimators[1]),
     )
 
 
-def weight_statistics(layer: IRConv2d | IRLinear) -> dict[str, Tensor]:
+def weight_statistics(layer: BinaryConv2d | BinaryLinear) -> dict[str, Tensor]:
     """Computes statistics of a layer's binary weights.
 
     Args:
-        layer (IRConv2d | IRLinear): The layer.
+        layer (BinaryConv2d | BinaryLinear): The layer.
 
     Returns:
         dict[str, Tensor]: ``signs`` is bool with the shape of the weight, True for +1.
@@ -99,41 +102,46 @@ def weight_statistics(layer: IRConv2d | IRLinear) -> dict[str, Tensor]:
         the balanced, standardised weights.
 
     Example:
+        >>> from mmirnet.binary import IRLinear
         >>> layer = IRLinear(4, 1, bias=False)
         >>> layer.weight.data = torch.tensor([[1.0, 2.0, 3.0, 10.0]])
         >>> seen = weight_statistics(layer)
         >>> seen['signs'], seen['entropy']
         (tensor([[False, False, False,  True]]), tensor(0.8113))
     """
-    w, _ = layer.libra_pb()
+    w = layer.latent()
     signs = w >= 0
     return dict(
         signs=signs,
         entropy=bit_entropy(signs.flatten(1).float().mean(1)).mean(),
-        **estimator_statistics(w, *layer.ede.unbind(), layer.rule.estimator),
+        **estimator_statistics(w, *layer.t_and_k.unbind(), layer.estimators[0]),
     )
 
 
-def log2_scales(layer: IRConv2d | IRLinear) -> dict[int, int]:
+def log2_scales(layer: BinaryConv2d | BinaryLinear) -> dict[int, int]:
     """Counts the output channels of a binary layer by scale.
 
     Args:
-        layer (IRConv2d | IRLinear): The layer.
+        layer (BinaryConv2d | BinaryLinear): The layer.
 
     Returns:
-        dict[int, int]: Number of channels by log2(s), rounded. Empty without a scale.
+        dict[int, int]: Number of channels by log2|s|, rounded. Empty without a scale;
+        a learned scale of zero is not counted.
 
     Raises:
         ArithmeticError: If a weight is NaN or infinite.
 
     Example:
+        >>> from mmirnet.binary import IRConv2d
         >>> log2_scales(IRConv2d(16, 32, 3))
         {0: 32}
     """
-    _, scale = layer.libra_pb()
+    scale = layer.quantized().scale
     if scale is None:
         return {}
     if not scale.isfinite().all():
         raise NonFiniteError('there are weights that are NaN or infinite')
-    values, counts = scale.log2().round().int().unique(return_counts=True)
+    values, counts = (
+        scale.abs()[scale != 0].log2().round().int().unique(return_counts=True)
+    )
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

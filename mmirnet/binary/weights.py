@@ -27,12 +27,15 @@ class Scale(NamedTuple):
         source (str): Paper and equation.
         of (Callable): (m) -> s, both (out, 1, ...). s is a constant in the backward
             pass. For m = 0, s is set to 1 afterwards.
+        exact (bool): Whether s is a power of two. Other scales are applied behind the
+            sum of a convolution, where they round once.
     """
 
     name: str
     formula: str
     source: str
     of: Callable[[Tensor], Tensor]
+    exact: bool = False
 
 
 #: All scales by name. None means no scale.
@@ -41,8 +44,6 @@ SCALES: dict[str | None, Scale | None] = {None: None}
 
 def register_scale(scale: Scale) -> Scale:
     """Registers a scale by its name for layers and configs.
-
-    The packed format supports powers of two. Packing refuses other scales.
 
     Args:
         scale (Scale): The scale.
@@ -74,6 +75,7 @@ register_scale(
         r'2^{\mathrm{round}(\log_2 m)}',
         'IR-Net, section 3.2',
         _nearest_power_of_two,
+        exact=True,
     )
 )
 register_scale(Scale('mean', 'm', 'XNOR-Net', lambda mean: mean))

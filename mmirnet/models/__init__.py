@@ -6,6 +6,7 @@ check_versions()
 
 from mmengine.registry import MODELS
 
+from .. import binary
 from ..binary import Hardtanh, IRConv2d, IRLinear
 from .activations import Maxout, RPReLU
 from .backbones import IRResNet, IRResNet_CIFAR, IRVGGSmall
@@ -13,7 +14,8 @@ from .blocks import BiRealBlock, NormalBlock
 from .heads import BNLinearClsHead, FlattenNeck
 
 # MMEngine's registry, which mmcv's build_conv_layer and build_activation_layer use.
-for layer in (IRConv2d, IRLinear, Hardtanh, Maxout, RPReLU):
+recipes = [getattr(binary, name) for name in binary.recipes.__all__]
+for layer in (IRConv2d, IRLinear, Hardtanh, Maxout, RPReLU, *recipes):
     if layer.__name__ not in MODELS.module_dict:
         MODELS.register_module(module=layer)
 

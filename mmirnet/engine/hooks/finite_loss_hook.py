@@ -111,7 +111,7 @@ class FiniteLossHook(Hook):
     def _stop(self, runner: Runner, what: str) -> None:
         lr = runner.optim_wrapper.get_lr()
         layer = next(binary_layers(runner.model), None)
-        t, k = layer[1].ede.tolist() if layer else (None, None)
+        t, k = layer[1].t_and_k.tolist() if layer else (None, None)
         raise NonFiniteError(
             f'{what}; stopped at iteration {self._iteration} of epoch '
             f'{runner.epoch + 1}, lr={lr}, t={t}, k={k}; the last good checkpoint is '
