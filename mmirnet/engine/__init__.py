@@ -19,6 +19,7 @@ from .hooks import (
     TF32Hook,
 )
 from .loops import DeterministicEpochLoop, DeterministicIterLoop
+from .teacher import Teacher
 from .weights import FittingPretrainedInit
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     'PreemptionHook',
     'ResumeHook',
     'TF32Hook',
+    'Teacher',
     'checkpoint',
     'renamed',
 ]

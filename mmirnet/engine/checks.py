@@ -59,6 +59,8 @@ def problems_before_training(
     if trained_on is not None and runner._resume:
         names['the checkpoint'] = trained_on
     model = unwrap(runner.model)
+    if classes := getattr(getattr(model, 'teacher', None), 'classes', None):
+        names['the teacher'] = classes
     watched = _watched(runner)
     runs = {
         key: dry_run(

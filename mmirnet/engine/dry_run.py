@@ -7,7 +7,7 @@ same.
 import contextlib
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -216,6 +216,9 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
     counting = {module for module in model.modules() if _counts(module)}
     model.eval()
     names = {module: name for name, module in model.named_modules()}
+    teacher = getattr(getattr(model, 'teacher', None), 'network', None)
+    if teacher is not None:
+        names |= {m: f'teacher.{name}' for name, m in teacher.named_modules()}
     images: list[Tensor] = []
 
     def look(module: nn.Module, args: tuple) -> None:
@@ -235,13 +238,15 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
         if module in counting and x[0].numel() == x.shape[1]:
             found.single.append(names[module])
 
-    handles = [module.register_forward_pre_hook(look) for module in _looked_at(model)]
+    handles = [module.register_forward_pre_hook(look) for module in _looked_at(names)]
     try:
         with torch.compiler.set_stance('force_eager'):
             data = model.data_preprocessor(batch, False)
             if (given := _channels(batch)) != (made := _channels(data)):
                 found.problems.append(UserWarning(_repeats(key, given, made)))
             model._run_forward(data, mode='tensor')
+            if teacher is not None:
+                teacher(data['inputs'], mode='tensor')
     except _Unfit as e:
         found.problems.append(DataError(str(e)))
     except Exception:
@@ -288,9 +293,9 @@ def _metric_names(
     return names
 
 
-def _looked_at(model: nn.Module) -> list[nn.Module]:
+def _looked_at(modules: Iterable[nn.Module]) -> list[nn.Module]:
     kinds = (_ConvNd, nn.Linear, _BatchNorm, _MaxPoolNd, _AvgPoolNd)
-    return [module for module in model.modules() if isinstance(module, kinds)]
+    return [module for module in modules if isinstance(module, kinds)]
 
 
 def _counts(module: nn.Module) -> bool:

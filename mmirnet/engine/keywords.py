@@ -50,6 +50,9 @@ _REGISTRIES: dict[str, Registry] = {
     'neck': MODELS,
     'head': MODELS,
     'loss': MODELS,
+    'teacher': MODELS,
+    'distillation': MODELS,
+    'regulariser': MODELS,
     'data_preprocessor': MODELS,
     'init_cfg': WEIGHT_INITIALIZERS,
     'augments': BATCH_AUGMENTS,
@@ -96,6 +99,11 @@ _EXTRA = {
 
 #: Registries whose objects get exactly the arguments in the config.
 _WHOLE = (HOOKS, TRANSFORMS, METRICS, BATCH_AUGMENTS)
+#: The same for parts of a model.
+_WHOLE_PARTS = tuple(
+    f'model.{part}'
+    for part in ('backbone', 'neck', 'head', 'teacher', 'distillation', 'regulariser')
+)
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -196,8 +204,8 @@ def _walk(key: str, value: Any, registry: Registry | None) -> Iterator[_Part]:
             yield from _walk(f'{key}[{i}]', item, registry)
     elif isinstance(value, dict):
         if registry is not None and value.get('type') is not None:
-            whole = registry in _WHOLE or key in ('model.backbone', 'model.head')
-            yield _Part(key, value, registry, whole or key == 'model.neck')
+            whole = registry in _WHOLE or key in _WHOLE_PARTS
+            yield _Part(key, value, registry, whole)
         for name, inner in value.items():
             yield from _walk(f'{key}.{name}', inner, _registry_of(name))
 

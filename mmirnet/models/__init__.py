@@ -11,6 +11,7 @@ from ..binary import Hardtanh, IRConv2d, IRLinear
 from .activations import Maxout, RPReLU
 from .backbones import IRResNet, IRResNet_CIFAR, IRVGGSmall
 from .blocks import BiRealBlock, NormalBlock
+from .distillation import BinaryClassifier, BiPerRegulariser, DistillationLoss
 from .heads import BNLinearClsHead, FlattenNeck
 
 # MMEngine's registry, which mmcv's build_conv_layer and build_activation_layer use.
@@ -21,7 +22,10 @@ for layer in (IRConv2d, IRLinear, Hardtanh, Maxout, RPReLU, *recipes):
 
 __all__ = [
     'BNLinearClsHead',
+    'BiPerRegulariser',
     'BiRealBlock',
+    'BinaryClassifier',
+    'DistillationLoss',
     'FlattenNeck',
     'IRResNet',
     'IRResNet_CIFAR',

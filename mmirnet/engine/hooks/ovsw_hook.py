@@ -80,10 +80,15 @@ class OvSWHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Starts or restores the averages, and attaches itself to the optimizer."""
-        self.layers = dict(binary_layers(unwrap(runner.model)))
+        self.layers = {
+            name: layer
+            for name, layer in binary_layers(unwrap(runner.model))
+            if layer.binarize_weight
+        }
         if not self.layers:
             runner.logger.warning(
-                'OvSWHook has nothing to change: the model has no binary layers'
+                'OvSWHook has nothing to change: the model has no binary layers with '
+                'binary weights'
             )
         self.averages = {name: _zeros(la.weight) for name, la in self.layers.items()}
         if self._resumed is not None:
@@ -179,4 +184,4 @@ def _zeros(weight: Tensor) -> Tensor:
 
 
 def _signs(layer: nn.Module) -> Tensor:
-    return layer.libra_pb()[0] >= 0
+    return layer.quantized().signs

@@ -14,7 +14,7 @@ from tiny import TinyNet, tiny_runner
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmirnet.binary import IRConv2d, IRLinear
+from mmirnet.binary import IRConv2d, IRLinear, OvSWConv2d, ReActConv2d, ReCULinear
 from mmirnet.engine import OvSWHook
 from mmirnet.engine.hooks.ovsw_hook import scale_up
 from mmirnet.errors import ConfigError
@@ -106,6 +106,37 @@ def test_a_weight_is_silent_again_after_2302_steps():
     trained(model, sgd, hook, gradients_for(model, 1))
     for average in hook.averages.values():
         assert average.unique().tolist() == [0.0, pytest.approx(0.001)]
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: OvSWConv2d(3, 4, 3, bias=False),
+        lambda: ReCULinear(27, 4, bias=False),
+        lambda: IRConv2d(3, 4, 3, bias=False, balance=False, standardize=False),
+    ],
+)
+def test_counts_changes_of_the_signs_that_a_layer_computes_with(make):
+    layer = make()
+    before = layer.quantized().signs
+    gradient = torch.randn_like(layer.weight)
+    others = [None] * (len(list(layer.parameters())) - 1)
+    hook = OvSWHook()
+    model = nn.Sequential(layer)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.3)
+    trained(model, sgd, hook, [[gradient, *others]])
+    changed = layer.quantized().signs != before
+    assert changed.any() and not changed.all()
+    assert torch.equal(hook.averages['0'] > 0, changed)
+
+
+def test_layers_with_real_weights_are_left_alone():
+    layer = ReActConv2d(3, 4, 3, bias=False, binarize_weight=False)
+    model = nn.Sequential(layer, IRLinear(3, 4, bias=False))
+    hook = OvSWHook()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.3)
+    trained(model, sgd, hook, [])
+    assert hook.averages.keys() == {'1'}
 
 
 def test_filters_without_gradient_stay_finite():
