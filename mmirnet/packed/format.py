@@ -2,7 +2,7 @@
 
 A safetensors file whose metadata holds one JSON text under ``mmirnet``::
 
-    {"version": 2,
+    {"version": 3,
      "input": {"channels": 3, "height": 224, "width": 224,
                "mean": [...], "std": [...],
                "order": "rgb", "read": {...}, "steps": [...]},
@@ -25,8 +25,10 @@ or dilation is one integer or [vertical, horizontal], a padding one integer or
 ``steps`` make its pixels of an image file, see :mod:`mmirnet.packed.preparation`.
 ``head`` makes scores of logits: ``softmax`` for one class an image, ``sigmoid`` for
 any number of them, those of at least ``threshold``, or the best ``topk``. Files of
-version 1 have neither: they are read as files of version 2 with
-:func:`mmirnet.packed.preparation.default` and softmax.
+version 1 have neither: they are read with
+:func:`mmirnet.packed.preparation.default` and softmax. Files of version 2 have binary
+layers with ``exponent`` alone, and no ``prelu``. A network that needs no more is still
+written as version 2, for earlier releases to read.
 
 Beside ``mmirnet`` stands ``sha256``, see :func:`digest`: it finds bits that a disk or a
 network turned, not those of somebody who writes a digest to them.
@@ -52,9 +54,11 @@ from .limits import MAX_ACTIVATION_BYTES, MAX_FILE_BYTES, MAX_OPERATIONS, MAX_SI
 from .ops import OPERATIONS, shape_of
 from .ops.lowering import Lowered
 
-VERSION = 2
+VERSION = 3
 #: One class an image.
 SOFTMAX = {'scores': 'softmax', 'threshold': None, 'topk': None}
+# What files before version 3 have not.
+_NEW_ROLES = {'scale', 'threshold', 'offset', 'affine_input'}
 _DTYPES = {
     'F32': np.dtype('<f4'),
     'F16': np.dtype('<f2'),
@@ -130,6 +134,16 @@ def _check_head(head: Any, classes: int) -> None:
         integer(head, 'topk', 1, classes)
 
 
+def version_of(packed: Packed) -> int:
+    """The earliest version, from 2 on, that has all that a network needs."""
+    new = any(
+        operation['op'] == 'prelu'
+        or not _NEW_ROLES.isdisjoint(packed.operation_tensors(operation))
+        for operation in packed.graph
+    )
+    return VERSION if new else 2
+
+
 def _footprint(shape: tuple[int, int, int]) -> int:
     """Bytes of one copy as floats and one as bits, both padded for vectors."""
     return shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
@@ -184,7 +198,8 @@ def check(packed: Packed) -> Packed:
             shape = shape_of(operation, shapes, packed.tensors, packed.dtypes)
             total += _footprint(shape)
             # The runtime may keep an operand once more, prepared for the operation.
-            copied = OPERATIONS[operation['op']].copied(operation)
+            tensors = packed.operation_tensors(operation)
+            copied = OPERATIONS[operation['op']].copied(operation, tensors)
             total += sum(_footprint(shapes[name]) for name in copied)
             need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')
             shapes[operation['dst']] = shape
@@ -281,7 +296,7 @@ def _parse(data: bytes) -> Packed:
 
 
 def _from_version_1(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same network in the words of version 2."""
+    """The same network in the words of later versions."""
     spec = {'head': SOFTMAX.copy(), **spec}
     inputs = spec.get('input')
     size = ('channels', 'height', 'width')

@@ -58,11 +58,18 @@ class Graph:
         shape = self.constant(f'{name}.shape', np.array([-1, *self.shapes[name]]))
         return self.node('Reshape', [name, shape], f'{name}.maps')
 
-    def signs(self, source: str, output: str) -> str:
-        """-1 and +1 of a value, under a name made of `output`."""
+    def signs(self, source: str, output: str, threshold: str | None = None) -> str:
+        """-1 and +1 of a value, under a name made of `output`.
+
+        Args:
+            source: The value.
+            output: What the name is made of.
+            threshold: From which value on it is +1, by default from 0.
+        """
         # ONNX's Sign gives 0 for 0.
-        zero = self.constant('zero', np.float32(0))
-        positive = self.node('GreaterOrEqual', [source, zero], f'{output}.positive')
+        threshold = threshold or self.constant('zero', np.float32(0))
+        operands = [source, threshold]
+        positive = self.node('GreaterOrEqual', operands, f'{output}.positive')
         one, minus = np.float32(1), np.float32(-1)
         signs = [self.constant('plus', one), self.constant('minus', minus)]
         return self.node('Where', [positive, *signs], f'{output}.sign')

@@ -170,7 +170,7 @@ def write(packed: Packed, path: str | os.PathLike) -> None:
     """Writes a network to a packed file, after the checks of ``read``."""
     format.check(packed)
     spec = dict(
-        version=format.VERSION,
+        version=format.version_of(packed),
         input=packed.input,
         head=packed.head,
         classes=packed.classes,

@@ -732,6 +732,18 @@ def _relu6(call, input, inplace=False) -> str:
     return _clamp(call, input, 0, 6)
 
 
+def _prelu(call, input, weight) -> str:
+    recorder = call.recorder
+    slopes = recorder.array(weight, 'weight', call)
+    name = recorder.name(input, call)
+    if input.dim() == 2:
+        name = recorder.vector(name)
+    if slopes.size == 1:
+        slopes = np.repeat(slopes.reshape(1), recorder.shapes[name][0])
+    layer = recorder.layer(weight=weight)
+    return recorder.emit('prelu', [name], {}, dict(negative=slopes), layer)
+
+
 def _dropout(call, input, p=0.5, training=True, inplace=False) -> str:
     if training:
         call.refuse('it drops values in evaluation too; pass training=self.training')
@@ -979,6 +991,7 @@ _register(_clamp, Tensor.clamp, Tensor.clamp_, Tensor.clip, Tensor.clip_)
 _register(_hardtanh, F.hardtanh, torch._C._nn.hardtanh, torch._C._nn.hardtanh_)
 _register(_relu, F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 _register(_relu6, F.relu6)
+_register(_prelu, torch.prelu, Tensor.prelu)
 _register(_dropout, F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout)
 _register(_dropout, F.feature_alpha_dropout)
 _register(_same, Tensor.contiguous, Tensor.clone, torch.clone, Tensor.float)

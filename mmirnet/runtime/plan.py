@@ -3,9 +3,10 @@
 The graph has one entry for each layer; the runtime runs *steps*. A step
 produces one value from a convolution, a pooling or nothing (a map), followed
 in the same pass by what the graph has behind it: BatchNorm as one affine per
-channel, an addition, a clamp (Hardtanh or ReLU) and, where the consumer is a
-binary convolution, the packed signs. A value lives as floats, as bits, or as
-both, whatever its consumers need.
+channel, an addition, an activation (PReLU, between two shifts), a clamp (Hardtanh or
+ReLU) and, where the consumer is a binary convolution, the packed signs. A value lives
+as floats, as bits, or as both, whatever its consumers need. Where two consumers set a
+bit from different thresholds on, the second one has a step that makes its bits.
 
 Float convolutions and linear layers read the image as it comes; for anything else it
 is first brought into the layout of the other values. The kernels on bits know square
@@ -28,6 +29,7 @@ from ..packed.ops.lowering import (
     Kernel,
     Lowered,
     Product,
+    Slopes,
     Sum,
 )
 from ..packed.ops.windows import Geometry
@@ -45,7 +47,11 @@ WORD = 64
 
 @dataclass
 class Step:
-    """One fused operation: `output` = clamp(affine(op(`source`)) + residual)."""
+    """One fused operation.
+
+    `output` = clamp(activation(affine(scale * op(`source`)) + residual)), with an
+    activation of a shift `before`, `slopes`, and a shift `after`.
+    """
 
     kind: str  # 'image', or what the native Network has as add_KIND
     source: str
@@ -57,13 +63,23 @@ class Step:
     fuses: bool = True  # whether its pass can go on with what follows
     affine: Affine | None = None
     residual: str | None = None
+    before: np.ndarray | None = None
+    slopes: Slopes | None = None
+    after: np.ndarray | None = None
     clamp: tuple[float, float] | None = None
     floats: bool = False
     bits: bool = False
+    threshold: np.ndarray | None = None  # of the bits; None for 0
 
     def reads(self) -> list[str]:
         """The values this step needs."""
         return [self.source] + ([self.residual] if self.residual else [])
+
+    @property
+    def activates(self) -> bool:
+        """Whether it has any part of an activation."""
+        parts = self.before, self.slopes, self.after
+        return any(part is not None for part in parts)
 
 
 @dataclass
@@ -93,6 +109,7 @@ class _Fusion:
         self.steps: list[Step] = []
         self.made_by: dict[str, int] = {}  # value -> index of its step
         self.alias: dict[str, str] = {'input': 'input'}
+        self.signs: dict[tuple, str] = {}  # what `derived` made
 
     def take(self, op: dict[str, Any], lowered: Lowered) -> None:
         """Adds an operation to the step before it, or as a step of its own."""
@@ -106,10 +123,16 @@ class _Fusion:
                 self.alias[output] = source
                 self.readers[source] += self.readers[output] - 1
             case Affine():
-                step = self.open_step(source)
-                if step is None or step.affine or step.residual or self.has_bias(step):
+                step = self.open_step(source) or self.new_map(source, output)
+                if not self.take_affine(step, lowered):
                     step = self.new_map(source, output)
-                step.affine = lowered
+                    step.affine = lowered
+                self.extend(step, output)
+            case Slopes():
+                step = self.open_step(source)
+                if step is None or step.slopes:
+                    step = self.new_map(source, output)
+                step.slopes = lowered
                 self.extend(step, output)
             case Clamp(low, high):
                 step = self.open_step(source) or self.new_map(source, output)
@@ -131,7 +154,7 @@ class _Fusion:
         """The operand computed last can take the other one as it is made."""
         late, early = sorted(sources, key=lambda v: -self.made_by.get(v, -1))
         step = self.open_step(late) if late != early else None
-        if step is None or step.residual:
+        if step is None or step.residual or step.activates:
             step = self.new_map(late, output)
         step.residual = early
         self.extend(step, output)
@@ -142,6 +165,20 @@ class _Fusion:
         if step and self.readers[name] == 1 and step.fuses and step.kind != 'image':
             return step if step.clamp is None else None
         return None
+
+    def take_affine(self, step: Step, affine: Affine) -> bool:
+        """Puts an affine where a step has a place for it, if it has one."""
+        if not (step.affine or step.residual or step.activates or self.has_bias(step)):
+            step.affine = affine
+        elif (affine.slope != 1).any():
+            return False
+        elif step.slopes is None and step.before is None:
+            step.before = affine.offset
+        elif step.slopes is not None and step.after is None:
+            step.after = affine.offset
+        else:
+            return False
+        return True
 
     def has_bias(self, step: Step) -> bool:
         """A bias rounds before a BatchNorm does: they are two passes."""
@@ -160,14 +197,20 @@ class _Fusion:
         self.append(Step('map', source, output, self.packed.shapes[output]))
         return self.steps[-1]
 
-    def derived(self, kind: str, source: str, name: str) -> str:
-        """Another form of a value, for those that cannot read it as it is."""
-        while name in self.packed.shapes:
+    def derived(self, kind: str, source: str, threshold: np.ndarray | None) -> str:
+        """Signs of a value as 'map' (bits) or 'sign' (floats), in a step of its own."""
+        form = kind, source, _key(threshold)
+        if form in self.signs:
+            return self.signs[form]
+        name = f'{"bits" if kind == "map" else "sign"} of {source}'
+        while name in self.packed.shapes or name in self.made_by:
             name += "'"
-        if name not in self.made_by:
-            step = Step(kind, source, name, self.packed.shapes[source])
-            step.fuses = kind == 'map'
-            self.append(step)
+        step = Step(kind, source, name, self.packed.shapes[source])
+        step.threshold, step.fuses = threshold, kind == 'map'
+        if kind == 'sign':
+            step.arguments = (threshold,)
+        self.signs[form] = name
+        self.append(step)
         return name
 
     def operand(self, source: str, product: Product) -> tuple[str, str]:
@@ -176,10 +219,18 @@ class _Fusion:
         if not product.binarize:
             return 'conv', source
         if not window.square or window.kernel[0] > MAX_BINARY_KERNEL:
-            return 'conv', self.derived('sign', source, f'sign of {source}')
-        if not self.steps[self.made_by[source]].fuses:
-            source = self.derived('map', source, f'bits of {source}')
+            return 'conv', self.derived('sign', source, product.threshold)
+        step = self.steps[self.made_by[source]]
+        taken = step.bits and _key(step.threshold) != _key(product.threshold)
+        if taken or not step.fuses:
+            return 'binary_conv', self.derived('map', source, product.threshold)
+        step.bits, step.threshold = True, product.threshold
         return 'binary_conv', source
+
+
+def _key(threshold: np.ndarray | None) -> bytes | None:
+    """By which two thresholds are known to be the same."""
+    return None if threshold is None else threshold.tobytes()
 
 
 def fuse(packed: Packed) -> tuple[list[Step], str]:
@@ -281,20 +332,53 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
     return max(b.offset + b.size for b in result)
 
 
-def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
-    """Affine, bias and scale as y = fma(x, alpha, beta); empty for none.
+def scale(step: Step, packed: Packed) -> np.ndarray | None:
+    """What the sums are multiplied with before the affine."""
+    tensors = _tensors(step, packed)
+    if 'offset' in tensors and 'affine_input' not in tensors:
+        return None  # it is in the weights
+    return tensors.get('scale')
 
-    The scale of a binary convolution is a power of two, so that alpha * scale
-    is exact, and the sums are integers: the same bits come out as in torch.
+
+def terms(step: Step, packed: Packed) -> list[np.ndarray]:
+    """What a binary convolution reads beside its scale: (offset, affine_input)."""
+    tensors = _tensors(step, packed)
+    if 'affine_input' not in tensors:
+        return []
+    return [tensors['offset'], tensors['affine_input']]
+
+
+def activation(step: Step) -> np.ndarray | None:
+    """Shift, slopes below and above zero, and shift, each a row; None for none."""
+    if not step.activates:
+        return None
+    channels = step.shape[0]
+    none = np.full(channels, -0.0, np.float32)  # what it is added to stays as it is
+    one = np.ones(channels, np.float32)
+    slopes = step.slopes or Slopes(one, one)
+    before = none if step.before is None else step.before
+    after = none if step.after is None else step.after
+    return np.stack([before, slopes.negative, slopes.positive, after])
+
+
+def _tensors(step: Step, packed: Packed) -> dict[str, np.ndarray]:
+    return packed.operation_tensors(step.operation) if step.operation else {}
+
+
+def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
+    """Affine, bias and exponents as y = fma(x, alpha, beta); empty for none.
+
+    An exponent's scale is a power of two, so that alpha * scale is exact, and the sums
+    are integers: the same bits come out as in torch.
     """
     channels = step.shape[0]
-    tensors = packed.operation_tensors(step.operation) if step.operation else {}
+    tensors = _tensors(step, packed)
     alpha, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     if step.affine is not None:
         alpha, beta = step.affine.slope, step.affine.offset
     if 'bias' in tensors:
         beta = beta + alpha * tensors['bias']
-    if step.kind == 'binary_conv':
+    if step.kind == 'binary_conv' and 'exponent' in tensors:
         alpha = alpha * np.exp2(tensors['exponent'].astype(np.float32))
     if (alpha == 1).all() and not beta.any():
         return np.empty(0, np.float32), np.empty(0, np.float32)

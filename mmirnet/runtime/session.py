@@ -233,6 +233,7 @@ class Session:
             arguments += [step.window.groups, _weight(step, packed)]
         if step.fuses:
             arguments.append(self._epilogue(step, packed))
+            arguments += plan.terms(step, packed)
         else:
             arguments.append(self._tensors[step.output, 'floats'])
         getattr(self._network, f'add_{kind}')(*arguments)
@@ -244,6 +245,9 @@ class Session:
             residual=self._tensors.get((step.residual, 'floats'), -1),
             out=self._tensors.get((step.output, 'floats'), -1),
             bits=self._tensors.get((step.output, 'bits'), -1),
+            scale=plan.scale(step, packed),
+            activation=plan.activation(step),
+            threshold=step.threshold,
         )
 
     def predict(self, images) -> np.ndarray:

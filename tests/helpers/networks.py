@@ -61,6 +61,7 @@ class EveryOperation(nn.Module):
         self.avg_pool = nn.AvgPool2d(2, 1)
         self.features = nn.BatchNorm1d(48)
         self.binary = IRLinear(48, 10)
+        self.slopes = nn.PReLU(10)
         self.fc = nn.Linear(10, 5)
 
     def forward(self, x):
@@ -69,7 +70,7 @@ class EveryOperation(nn.Module):
         x = self.spread(x - 2 * self.grouped(x))
         x = self.clamp(self.shortcut(x))
         x = self.avg_pool(self.max_pool(x))
-        return self.fc(self.binary(self.features(x.flatten(1))))
+        return self.fc(self.slopes(self.binary(self.features(x.flatten(1)))))
 
 
 def dyadic(packed):

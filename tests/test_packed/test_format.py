@@ -92,7 +92,7 @@ PAD = dict(
     mode='constant',
 )
 BAD_SPECS = {
-    'version: 3': put('version', value=3),
+    'version: 4': put('version', value=4),
     'version: True': put('version', value=True),
     r'input: fields must be': put('input', 'extra', value=1),
     r'input: order must be one of': put('input', 'order', value='hsv'),

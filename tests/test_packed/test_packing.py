@@ -160,7 +160,7 @@ def network_with(layer):
 @pytest.mark.parametrize(
     'layer',
     [
-        nn.PReLU(),
+        nn.GELU(),
         nn.GroupNorm(2, 8),
         nn.MaxPool2d(2, dilation=2),
         IRConv2d(8, 8, 3, scale='mean', bias=False),

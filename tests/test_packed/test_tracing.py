@@ -273,7 +273,6 @@ def nan(module):
     ('make', 'message'),
     [
         (lambda: nn.GroupNorm(2, 4), r'layers.0 \(GroupNorm\): group_norm: the packed'),
-        (lambda: nn.PReLU(), r'layers.0 \(PReLU\): prelu: the packed format'),
         (lambda: nn.GELU(), r'layers.0 \(GELU\): gelu'),
         (
             lambda: nn.BatchNorm2d(4, track_running_stats=False),

@@ -2,12 +2,15 @@
 
 The bit of window position (y, x) and input channel c has index
 ``(y * kernel + x) * channels + c``; with groups a window has channels / groups of them.
+The other tensors are those of :mod:`mmirnet.packed.ops.binary`.
 """
 
-from ..bits import scaled_signs, unpack_signs
+from functools import partial
+
+from ..bits import unpack_signs
 from ..fields import need
 from ..limits import MAX_BINARY_KERNEL
-from .binary import check_signs, with_bias
+from . import binary
 from .conv2d import add_conv
 from .conv2d import simulate as convolve
 from .lowering import Product
@@ -23,7 +26,13 @@ def _shape(fields, inputs, tensors):
         f'{window.groups} groups do not divide the channels',
     )
     taps = window.kernel[0] * window.kernel[1]
-    check_signs(fields, taps * (shape[0] // window.groups), tensors)
+    window_size = taps * (shape[0] // window.groups)
+    binary.check_signs(fields, window_size, shape[0], tensors)
+    need(
+        'affine_input' not in tensors or window.square,
+        'affine_input: only with one group, no dilation, and one kernel size, stride '
+        'and padding for both sides',
+    )
     return (len(tensors['signs']), *output_size(shape, window))
 
 
@@ -34,33 +43,26 @@ def _signs(fields, inputs, tensors):
 
 
 def _arrays(fields, inputs, tensors):
-    weight = scaled_signs(_signs(fields, inputs, tensors), tensors['exponent'])
-    return with_bias(weight.transpose(0, 3, 1, 2), tensors)
+    bits = _signs(fields, inputs, tensors).transpose(0, 3, 1, 2)
+    return binary.arrays(fields, bits, tensors)
 
 
-def _simulate(fields, x, weight, bias=None):
-    from ...binary.estimators import sign
-
-    if not fields['binarize_input']:
-        return convolve(fields, x, weight, bias)
-    y = convolve(fields, sign(x), weight)
-    return y if bias is None else y + bias[:, None, None]
+def _simulate(fields, x, weight, **arrays):
+    return binary.simulate(fields, x, partial(convolve, fields), weight, **arrays)
 
 
 def _to_onnx(graph, fields, arrays):
-    source, output = graph.maps(fields['src'][0]), fields['dst']
-    weight, bias = arrays['weight'], arrays.get('bias')
-    if not fields['binarize_input']:
-        add_conv(graph, fields, source, weight, bias, output)
-        return
-    source = graph.signs(source, output)
-    if bias is None:
-        add_conv(graph, fields, source, weight, None, output)
-        return
-    # Sums of signs are exact where no bias is among them.
-    add_conv(graph, fields, source, weight, None, f'{output}.sums')
-    bias = graph.constant(f'{output}.bias', bias[:, None, None])
-    graph.node('Add', [f'{output}.sums', bias], output)
+    (name,) = fields['src']
+    add_product = partial(add_conv, graph, fields)
+    binary.add_nodes(
+        graph,
+        fields,
+        graph.maps(name),
+        arrays,
+        add_product,
+        partial(convolve, fields),
+        graph.shapes[name],
+    )
 
 
 register(
@@ -68,21 +70,22 @@ register(
         name='binary_conv2d',
         attributes=('kernel', 'stride', 'padding', 'binarize_input'),
         options=('dilation', 'groups'),
-        tensors=('signs', 'exponent'),
-        optional=('bias',),
+        tensors=('signs',),
+        optional=binary.OPTIONAL,
         shape=_shape,
         arrays=_arrays,
         signs=_signs,
         simulate=_simulate,
         to_onnx=_to_onnx,
         lower=lambda fields, inputs, tensors: Product(
-            geometry(fields), fields['binarize_input']
+            geometry(fields), fields['binarize_input'], binary.threshold(tensors)
         ),
-        # The kernels on bits know square windows; else it reads signs as floats.
-        copied=lambda fields: [
+        # The kernels on bits know square windows; else it reads signs as floats. Those
+        # of another threshold than somebody else's are a copy, too.
+        copied=lambda fields, tensors: [
             name
             for name in fields['src']
-            if name == 'input' or not geometry(fields).square
+            if name == 'input' or not geometry(fields).square or 'threshold' in tensors
         ],
     )
 )

@@ -1,20 +1,30 @@
 """``binary_linear``: a linear layer whose weights are one bit each.
 
-The bits are in the order of its features, (C, H, W).
+The bits are in the order of its features, (C, H, W). The other tensors are those of
+:mod:`mmirnet.packed.ops.binary`. With ``threshold`` or ``affine_input`` its input
+has one pixel.
 """
 
+from functools import partial
 from math import prod
 
-from ..bits import scaled_signs, unpack_signs
-from .binary import check_signs, with_bias
-from .linear import add_gemm
+from ..bits import unpack_signs
+from ..fields import need
+from . import binary
+from .linear import add_gemm, simulate
 from .lowering import Product
 from .operation import Operation, register
 from .windows import Geometry
 
 
 def _shape(fields, inputs, tensors):
-    check_signs(fields, prod(inputs[0]), tensors)
+    (shape,) = inputs
+    binary.check_signs(fields, prod(shape), shape[0], tensors)
+    for role in ('threshold', 'affine_input'):
+        need(
+            role not in tensors or shape[1:] == (1, 1),
+            f'{role}: only for an input of one pixel, not of {shape[1]}x{shape[2]}',
+        )
     return len(tensors['signs']), 1, 1
 
 
@@ -24,42 +34,39 @@ def _signs(fields, inputs, tensors):
 
 def _arrays(fields, inputs, tensors):
     bits = unpack_signs(tensors['signs'], (prod(inputs[0]),))
-    return with_bias(scaled_signs(bits, tensors['exponent']), tensors)
+    return binary.arrays(fields, bits, tensors)
 
 
-def _simulate(fields, x, weight, bias=None):
-    import torch.nn.functional as F
-
-    from ...binary.estimators import sign
-
-    x = x.flatten(1)
-    if not fields['binarize_input']:
-        return F.linear(x, weight, bias)
-    y = F.linear(sign(x), weight)
-    return y if bias is None else y + bias
+def _simulate(fields, x, weight, **arrays):
+    product = partial(simulate, fields)
+    return binary.simulate(fields, x.flatten(1), product, weight, **arrays)
 
 
 def _to_onnx(graph, fields, arrays):
     source = graph.features(fields['src'][0])
-    if fields['binarize_input']:
-        source = graph.signs(source, fields['dst'])
-    add_gemm(graph, fields, source, arrays)
+    shape = (prod(graph.shapes[fields['src'][0]]),)
+    add_product = partial(add_gemm, graph, fields)
+    product = partial(simulate, fields)
+    binary.add_nodes(graph, fields, source, arrays, add_product, product, shape)
+    graph.flat.add(fields['dst'])
 
 
 register(
     Operation(
         name='binary_linear',
         attributes=('binarize_input',),
-        tensors=('signs', 'exponent'),
-        optional=('bias',),
+        tensors=('signs',),
+        optional=binary.OPTIONAL,
         shape=_shape,
         arrays=_arrays,
         signs=_signs,
         simulate=_simulate,
         to_onnx=_to_onnx,
         lower=lambda fields, inputs, tensors: Product(
-            Geometry(inputs[0][1:]), fields['binarize_input']
+            Geometry(inputs[0][1:]),
+            fields['binarize_input'],
+            binary.threshold(tensors),
         ),
-        copied=lambda fields: fields['src'],
+        copied=lambda fields, tensors: fields['src'],
     )
 )

@@ -38,10 +38,10 @@ def simulate(fields, x, weight, bias=None):
     )
 
 
-def add_conv(graph, fields, source, weight, bias, output):
+def add_conv(graph, fields, role, source, weight, bias, output):
     """Adds the node of a convolution, without bias where that is None."""
     window = _window(fields, weight)
-    operands = [source, graph.constant(f'{fields["dst"]}.weight', weight)]
+    operands = [source, graph.constant(f'{fields["dst"]}.{role}', weight)]
     if bias is not None:
         operands.append(graph.constant(f'{fields["dst"]}.bias', bias))
     graph.node(
@@ -55,8 +55,9 @@ def add_conv(graph, fields, source, weight, bias, output):
 
 
 def _to_onnx(graph, fields, arrays):
-    source = graph.maps(fields['src'][0])
-    add_conv(graph, fields, source, arrays['weight'], arrays.get('bias'), fields['dst'])
+    source, output = graph.maps(fields['src'][0]), fields['dst']
+    weight, bias = arrays['weight'], arrays.get('bias')
+    add_conv(graph, fields, 'weight', source, weight, bias, output)
 
 
 register(
@@ -72,6 +73,6 @@ register(
         lower=lambda fields, inputs, tensors: Product(
             _window(fields, tensors['weight'])
         ),
-        copied=lambda fields: [],  # it reads the image as it comes
+        copied=lambda fields, tensors: [],  # it reads the image as it comes
     )
 )

@@ -22,24 +22,26 @@ def _shape(fields, inputs, tensors):
     return weight.shape[0], 1, 1
 
 
-def _simulate(fields, x, weight, bias=None):
+def simulate(fields, x, weight, bias=None):
+    """The layer in torch, also of a binary one with what it computes with."""
     import torch.nn.functional as F
 
     return F.linear(x.flatten(1), weight, bias)
 
 
-def add_gemm(graph, fields, source, arrays):
-    """Adds the node of a linear layer, also of a binary one."""
-    output = fields['dst']
-    operands = [source, graph.constant(f'{output}.weight', arrays['weight'])]
-    if 'bias' in arrays:
-        operands.append(graph.constant(f'{output}.bias', arrays['bias']))
+def add_gemm(graph, fields, role, source, weight, bias, output):
+    """Adds the node of a linear layer, without bias where that is None."""
+    operands = [source, graph.constant(f'{fields["dst"]}.{role}', weight)]
+    if bias is not None:
+        operands.append(graph.constant(f'{fields["dst"]}.bias', bias))
     graph.node('Gemm', operands, output, transB=1)
-    graph.flat.add(output)
 
 
 def _to_onnx(graph, fields, arrays):
-    add_gemm(graph, fields, graph.features(fields['src'][0]), arrays)
+    output, weight, bias = fields['dst'], arrays['weight'], arrays.get('bias')
+    source = graph.features(fields['src'][0])
+    add_gemm(graph, fields, 'weight', source, weight, bias, output)
+    graph.flat.add(output)
 
 
 register(
@@ -48,9 +50,9 @@ register(
         tensors=('weight',),
         optional=('bias',),
         shape=_shape,
-        simulate=_simulate,
+        simulate=simulate,
         to_onnx=_to_onnx,
         lower=lambda fields, inputs, tensors: Product(Geometry(inputs[0][1:])),
-        copied=lambda fields: [],  # it reads the image as it comes
+        copied=lambda fields, tensors: [],  # it reads the image as it comes
     )
 )

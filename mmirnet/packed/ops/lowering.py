@@ -33,6 +33,14 @@ class Clamp:
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """y = positive * x where x >= 0, else negative * x, for each channel."""
+
+    negative: np.ndarray
+    positive: np.ndarray
+
+
+@dataclass(frozen=True)
 class Sum:
     """The sum of two values."""
 
@@ -44,10 +52,12 @@ class Product:
     Attributes:
         window: How it moves.
         binarize: Whether it reads the signs of its input.
+        threshold: From which value on a sign is +1, by channel; None for 0.
     """
 
     window: Geometry
     binarize: bool = False
+    threshold: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -67,4 +77,4 @@ class Kernel:
     fuses: bool = False
 
 
-Lowered = Alias | Affine | Clamp | Sum | Product | Kernel
+Lowered = Alias | Affine | Clamp | Slopes | Sum | Product | Kernel

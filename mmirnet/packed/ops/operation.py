@@ -24,7 +24,7 @@ def _as_in_the_file(fields: dict, inputs: list[Shape], tensors: Arrays) -> Array
     return tensors
 
 
-def _copies_the_image(fields: dict) -> list[str]:
+def _copies_the_image(fields: dict, tensors: Arrays) -> list[str]:
     return ['input'] if 'input' in fields['src'] else []
 
 
@@ -55,8 +55,8 @@ class Operation:
             the file.
         signs: (fields, inputs, tensors) -> the bits (out, height, width, channels) of
             the filters of a binary layer. None for what is not binary.
-        copied: (fields) -> names of the values of which the runtime may keep a copy,
-            prepared for this operation. By default the image.
+        copied: (fields, tensors) -> names of the values of which the runtime may keep
+            a copy, prepared for this operation. By default the image.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Operation:
     operands: int = 1
     arrays: Callable[[dict, list[Shape], Arrays], Arrays] = _as_in_the_file
     signs: Callable[[dict, list[Shape], Arrays], np.ndarray] | None = None
-    copied: Callable[[dict], list[str]] = _copies_the_image
+    copied: Callable[[dict, Arrays], list[str]] = _copies_the_image
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ struct Avx2 {
   static Float fma(Float a, Float b, Float c) {
     return _mm256_fmadd_ps(a, b, c);
   }
+  static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
   static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
@@ -47,6 +48,13 @@ struct Avx2 {
   }
   static uint64_t signs(Float v) {
     return mask(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
+  }
+  static uint64_t at_least(Float v, Float w) {
+    return mask(_mm256_cmp_ps(v, w, _CMP_GE_OQ));
+  }
+  static Float by_sign(Float v, Float a, Float b) {
+    return _mm256_blendv_ps(
+        b, a, _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
   }
   using Found = __m256;
   static void find_nan(Float a, Float b, Found& found) {

@@ -20,6 +20,7 @@ struct Avx512 {
   static Float fma(Float a, Float b, Float c) {
     return _mm512_fmadd_ps(a, b, c);
   }
+  static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
   static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
@@ -28,6 +29,13 @@ struct Avx512 {
   }
   static uint64_t signs(Float v) {
     return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ);
+  }
+  static uint64_t at_least(Float v, Float w) {
+    return _mm512_cmp_ps_mask(v, w, _CMP_GE_OQ);
+  }
+  static Float by_sign(Float v, Float a, Float b) {
+    return _mm512_mask_blend_ps(
+        _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ), b, a);
   }
   using Found = __mmask16;
   static void find_nan(Float a, Float b, Found& found) {

@@ -16,6 +16,7 @@ struct Neon {
   static void store(float* p, Float v) { vst1q_f32(p, v); }
   static Float set(float v) { return vdupq_n_f32(v); }
   static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+  static Float mul(Float a, Float b) { return vmulq_f32(a, b); }
   static Float add(Float a, Float b) { return vaddq_f32(a, b); }
   static Float max(Float a, Float b) { return vmaxq_f32(a, b); }
   static Float min(Float a, Float b) { return vminq_f32(a, b); }
@@ -27,6 +28,10 @@ struct Neon {
     return vaddvq_u32(vandq_u32(v, bit));
   }
   static uint64_t signs(Float v) { return mask(vcgezq_f32(v)); }
+  static uint64_t at_least(Float v, Float w) { return mask(vcgeq_f32(v, w)); }
+  static Float by_sign(Float v, Float a, Float b) {
+    return vbslq_f32(vcgezq_f32(v), a, b);
+  }
   using Found = uint32x4_t;
   static void find_nan(Float a, Float b, Found& found) {
     const Found both = vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b));

@@ -13,11 +13,14 @@ struct Portable {
   static void store(float* p, Float v) { *p = v; }
   static Float set(float v) { return v; }
   static Float fma(Float a, Float b, Float c) { return std::fma(a, b, c); }
+  static Float mul(Float a, Float b) { return a * b; }
   static Float add(Float a, Float b) { return a + b; }
   static Float max(Float a, Float b) { return a > b ? a : b; }
   static Float min(Float a, Float b) { return a < b ? a : b; }
   static Float from_int(const int32_t* p) { return static_cast<float>(*p); }
   static uint64_t signs(Float v) { return v >= 0; }
+  static uint64_t at_least(Float v, Float w) { return v >= w; }
+  static Float by_sign(Float v, Float a, Float b) { return v >= 0 ? a : b; }
   using Found = bool;
   static void find_nan(Float a, Float b, Found& found) {
     found |= a != a || b != b;

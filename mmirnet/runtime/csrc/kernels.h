@@ -23,12 +23,20 @@ constexpr int round_up(int value, int unit) {
 }
 
 // Everything after the sum of products, in one pass over a pixel:
-//   y = clamp(fma(x, alpha, beta) + residual, low, high)
-// `bits` receives sign(y) with sign(0) = +1. Null pointers leave a part out.
+//   v = fma(x * scale, alpha, beta) + residual + before
+//   y = clamp(v * (v >= 0 ? positive : negative) + after, low, high)
+// `bits` receives y >= threshold. Null pointers leave a part out, but `before`,
+// `negative`, `positive`, `after` and `threshold` are all there or none.
 // A bit cannot hold NaN: `nan` is set where y is NaN in any channel.
 struct Epilogue {
+  const float* scale = nullptr;
   const float* alpha = nullptr;
   const float* beta = nullptr;
+  const float* before = nullptr;
+  const float* negative = nullptr;
+  const float* positive = nullptr;
+  const float* after = nullptr;
+  const float* threshold = nullptr;
   float low = 0, high = 0;
   const float* residual = nullptr;
   float* out = nullptr;
@@ -58,6 +66,14 @@ struct BinaryConv {
   const float* base;     // dot = base - 2 * popcount
   const int32_t* limit;  // or null: bit = (popcount <= limit) ^ flip
   const uint64_t* flip;  // one word per group
+  // Or null. The epilogue then takes no sum but dot * factor + (signs * offset
+  // + rest), each operation rounded: `signs` is the sum of the input's signs in
+  // the window, 2 * its set bits - inside. `factor` and `offset` are for each
+  // channel, `rest` is a table as above, `inside` is [row class][column class].
+  const float* factor;
+  const float* offset;
+  const float* rest;
+  const int32_t* inside;
 };
 
 struct Kernels {

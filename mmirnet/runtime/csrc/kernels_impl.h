@@ -2,9 +2,11 @@
 // brings its vector type and `count`, the loop over xor and popcount:
 //
 //   I::Float, I::kWidth      a vector of floats, and how many it holds
-//   I::load, store, set, fma, add, from_int
+//   I::load, store, set, fma, mul, add, from_int
 //   I::max(a, b), min(a, b)  b where b is NaN
 //   I::signs(v)              bit i set where v[i] >= 0
+//   I::at_least(v, w)        bit i set where v[i] >= w[i]
+//   I::by_sign(v, a, b)      a where v >= 0, else b
 //   I::Found, find_nan(a, b, found), any(found)
 //                            whether a NaN was in any a or b
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
@@ -16,6 +18,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -50,74 +53,116 @@ template <class I>
 struct Implementation {
   using Float = typename I::Float;
 
-  // One vector of the epilogue. The parts in use are template arguments, so
-  // that the innermost loops have no branches.
-  template <bool kAffine, bool kResidual, bool kOut>
-  static inline Float one(const Epilogue& e, Float y, ptrdiff_t at,
-                          int channel) {
-    if (kAffine)
+  // Parts of an epilogue, and of what comes before it.
+  enum Parts {
+    kAffine = 1,
+    kResidual = 2,
+    kOut = 4,
+    kScale = 8,
+    kActivation = 16,  // and threshold
+    kTerms = 32,
+  };
+
+  // One vector of the epilogue, and its bits in `word`. The parts in use are
+  // template arguments, so that the innermost loops have no branches.
+  template <int kParts>
+  static inline Float one(const Epilogue& e, Float y, ptrdiff_t at, int channel,
+                          uint64_t* word) {
+    if (kParts & kScale) y = I::mul(y, I::load(e.scale + channel));
+    if (kParts & kAffine)
       y = I::fma(y, I::load(e.alpha + channel), I::load(e.beta + channel));
-    if (kResidual) y = I::add(y, I::load(e.residual + at));
+    if (kParts & kResidual) y = I::add(y, I::load(e.residual + at));
+    if (kParts & kActivation) {
+      y = I::add(y, I::load(e.before + channel));
+      y = I::mul(y, I::by_sign(y, I::load(e.positive + channel),
+                               I::load(e.negative + channel)));
+      y = I::add(y, I::load(e.after + channel));
+    }
     y = I::min(I::set(e.high), I::max(I::set(e.low), y));
-    if (kOut) I::store(e.out + at, y);
+    if (kParts & kOut) I::store(e.out + at, y);
+    *word = kParts & kActivation
+                ? I::at_least(y, I::load(e.threshold + channel))
+                : I::signs(y);
     return y;
   }
 
-  // The epilogue of `lanes` channels from `channel` on: their signs. One
+  // The epilogue of `lanes` channels from `channel` on: their bits. One
   // comparison finds a NaN in two vectors.
-  template <bool kAffine, bool kResidual, bool kOut, class Load>
+  template <int kParts, class Load>
   static inline uint64_t epilogue(const Epilogue& e, int lanes, ptrdiff_t at,
                                   int channel, typename I::Found& nan,
                                   Load load) {
     constexpr bool kTwo = 2 * I::kWidth <= kFloatLanes;
     uint64_t word = 0;
     for (int i = 0; i < lanes; i += (kTwo ? 2 : 1) * I::kWidth) {
-      const Float a =
-          one<kAffine, kResidual, kOut>(e, load(i), at + i, channel + i);
-      word |= I::signs(a) << i;
+      uint64_t bits;
+      const Float a = one<kParts>(e, load(i), at + i, channel + i, &bits);
+      word |= bits << i;
       Float b = a;
       if (kTwo) {
         const int j = i + I::kWidth;
-        b = one<kAffine, kResidual, kOut>(e, load(j), at + j, channel + j);
-        word |= I::signs(b) << j;
+        b = one<kParts>(e, load(j), at + j, channel + j, &bits);
+        word |= bits << j;
       }
       I::find_nan(a, b, nan);
     }
     return word;
   }
 
-  template <class Run>
-  static void with_parts(const Epilogue& e, Run run) {
-    auto pick_out = [&](auto affine, auto residual) {
-      if (e.out)
-        run(affine, residual, std::true_type{});
-      else
-        run(affine, residual, std::false_type{});
-    };
-    auto pick_residual = [&](auto affine) {
-      if (e.residual)
-        pick_out(affine, std::true_type{});
-      else
-        pick_out(affine, std::false_type{});
-    };
-    if (e.alpha)
-      pick_residual(std::true_type{});
-    else
-      pick_residual(std::false_type{});
+  // Runs with the parts in use as a constant: one after the other is looked at.
+  template <int kParts = 0, int kPart = 1, class Run>
+  static void with_parts(int parts, Run run) {
+    if constexpr (kPart > kActivation) {
+      run(std::integral_constant<int, kParts>{});
+    } else if (parts & kPart) {
+      with_parts<kParts | kPart, 2 * kPart>(parts, run);
+    } else {
+      with_parts<kParts, 2 * kPart>(parts, run);
+    }
+  }
+
+  static int parts_of(const Epilogue& e) {
+    return (e.alpha ? kAffine : 0) | (e.residual ? kResidual : 0) |
+           (e.out ? kOut : 0) | (e.scale ? kScale : 0) |
+           (e.threshold ? kActivation : 0);
   }
 
   static void binary_conv(const BinaryConv& c, const Epilogue& e, int bit_pad,
                           const uint64_t* in, int group, int y0, int y1) {
-    with_parts(e, [&](auto affine, auto residual, auto out) {
-      conv_rows<affine.value, residual.value, out.value>(c, e, bit_pad, in,
-                                                         group, y0, y1);
+    with_parts(parts_of(e), [&](auto parts) {
+      if (c.rest)
+        conv_rows<(parts.value & ~kScale) | kTerms>(c, e, bit_pad, in, group, y0,
+                                                    y1);
+      else
+        conv_rows<parts.value>(c, e, bit_pad, in, group, y0, y1);
     });
   }
 
-  template <bool kAffine, bool kResidual, bool kOut>
+  // Sums of the input's signs in the windows of a block, of which `in` is the
+  // first word, as Kernels::binary_conv finds it: columns first.
+  static void sum_signs(const BinaryConv& c, const uint64_t* in, int rows,
+                        int pixels, int32_t* sums) {
+    int32_t column[(I::kPixels - 1) * kMaxStride + kMaxBinaryKernel];
+    const int words = c.in.pixel();
+    const int columns = (pixels - 1) * c.stride + c.kernel;
+    for (int u = 0; u < columns; ++u) {
+      column[u] = 0;
+      for (int v = 0; v < rows; ++v)
+        for (int i = 0; i < words; ++i)
+          column[u] += __builtin_popcountll(
+              in[ptrdiff_t{v} * c.in.row() + ptrdiff_t{u} * words + i]);
+    }
+    for (int p = 0; p < pixels; ++p) {
+      sums[p] = 0;
+      for (int u = 0; u < c.kernel; ++u) sums[p] += 2 * column[p * c.stride + u];
+    }
+  }
+
+  template <int kParts>
   static void conv_rows(const BinaryConv& c, const Epilogue& e, int bit_pad,
                         const uint64_t* in, int group, int y0, int y1) {
     alignas(64) int32_t counts[I::kPixels * kGroup];
+    int32_t sums[I::kPixels];
     const int lanes = group_lanes(c.out_channels, group);
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
     const int bit_pixel = (c.out_channels + 63) / 64;
@@ -167,6 +212,9 @@ struct Implementation {
         task.pixels = c.out_width * (block + 1) / blocks - x0;
         task.in = row + x0 * task.in_step;
         I::count(task);
+        if (kParts & kTerms)
+          sum_signs(c, reinterpret_cast<const uint64_t*>(task.in), task.rows,
+                    task.pixels, sums);
         for (int p = 0; p < task.pixels; ++p) {
           const int x = x0 + p;
           const int32_t* count = counts + p * kGroup;
@@ -180,10 +228,20 @@ struct Implementation {
           } else {
             const ptrdiff_t at =
                 (ptrdiff_t{y} * c.out_width + x) * float_pixel + group * kGroup;
-            word = epilogue<kAffine, kResidual, kOut>(
+            const Float signs = I::set(static_cast<float>(
+                kParts & kTerms
+                    ? sums[p] - c.inside[row_table + c.column_class[x]]
+                    : 0));
+            word = epilogue<kParts>(
                 e, lanes, at, group * kGroup, nan, [&](int i) {
-                  return I::fma(I::from_int(count + i), I::set(-2.0f),
-                                I::load(c.base + entry + i));
+                  const Float dot = I::fma(I::from_int(count + i), I::set(-2.0f),
+                                           I::load(c.base + entry + i));
+                  if (!(kParts & kTerms)) return dot;
+                  const int channel = group * kGroup + i;
+                  const Float rest =
+                      I::add(I::mul(signs, I::load(c.offset + channel)),
+                             I::load(c.rest + entry + i));
+                  return I::add(I::mul(dot, I::load(c.factor + channel)), rest);
                 });
           }
           if (bits) bits[x * bit_pixel] = word & mask;
@@ -195,7 +253,7 @@ struct Implementation {
 
   static void map(const Epilogue& e, int channels, int pixels,
                   const float* in) {
-    with_parts(e, [&](auto affine, auto residual, auto out) {
+    with_parts(parts_of(e), [&](auto parts) {
       const int stride = round_up(channels, kFloatLanes);
       const int groups = (channels + 63) / 64;
       typename I::Found nan{};
@@ -203,10 +261,9 @@ struct Implementation {
         for (int g = 0; g < groups; ++g) {
           const int channel = g * kGroup;
           const ptrdiff_t at = ptrdiff_t{p} * stride + channel;
-          const uint64_t word =
-              epilogue<affine.value, residual.value, out.value>(
-                  e, group_lanes(channels, g), at, channel, nan,
-                  [&](int i) { return I::load(in + at + i); });
+          const uint64_t word = epilogue<parts.value>(
+              e, group_lanes(channels, g), at, channel, nan,
+              [&](int i) { return I::load(in + at + i); });
           if (e.bits) e.bits[p * groups + g] = word & group_mask(channels, g);
         }
       if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -32,6 +33,12 @@ using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 template <class T>
 Span<T> span(const Array<T>& array) {
   return {array.data(), array.size()};
+}
+
+using Floats = std::optional<Array<float>>;
+
+Span<float> span(const Floats& array) {
+  return array ? span(*array) : Span<float>{};
 }
 
 // A thread that waits for the interpreter while it ends is thrown off the stack,
@@ -126,12 +133,19 @@ NB_MODULE(_native, m) {
       .def(
           "__init__",
           [](EpilogueSpec* self, const Array<float>& alpha, const Array<float>& beta,
-             float low, float high, int residual, int out, int bits) {
-            new (self) EpilogueSpec{span(alpha), span(beta), low,  high,
-                              residual,    out,        bits};
+             float low, float high, int residual, int out, int bits,
+             const Floats& scale, const Floats& activation,
+             const Floats& threshold) {
+            new (self) EpilogueSpec{
+                span(alpha), span(beta), low,         high,
+                residual,    out,        bits,        span(scale),
+                span(activation), span(threshold)};
           },
           "alpha"_a, "beta"_a, "low"_a, "high"_a, "residual"_a, "out"_a,
-          "bits"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>());
+          "bits"_a, "scale"_a = nb::none(), "activation"_a = nb::none(),
+          "threshold"_a = nb::none(), nb::keep_alive<1, 2>(),
+          nb::keep_alive<1, 3>(), nb::keep_alive<1, 9>(),
+          nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>());
 
   nb::class_<Window>(m, "Window")
       .def(
@@ -157,9 +171,13 @@ NB_MODULE(_native, m) {
       .def("set_output", &Network::set_output)
       .def("add_binary_conv",
            [](Network& n, int in, const Window& window,
-              const Array<uint64_t>& signs, const EpilogueSpec& epilogue) {
-             add_binary_conv(n, in, window, span(signs), epilogue);
-           })
+              const Array<uint64_t>& signs, const EpilogueSpec& epilogue,
+              const Floats& offset, const Floats& affine_input) {
+             add_binary_conv(n, in, window, span(signs), epilogue, span(offset),
+                             span(affine_input));
+           },
+           "in"_a, "window"_a, "signs"_a, "epilogue"_a, "offset"_a = nb::none(),
+           "affine_input"_a = nb::none())
       .def("add_conv",
            [](Network& n, int in, const Window& window, int groups,
               const Array<float>& weight, const EpilogueSpec& epilogue) {
@@ -168,7 +186,11 @@ NB_MODULE(_native, m) {
       .def("add_max_pool", &mmirnet::add_max_pool)
       .def("add_map", &mmirnet::add_map)
       .def("add_average_pool", &mmirnet::add_average_pool)
-      .def("add_sign", &mmirnet::add_sign)
+      .def("add_sign",
+           [](Network& n, int in, const Floats& threshold, int out) {
+             add_sign(n, in, out, span(threshold));
+           },
+           "in"_a, "threshold"_a.none(), "out"_a)
       .def("add_vector", &mmirnet::add_vector)
       .def("add_shortcut", &mmirnet::add_shortcut)
       .def("predict", predict<uint8_t>)

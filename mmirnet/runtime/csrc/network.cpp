@@ -84,9 +84,39 @@ EpiloguePlan Network::plan(const EpilogueSpec& epilogue, int height, int width,
     plan.constant.alpha = keep(epilogue.alpha, padded);
     plan.constant.beta = keep(epilogue.beta, padded);
   }
+  require(epilogue.scale.size == 0 || epilogue.scale.size == size,
+          "scale of the wrong length");
+  if (epilogue.scale.size)
+    plan.constant.scale = keep(epilogue.scale, round_up(channels, kGroup));
+  plan_activation(epilogue, channels, plan.constant);
   plan.constant.low = epilogue.low;
   plan.constant.high = epilogue.high;
   return plan;
+}
+
+void Network::plan_activation(const EpilogueSpec& epilogue, int channels,
+                              Epilogue& constant) {
+  const Span<float> activation = epilogue.activation;
+  const Span<float> threshold = epilogue.threshold;
+  const size_t size = channels, padded = round_up(channels, kGroup);
+  require(activation.size == 0 || activation.size == 4 * size,
+          "activation of the wrong length");
+  require(threshold.size == 0 || threshold.size == size,
+          "threshold of the wrong length");
+  if (!activation.size && !threshold.size) return;
+  // Parts that change nothing. No number changes where -0 is added.
+  const std::vector<float> none(size, -0.0f), one(size, 1.0f), zero(size, 0.0f);
+  const auto part = [&](Span<float> from, size_t index,
+                        const std::vector<float>& otherwise) {
+    return keep(from.size ? Span<float>{from.data + index * size, size}
+                          : Span<float>{otherwise.data(), size},
+                padded);
+  };
+  constant.before = part(activation, 0, none);
+  constant.negative = part(activation, 1, one);
+  constant.positive = part(activation, 2, one);
+  constant.after = part(activation, 3, none);
+  constant.threshold = part(threshold, 0, zero);
 }
 
 void Network::set_input(int id, Span<float> mean, Span<float> std) {

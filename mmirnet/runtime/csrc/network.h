@@ -53,6 +53,9 @@ struct EpilogueSpec {
   Span<float> alpha, beta;
   float low, high;
   int residual = -1, out = -1, bits = -1;
+  Span<float> scale;
+  Span<float> activation;  // before, negative, positive and after, in this order
+  Span<float> threshold;
 };
 
 struct EpiloguePlan;
@@ -139,6 +142,8 @@ class Network {
   const Tensor& output() const { return tensor(output_); }
 
  private:
+  void plan_activation(const EpilogueSpec& epilogue, int channels,
+                       Epilogue& constant);
   struct State;
   struct Turn;
   static State* new_state();

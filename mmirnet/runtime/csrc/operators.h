@@ -6,8 +6,12 @@
 
 namespace mmirnet {
 
+// With an `offset` of each filter, its weights are scale * sign + offset, with
+// the epilogue's scale, and the input alpha * (sign + beta): `affine_input` is
+// (alpha, beta). See mmirnet/packed/ops/binary.py for how that is rounded.
 void add_binary_conv(Network&, int in, Window window, Span<uint64_t> signs,
-                     const EpilogueSpec& epilogue);
+                     const EpilogueSpec& epilogue, Span<float> offset = {},
+                     Span<float> affine_input = {});
 // `weight` is [out][row][column][in / groups].
 void add_conv(Network&, int in, Window window, int groups, Span<float> weight,
               const EpilogueSpec& epilogue);
@@ -16,7 +20,8 @@ void add_max_pool(Network&, int in, Window window,
 void add_map(Network&, int in, const EpilogueSpec& epilogue);  // of an image too
 void add_average_pool(Network&, int in, Window window, bool include_pad,
                       int out);
-void add_sign(Network&, int in, int out);    // -1 and +1 in floats
+// -1 and +1 in floats: +1 from a channel's threshold on, or from 0 on.
+void add_sign(Network&, int in, int out, Span<float> threshold = {});
 void add_vector(Network&, int in, int out);  // (C, H, W) as channels
 void add_shortcut(Network&, int in, int stride, int before, int out);
 

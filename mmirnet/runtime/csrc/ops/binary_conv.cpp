@@ -61,26 +61,97 @@ int base_of(const BinaryConv& conv, const uint64_t* filter,
   return base;
 }
 
-// The smallest sum whose sign after the epilogue is +1; -1 where the slope is
-// negative.
-int step_of(const EpilogueSpec& epilogue, float alpha, float beta, int most) {
-  const auto positive = [&](int dot) {
-    const float y = std::fma(static_cast<float>(dot), alpha, beta);
-    return std::min(std::max(y, epilogue.low), epilogue.high) >= 0;
-  };
-  if (alpha < 0)
-    return first_true(-most, most, [&](int dot) { return !positive(dot); });
-  return first_true(-most, most, positive);
+// The bits of one output channel by its sum, which the epilogue makes a step.
+struct Step {
+  float scale, alpha, beta, before, negative, positive, after, threshold, low, high;
+
+  Step(const Epilogue& e, int out)
+      : scale(e.scale ? e.scale[out] : 1),
+        alpha(e.alpha ? e.alpha[out] : 1),
+        beta(e.alpha ? e.beta[out] : 0),
+        before(e.threshold ? e.before[out] : 0),
+        negative(e.threshold ? e.negative[out] : 1),
+        positive(e.threshold ? e.positive[out] : 1),
+        after(e.threshold ? e.after[out] : 0),
+        threshold(e.threshold ? e.threshold[out] : 0),
+        low(e.low),
+        high(e.high) {}
+
+  // Else it is no step: it rises and falls, or infinity times zero is NaN.
+  bool is_step() const { return negative > 0 && positive > 0; }
+  bool falls() const { return (scale < 0) != (alpha < 0); }
+  bool bit(int dot) const {
+    float y = std::fma(static_cast<float>(dot) * scale, alpha, beta) + before;
+    y = y * (y >= 0 ? positive : negative) + after;
+    return std::min(std::max(y, low), high) >= threshold;
+  }
+  // The smallest sum whose bit is set; not set where it falls.
+  int place(int most) const {
+    const bool wanted = !falls();
+    return first_true(-most, most, [&](int dot) { return bit(dot) == wanted; });
+  }
+};
+
+// Sum of a filter's signs in a part of the window.
+int signs_of(const BinaryConv& conv, const uint64_t* filter,
+             std::pair<int, int> row, std::pair<int, int> column) {
+  const int words = conv.in.pixel();
+  int sum = 0;
+  for (int v = row.first; v < row.second; ++v)
+    for (int u = column.first; u < column.second; ++u) {
+      const uint64_t* word = filter + (v * conv.kernel + u) * words;
+      for (int i = 0; i < words; ++i) sum += 2 * __builtin_popcountll(word[i]);
+      sum -= conv.in.channels;
+    }
+  return sum;
 }
 
-// The tables of a convolution. With nothing but a sign to produce, the epilogue
+// How many signs a part of the window has.
+int size_of(const BinaryConv& conv, std::pair<int, int> row,
+            std::pair<int, int> column) {
+  return (row.second - row.first) * (column.second - column.first) *
+         conv.in.channels;
+}
+
+// What stands beside the sums of signs, see BinaryConv.
+void add_terms(Network& network, BinaryConv& conv, const uint64_t* signs,
+               const Classes& rows, const Classes& columns, Span<float> scale,
+               Span<float> offset, Span<float> affine_input) {
+  const float alpha = affine_input.data[0];
+  const float both = alpha * affine_input.data[1];
+  const size_t table = round_up(conv.out_channels, kGroup);
+  const size_t classes = rows.parts.size() * columns.parts.size();
+  std::vector<float> factor(table), spread(table), rest(classes * table);
+  std::vector<int32_t> inside(classes);
+  for (size_t i = 0; i < classes; ++i) {
+    const auto row = rows.parts[i / columns.parts.size()];
+    const auto column = columns.parts[i % columns.parts.size()];
+    inside[i] = size_of(conv, row, column);
+    for (int out = 0; out < conv.out_channels; ++out) {
+      const uint64_t* filter =
+          signs + size_t{1} * out * conv.kernel * conv.kernel * conv.in.pixel();
+      const int sum = signs_of(conv, filter, row, column);
+      rest[i * table + out] =
+          both * (scale.data[out] * static_cast<float>(sum) +
+                  offset.data[out] * static_cast<float>(inside[i]));
+    }
+  }
+  for (int out = 0; out < conv.out_channels; ++out) {
+    factor[out] = alpha * scale.data[out];
+    spread[out] = alpha * offset.data[out];
+  }
+  conv.factor = network.keep(factor);
+  conv.offset = network.keep(spread);
+  conv.rest = network.keep(rest);
+  conv.inside = network.keep(inside);
+}
+
+// The tables of a convolution. With nothing but a bit to produce, the epilogue
 // is a step function of the integer sum: they then hold the step instead.
 void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
-                const EpilogueSpec& epilogue, bool only_sign) {
+                const Classes& rows, const Classes& columns,
+                const Epilogue& epilogue, bool only_bits) {
   const int k = conv.kernel, channels = conv.out_channels;
-  const Classes rows(conv.out_height, k, conv.stride, conv.pad, conv.in.height);
-  const Classes columns(conv.out_width, k, conv.stride, conv.pad,
-                        conv.in.width);
   conv.row_class = network.keep(rows.of);
   conv.column_class = network.keep(columns.of);
   conv.column_classes = static_cast<int>(columns.parts.size());
@@ -93,21 +164,21 @@ void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
   for (int out = 0; out < channels; ++out) {
     const uint64_t* filter =
         signs + size_t{1} * out * k * k * conv.in.pixel();
-    const float alpha = epilogue.alpha.size ? epilogue.alpha.data[out] : 1.0f;
-    const float beta = epilogue.alpha.size ? epilogue.beta.data[out] : 0.0f;
-    const int step = step_of(epilogue, alpha, beta, most);
-    if (alpha < 0) flip[out / kGroup] |= uint64_t{1} << (out % kGroup);
+    const Step step(epilogue, out);
+    only_bits = only_bits && step.is_step();
+    const int place = step.place(most);
+    if (step.falls()) flip[out / kGroup] |= uint64_t{1} << (out % kGroup);
     for (size_t r = 0; r < rows.parts.size(); ++r)
       for (size_t c = 0; c < columns.parts.size(); ++c) {
         const size_t at = (r * columns.parts.size() + c) * table + out;
         const int value =
             base_of(conv, filter, rows.parts[r], columns.parts[c]);
         base[at] = static_cast<float>(value);
-        limit[at] = floor_half(value - step);
+        limit[at] = floor_half(value - place);
       }
   }
   conv.base = network.keep(base);
-  if (only_sign) {
+  if (only_bits) {
     conv.limit = network.keep(limit);
     conv.flip = network.keep(flip);
   }
@@ -116,7 +187,8 @@ void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
 }  // namespace
 
 void add_binary_conv(Network& network, int in_id, Window window,
-                     Span<uint64_t> signs, const EpilogueSpec& epilogue) {
+                     Span<uint64_t> signs, const EpilogueSpec& epilogue,
+                     Span<float> offset, Span<float> affine_input) {
   const Kernels* const kernels = network.kernels();
   const Tensor& in = network.tensor(in_id, Tensor::kBits);
   const auto size = out_size(in, window);
@@ -152,7 +224,16 @@ void add_binary_conv(Network& network, int in_id, Window window,
     kernels->pack_weights(conv, signs.data, group,
                           weights + group * group_bytes);
   conv.weights = weights;
-  add_tables(network, conv, signs.data, epilogue, !plan.out && !plan.residual);
+  const Classes rows(height, k, stride, pad, in.height);
+  const Classes columns(width, k, stride, pad, in.width);
+  const bool terms = offset.size > 0;
+  require(!terms || (offset.size == epilogue.scale.size && affine_input.size == 2),
+          "offsets of the wrong length");
+  if (terms)
+    add_terms(network, conv, signs.data, rows, columns, epilogue.scale, offset,
+              affine_input);
+  add_tables(network, conv, signs.data, rows, columns, plan.constant,
+             !plan.out && !plan.residual && !terms);
 
   const auto run = [kernels, conv, plan, &in](const Network::Context& context,
                                               int begin, int end) {
