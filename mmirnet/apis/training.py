@@ -71,6 +71,7 @@ def train(
         >>> runner = train('mmirnet::irnet/resnet20_bireal_digits.py')  # doctest: +SKIP
     """
     cfg = load_config(config, work_dir, launcher)
+    start = None
     if compile:
         set_hook(cfg, 'compile', type='CompileHook')
     if no_validate:
@@ -87,6 +88,7 @@ def train(
                 f'fine-tune it: --cfg-options load_from={resume}'
             )
         cfg.resume = True
+        start = cfg.get('load_from')  # of a second step
         cfg.load_from = None if resume == 'auto' else resume
     if auto_scale_lr:
         if not cfg.get('auto_scale_lr'):
@@ -109,13 +111,15 @@ def train(
     if found:
         cfg.load_from = _newest_checkpoint(cfg)
         cfg.resume = cfg.load_from is not None
+        cfg.load_from = cfg.load_from or start
     runner = build_runner(cfg, loaders)
     if found and not cfg.resume:
+        weights = f' with the weights of {cfg.load_from}' if cfg.load_from else ''
         runner.logger.info(
             f'--resume: no checkpoint to resume from in {cfg.work_dir}; training '
-            'starts at its beginning'
+            f'starts at its beginning{weights}'
         )
-    with _loaded_once(runner, whole=found):
+    with _loaded_once(runner, whole=found and cfg.resume):
         runner.train()
     return runner
 

@@ -59,3 +59,23 @@ def test_the_second_step_starts_from_the_weights_of_the_first(tmp_path, layer):
     # The steps compute different functions of the same weights.
     x = torch.randn(2, 3, 32, 32)
     assert not torch.allclose(model(x), runner.model.eval()(x))
+
+
+def test_a_first_start_with_resume_loads_the_first_step_too(tmp_path):
+    """As a script does that is started again and again until the run is complete."""
+    options = {'optim_wrapper.optimizer.lr': 0.0, 'train_cfg.max_epochs': 1}
+    first = tmp_path / 'first'
+    apis.train(str(small_config(first)), work_dir=str(first), cfg_options=options)
+    learned = torch.load(first / 'epoch_1.pth', weights_only=False)['state_dict']
+    name = 'head.fc.weight'
+
+    folder = tmp_path / 'second'
+    config = small_config(folder, f"load_from = '{first / 'epoch_1.pth'}'")
+    for epochs in (1, 2):
+        options['train_cfg.max_epochs'] = epochs
+        options['randomness.seed'] = 1
+        runner = apis.train(
+            str(config), work_dir=str(folder), resume='auto', cfg_options=options
+        )
+        assert (runner.epoch, runner._resume) == (epochs, epochs == 2)
+        assert torch.equal(runner.model.state_dict()[name], learned[name])
