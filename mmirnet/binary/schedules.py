@@ -53,7 +53,7 @@ class Schedule(NamedTuple):
         numbers (tuple[str, ...]): What the numbers are called, one or two. A second
             number without a name is 1 and not used.
         formula (str): The numbers as functions of the progress p, as TeX.
-        source (str): Paper.
+        source (str): Short name, and paper.
         at (Callable): (progress from 0 to 1, **bounds) -> (t, k).
     """
 
@@ -123,7 +123,7 @@ register_schedule(
         'ede',
         ('t', 'k'),
         r't = T_{min} 10^{p \log_{10}(T_{max} / T_{min})}, \quad k = \max(1/t, 1)',
-        'IR-Net, eq. 9',
+        'EDE, IR-Net eq. 9',
         ede,
     )
 )

@@ -16,6 +16,7 @@ from .hooks import (
     PackedPreciseBNHook,
     PreemptionHook,
     ResumeHook,
+    ScheduleHook,
     TF32Hook,
 )
 from .loops import DeterministicEpochLoop, DeterministicIterLoop
@@ -38,6 +39,7 @@ __all__ = [
     'PackedPreciseBNHook',
     'PreemptionHook',
     'ResumeHook',
+    'ScheduleHook',
     'TF32Hook',
     'Teacher',
     'checkpoint',

@@ -29,10 +29,10 @@ class Points(Dataset):
 class TinyNet(BaseModel):
     """A convolution, binary or not; remembers the t and k of its training steps."""
 
-    def __init__(self, binary=True):
+    def __init__(self, binary=True, conv=IRConv2d):
         super().__init__()
         torch.manual_seed(0)
-        conv = IRConv2d if binary else nn.Conv2d
+        conv = conv if binary else nn.Conv2d
         self.net = nn.Sequential(
             conv(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(54, 2)
         )
@@ -41,7 +41,7 @@ class TinyNet(BaseModel):
     def forward(self, inputs, label, mode='tensor'):
         out = self.net(inputs)
         if mode == 'loss':
-            self.seen += [layer.ede.tolist() for _, layer in binary_layers(self)]
+            self.seen += [layer.t_and_k.tolist() for _, layer in binary_layers(self)]
             return dict(loss=nn.functional.cross_entropy(out, label))
         return out
 

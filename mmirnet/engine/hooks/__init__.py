@@ -9,6 +9,7 @@ from .ovsw_hook import OvSWHook
 from .precise_bn_hook import PackedPreciseBNHook
 from .preemption_hook import PreemptionHook
 from .resume_hook import ResumeHook
+from .schedule_hook import ScheduleHook
 from .tf32_hook import TF32Hook
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     'PackedPreciseBNHook',
     'PreemptionHook',
     'ResumeHook',
+    'ScheduleHook',
     'TF32Hook',
 ]

@@ -17,6 +17,7 @@ from ...errors import CheckpointError
 from ..changes import config_changes, parse_config
 from ..plain import plain
 from ..speed import device_name
+from .schedule_hook import ScheduleHook
 
 #: State of a scheduler that it counts itself or takes from the optimizer.
 _RUNNING = (
@@ -402,10 +403,14 @@ def _of_the_length(old: dict, new: dict, runner: Runner) -> list[str]:
     )
     if old.get(name, new[name]) == new[name]:
         return []
-    ede = "and EDE's t and k, " if _has(runner, 'EDEHook') else ''
+    numbers = ''.join(
+        f"and {h.schedule.source.split(',')[0]}'s {' and '.join(h.schedule.numbers)}, "
+        for h in runner.hooks
+        if isinstance(h, ScheduleHook)
+    )
     return [
         f'{_change(words, old[name], new[name])}: schedules without a length of their '
-        f'own, {ede}follow the new one'
+        f'own, {numbers}follow the new one'
     ]
 
 
