@@ -288,7 +288,7 @@ def _costs(summary: Summary) -> dict[str, str]:
     return {
         'parameters': f'{total.parameters:,}',
         'operations (OPs)': short(total.ops),
-        'the same in fp32': short(total.macs),
+        'the same in fp32': short(summary.full_precision_ops),
         'weights in fp32': short(total.bytes_fp32, 'B'),
     }
 

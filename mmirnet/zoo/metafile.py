@@ -100,7 +100,7 @@ def _metadata(path: Path) -> dict[str, Any]:
         + ([structure] if structure else []),
         'W/A bits': total.bits,
         'Parameters': total.parameters,
-        'FLOPs': total.float_macs,
+        'FLOPs': total.flops,
         'Binary MACs': total.binary_macs,
         'BOPs': total.bops,
         'OPs': round(total.ops),

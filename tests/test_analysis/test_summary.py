@@ -14,11 +14,14 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from mmirnet import binary
 from mmirnet.analysis import summary
 from mmirnet.analysis.cost.count import summarize_config
+from mmirnet.analysis.cost.table import short
 from mmirnet.apis.packing import pack_checkpoint
 from mmirnet.binary import IRConv2d, IRLinear
 from mmirnet.errors import ConfigError
+from mmirnet.models import Maxout, RPReLU
 from mmirnet.packed import pack, write
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +161,156 @@ def test_a_layer_used_twice_costs_its_bytes_once():
     assert layer.name == 'a.0'
     assert layer.binary_macs == 2 * 4 * 4 * 9 * 25
     assert layer.parameters == 4 * 4 * 9
+
+
+#: Bytes of a filter beside its signs, floats of the layer, and operations an output
+#: and a window beside multiply-accumulates.
+SCALED = (4, 0, 1, 0)
+RECIPES = {
+    'BNN': (1, 0, 0, 0),
+    'BiHalf': (1, 0, 0, 0),
+    'DoReFa': SCALED,
+    'XNOR': SCALED,
+    'BiReal': SCALED,
+    'ReSTE': SCALED,
+    'ReCU': SCALED,
+    'OvSW': SCALED,
+    'BiPer': SCALED,
+    'ReAct': (4, 6, 1, 0),  # a threshold an input channel
+    'AdaBin': (8, 6 + 2, 2, 1),  # scale and offset, threshold, alpha_a and beta_a
+}
+
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipes_by_hand(recipe, bias):
+    a_filter, floats, an_output, a_window = RECIPES[recipe]
+    conv = getattr(binary, f'{recipe}Conv2d')(6, 4, 3, groups=2, bias=bias)
+    linear = getattr(binary, f'{recipe}Linear')(6, 5, bias=bias)
+    (layer,) = summary(nn.Sequential(conv), (6, 7, 8)).layers
+    outputs, weights = 4 * 5 * 6, 3 * 9
+    assert (layer.bits, layer.binary_macs) == ('1/1', outputs * weights)
+    assert layer.extra_flops == layer.flops == an_output * outputs
+    windows = 2 * 5 * 6  # one of each group
+    assert layer.extra_bops == a_window * windows * weights
+    assert layer.bytes_packed == 4 * (8 + a_filter) + 4 * floats + 16 * bias
+    assert layer.ops == layer.bops / 64 + layer.flops
+    (layer,) = summary(nn.Sequential(linear), (6,)).layers
+    assert layer.extra_flops == an_output * 5 and layer.extra_bops == a_window * 6
+    assert layer.bytes_packed == 5 * (8 + a_filter) + 4 * floats + 20 * bias
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipes_with_float_inputs(recipe):
+    conv = getattr(binary, f'{recipe}Conv2d')(6, 4, 3, bias=False, binarize_input=False)
+    (layer,) = summary(nn.Sequential(conv), (6, 5, 5)).layers
+    assert (layer.bits, layer.bops) == ('1/32', 0)
+    # AdaBin's weights are floats of two values, and the others are followed by a scale.
+    has_scale = recipe not in ('BNN', 'BiHalf', 'AdaBin')
+    assert layer.flops == 4 * 9 * 6 * 9 + has_scale * 4 * 9
+    assert layer.bytes_packed == 4 * (8 + RECIPES[recipe][0])
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipes_with_real_weights(recipe):
+    conv = getattr(binary, f'{recipe}Conv2d')(6, 4, 3, binarize_weight=False)
+    (layer,) = summary(nn.Sequential(conv), (6, 5, 5)).layers
+    assert (layer.bits, layer.bops) == ('32/1', 0)
+    learned_scale = recipe in ('ReCU', 'BiPer')
+    assert layer.flops == 4 * 9 * 6 * 9 + learned_scale * 4 * 9
+    assert layer.bytes_packed == 4 * sum(p.numel() for p in conv.parameters())
+
+
+def test_the_mean_as_scale_is_a_float():
+    conv = IRConv2d(6, 4, 3, bias=False, scale='mean')
+    (layer,) = summary(nn.Sequential(conv), (6, 5, 5)).layers
+    assert (layer.flops, layer.bytes_packed) == (4 * 9, 4 * (8 + 4))
+
+
+def test_alpha_of_adabin_may_be_negative():
+    conv = binary.AdaBinConv2d(6, 4, 3)
+    nn.init.constant_(conv.alpha_a, -1)
+    assert summary(nn.Sequential(conv), (6, 5, 5)).total.bops
+
+
+@pytest.mark.parametrize(
+    ('layer', 'operations'),
+    [
+        (nn.PReLU(8), 8 * 36),
+        (nn.PReLU(), 8 * 36),
+        (Maxout(8), 8 * 36),
+        (RPReLU(8), 2 * 8 * 36),
+        (nn.AvgPool2d(2), 8 * 9 * 4),
+        (nn.AvgPool2d((1, 3), stride=1), 8 * 24 * 3),
+        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)), 0),
+        (nn.BatchNorm2d(8), 0),
+    ],
+    ids=str,
+)
+def test_operations_without_weights_of_filters(layer, operations):
+    result = summary(nn.Sequential(nn.Conv2d(3, 8, 1), layer), (3, 6, 6))
+    macs = 3 * 8 * 36
+    assert result.total.macs == result.total.float_macs == macs
+    assert result.total.flops == result.total.ops == macs + operations
+    # Full precision has the same activations.
+    assert (result.full_precision_ops, result.saving) == (macs + operations, 1)
+    assert len(result.layers) == 1 + (
+        operations > 0 or isinstance(layer, nn.BatchNorm2d)
+    )
+
+
+def classifier(backbone, head, width, classes=10):
+    init_default_scope('mmpretrain')
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type=head, num_classes=classes, in_channels=width),
+        )
+    )
+
+
+def test_adabins_resnet20_by_hand(resnet20):
+    """What it adds to IR-Net's network."""
+    backbone = dict(
+        type='IRResNet_CIFAR',
+        depth=20,
+        conv_cfg=dict(type='AdaBinConv2d'),
+        act_cfg=dict(type='Maxout'),
+    )
+    ours = summary(classifier(backbone, 'BNLinearClsHead', 64), (3, 32, 32))
+    outputs = 6 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2
+    assert ours.total.binary_macs == resnet20.total.binary_macs
+    assert ours.total.float_macs == resnet20.total.float_macs
+    activations = outputs + 16 * 32**2  # and the stem's
+    assert ours.total.extra_flops == 2 * outputs + activations
+    windows = 6 * 144 * 32**2 + (144 + 5 * 288) * 16**2 + (288 + 5 * 576) * 8**2
+    assert ours.total.extra_bops == windows
+    full = resnet20.total.macs + activations
+    assert ours.full_precision_ops == full
+    assert ours.saving == pytest.approx(full / ours.total.ops)
+    assert f'{short(full)} OPs; this: ' in str(ours)
+
+
+def test_reactnets_resnet18_by_hand():
+    backbone = dict(
+        type='IRResNet',
+        depth=18,
+        conv_cfg=dict(type='ReActConv2d'),
+        act_cfg=dict(type='RPReLU'),
+        shortcut='avg_conv',
+        stem_act=False,
+    )
+    ours = summary(classifier(backbone, 'LinearClsHead', 512, 1000), (3, 224, 224))
+    theirs = summary(build('resnet18_bireal_in1k'), (3, 224, 224)).total
+    assert ours.total.binary_macs == theirs.binary_macs
+    assert ours.total.float_macs == theirs.float_macs
+    stages = [(64, 56), (128, 28), (256, 14), (512, 7)]
+    outputs = sum(4 * channels * side**2 for channels, side in stages)
+    pooled = sum(channels // 2 * side**2 for channels, side in stages[1:])
+    assert ours.total.extra_flops == outputs + 2 * outputs + 4 * pooled
+    assert ours.total.extra_bops == 0
 
 
 @pytest.mark.parametrize('trainable', [True, False])

@@ -10,9 +10,34 @@ BOPs
     instruction.
 FLOPs
     all other multiply-accumulates of convolutions, linear layers and attention.
-    Each counts as one, not two. BatchNorm, activations, additions and the scale of
-    binary weights are not counted. Layers with W/A bits 1/32 add floats without
+    Each counts as one, not two. Layers with W/A bits 1/32 and 32/1 add floats without
     multiplying them, but are counted here.
+
+What every recipe has is not counted: BatchNorm, the additions of shortcuts and biases,
+comparisons (sign, ReLU, Hardtanh, max-pooling), global pooling, and scales that are
+powers of two. What only some recipes have is counted, as operations per output. A
+multiplication and the addition behind it count as one:
+
+======================================= ====== =====================================
+part                                    FLOPs  BOPs
+======================================= ====== =====================================
+float scale of a binary layer           1      0
+AdaBin, W/A bits 1/1                    2      the inputs of a window, for all
+                                               filters of a group together
+AdaBin, W/A bits 1/32                   0      0
+PReLU, Maxout                           1      0
+RPReLU                                  2      0
+average pooling with windows            pixels 0
+                                        of a
+                                        window
+======================================= ====== =====================================
+
+The scale is counted although a BatchNorm follows, because the packed network multiplies
+the integer sum before the BatchNorm and does not fold it: that keeps every output equal
+to the trained network's, bit for bit. AdaBin's output is a sum of four terms: the sum
+of products of signs times a scale, the sum of the window times another, and
+constants, which are computed once. A threshold of an input replaces the comparison
+with zero.
 
 Padded taps are counted. For ResNet-18 at 224x224 with stem, 1x1 shortcuts and
 classifier in full precision, the result is 1.676e9 / 64 + 1.378e8 = 1.640e8 OPs.
@@ -44,6 +69,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...binary import IRConv2d, IRLinear, binary_layers, log2_scales
 from ...files import check_writable
+from .layers import extra_operations, packed_bytes
 from .table import COLUMNS, LEGEND, NATURAL_WIDTH, cells, short, write_csv
 
 #: One-bit operations per instruction.
@@ -61,10 +87,13 @@ class Layer:
         output (tuple[int, ...]): Shape of its output, with a batch size of 1.
         bits (str): W/A bits: '1/1', '1/32' or '32/32'.
         parameters (int): Number of parameters.
-        bytes_packed (int): Bytes in a packed file, see :func:`packed_bytes`.
+        bytes_packed (int): Bytes in a packed file, see
+            :func:`~mmirnet.analysis.cost.layers.packed_bytes`.
         bytes_fp32 (int): Bytes of the parameters as float32.
         binary_macs (int): Multiply-accumulates of bits with bits.
         float_macs (int): All other multiply-accumulates.
+        extra_bops (int): Binary operations that are no multiply-accumulates.
+        extra_flops (int): Other operations that are no multiply-accumulates.
         log2_scales (dict[int, int]): For a binary layer, the number of output channels
             by log2(s).
     """
@@ -78,6 +107,8 @@ class Layer:
     bytes_fp32: int
     binary_macs: int
     float_macs: int
+    extra_bops: int
+    extra_flops: int
     log2_scales: dict[int, int]
 
     @property
@@ -92,18 +123,26 @@ class Layer:
 
     @property
     def bops(self) -> int:
-        """Binary operations, one per binary multiply-accumulate."""
-        return self.binary_macs
+        """Binary operations."""
+        return self.binary_macs + self.extra_bops
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations."""
+        return self.float_macs + self.extra_flops
 
     @property
     def ops(self) -> float:
         """BOPs / 64 + FLOPs."""
-        return self.bops / WORD + self.float_macs
+        return self.bops / WORD + self.flops
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all numbers by name."""
         return dataclasses.asdict(self) | dict(
-            binary_share=self.binary_share, bops=self.bops, ops=self.ops
+            binary_share=self.binary_share,
+            bops=self.bops,
+            flops=self.flops,
+            ops=self.ops,
         )
 
 
@@ -140,6 +179,8 @@ class Summary:
                 'bytes_fp32',
                 'binary_macs',
                 'float_macs',
+                'extra_bops',
+                'extra_flops',
             )
         }
         return Layer(
@@ -158,10 +199,21 @@ class Summary:
         return total.bytes_fp32 / total.bytes_packed if total.parameters else 1.0
 
     @property
+    def full_precision_ops(self) -> int:
+        """OPs of the same network in full precision.
+
+        It has the same activations and pooling, and no scales of binary weights.
+        """
+        return sum(
+            layer.macs + (layer.extra_flops if layer.bits == _FULL else 0)
+            for layer in self.layers
+        )
+
+    @property
     def saving(self) -> float:
         """OPs of the same network in full precision divided by its OPs."""
-        total = self.total
-        return total.macs / total.ops if total.macs else 1.0
+        ops = self.total.ops
+        return self.full_precision_ops / ops if ops else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all values in types that :mod:`json` supports."""
@@ -177,7 +229,7 @@ class Summary:
     def comparison(self) -> str:
         """Comparison with the same network in fp32, in one line."""
         total = self.total
-        was = f'{short(total.bytes_fp32, "B")}, {short(total.macs)} OPs'
+        was = f'{short(total.bytes_fp32, "B")}, {short(self.full_precision_ops)} OPs'
         size = (
             f'{short(total.bytes_packed, "B")} ({self.compression:.2f} times smaller)'
         )
@@ -215,33 +267,6 @@ class Summary:
         console.print(self)
 
 
-def packed_bytes(module: nn.Module, parameters: int) -> int:
-    """Computes the bytes of a layer's tensors in a packed file.
-
-    A filter of a binary layer takes one bit per weight, in 64-bit words, and an int8
-    exponent. Everything else is float32. BatchNorm is folded into two floats per
-    channel, as many as it has parameters. Layers that the format does not support are
-    counted in the same way.
-
-    Args:
-        module (nn.Module): The layer.
-        parameters (int): Number of its parameters.
-
-    Returns:
-        int: The bytes.
-
-    Example:
-        >>> conv = IRConv2d(16, 32, 3, bias=False)
-        >>> packed_bytes(conv, conv.weight.numel())  # 144 bits are 3 words
-        800
-    """
-    if not isinstance(module, IRConv2d | IRLinear):
-        return 4 * parameters
-    words = -(-module.weight[0].numel() // 64)
-    others = parameters - module.weight.numel()
-    return len(module.weight) * (8 * words + 1) + 4 * others
-
-
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode in the context, and restores the mode of each module."""
@@ -260,13 +285,15 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _run(
     model: nn.Module, input_shape: tuple[int, ...]
-) -> tuple[Counter[nn.Module], dict[nn.Module, tuple[int, ...]]]:
-    """Returns the multiply-accumulates and the output shape of each module.
+) -> tuple[Counter[nn.Module], Counter[nn.Module], dict[nn.Module, tuple[int, ...]]]:
+    """Returns multiply-accumulates, number of outputs and output shape of each module.
 
-    torch counts the operators of a forward pass, including those of binary layers. The
-    innermost running module gets the count.
+    torch counts the operators of a forward pass, and the innermost running module gets
+    the count. The count of a binary layer is that of one convolution, whatever torch
+    needs to compute it. The outputs are those of all calls.
     """
     macs: Counter[nn.Module] = Counter()
+    outputs: Counter[nn.Module] = Counter()
     shapes: dict[nn.Module, tuple[int, ...]] = {}
     running: list[tuple[nn.Module, int]] = []
 
@@ -280,6 +307,7 @@ def _run(
             macs[running[-1][0]] -= flops // 2
         if isinstance(output, Tensor):
             shapes[module] = tuple(output.shape)
+            outputs[module] += output.numel()
 
     like = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
@@ -294,7 +322,13 @@ def _run(
         counter,
     ):
         model(image)
-    return macs, shapes
+    for _, layer in binary_layers(model):
+        macs[layer] = outputs[layer] * layer.weight[0].numel()
+    return macs, outputs, shapes
+
+
+def _log2_scales(module: nn.Module) -> dict[int, int]:
+    return log2_scales(module) if isinstance(module, IRConv2d | IRLinear) else {}
 
 
 def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
@@ -322,7 +356,7 @@ def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
         >>> total.bytes_packed, total.bytes_fp32
         (1000, 3168)
     """
-    macs, shapes = _run(model, tuple(input_shape))
+    macs, outputs, shapes = _run(model, tuple(input_shape))
     # named_parameters() returns shared parameters once.
     parameters = Counter()
     for name, parameter in model.named_parameters():
@@ -330,7 +364,8 @@ def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
     binary = {layer for _, layer in binary_layers(model)}
     layers = []
     for name, module in model.named_modules():
-        if not parameters[name] and not macs[module]:
+        extra_bops, extra_flops = extra_operations(module, outputs[module])
+        if not parameters[name] and not macs[module] and not extra_flops:
             continue
         bits = module.bits if module in binary else _FULL
         layers.append(
@@ -344,7 +379,9 @@ def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
                 bytes_fp32=4 * parameters[name],
                 binary_macs=macs[module] if bits == '1/1' else 0,
                 float_macs=0 if bits == '1/1' else macs[module],
-                log2_scales=log2_scales(module) if module in binary else {},
+                extra_bops=extra_bops,
+                extra_flops=extra_flops,
+                log2_scales=_log2_scales(module),
             )
         )
     return Summary(type(model).__name__, tuple(input_shape), layers)

@@ -27,8 +27,8 @@ COLUMNS = {
 }
 #: Legend of the headers.
 LEGEND = (
-    'BOPs: binary multiply-accumulates; FLOPs: all others; binary: share of BOPs in '
-    'both; OPs: BOPs / 64 + FLOPs; log2(s): exponent:channels'
+    'BOPs: binary operations; FLOPs: all others; binary: share of binary '
+    'multiply-accumulates; OPs: BOPs / 64 + FLOPs; log2(s): exponent:channels'
 )
 
 
@@ -67,8 +67,8 @@ def cells(layer: 'Layer') -> list[str]:
         short(layer.parameters),
         short(layer.bytes_packed, 'B'),
         short(layer.bytes_fp32, 'B'),
-        short(layer.binary_macs),
-        short(layer.float_macs),
+        short(layer.bops),
+        short(layer.flops),
         f'{layer.binary_share:.1%}' if layer.macs else '',
         short(layer.ops),
         _histogram(layer.log2_scales),
