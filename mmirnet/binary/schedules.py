@@ -54,7 +54,7 @@ class Schedule(NamedTuple):
             number without a name is 1 and not used.
         formula (str): The numbers as functions of the progress p, as TeX.
         source (str): Short name, and paper.
-        at (Callable): (progress from 0 to 1, **bounds) -> (t, k).
+        at (Callable): (progress from 0 to 1, bounds as keywords) -> (t, k).
     """
 
     name: str
