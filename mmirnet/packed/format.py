@@ -134,13 +134,16 @@ def _check_head(head: Any, classes: int) -> None:
         integer(head, 'topk', 1, classes)
 
 
+def new_parts(packed: Packed, operation: dict[str, Any]) -> list[str]:
+    """What an operation has that files before version 3 have not."""
+    if operation['op'] == 'prelu':
+        return ['prelu']
+    return sorted(_NEW_ROLES.intersection(packed.operation_tensors(operation)))
+
+
 def version_of(packed: Packed) -> int:
     """The earliest version, from 2 on, that has all that a network needs."""
-    new = any(
-        operation['op'] == 'prelu'
-        or not _NEW_ROLES.isdisjoint(packed.operation_tensors(operation))
-        for operation in packed.graph
-    )
+    new = any(new_parts(packed, operation) for operation in packed.graph)
     return VERSION if new else 2
 
 

@@ -21,6 +21,10 @@ offset as weight and bias (:func:`mmirnet.engine.precise_bn.fold`); everything e
 as stored. The first evaluation then computes what the packed file computes, bit for
 bit.
 
+Files of version 3 hold what other recipes have: any scale, thresholds, slopes. Which
+recipe that was they do not say, and each has its own rule from weights to scales: they
+are refused.
+
 Before the first training step, :class:`~mmirnet.engine.hooks.PackedPreciseBNHook`
 measures the mean and the variance that a packed file does not hold.
 """
@@ -35,7 +39,7 @@ from torch import Tensor
 from ..engine.checkpoint import FILE_READERS
 from ..engine.precise_bn import fold
 from ..errors import PackedFileError
-from .format import Packed, read
+from .format import Packed, new_parts, read
 from .ops import OPERATIONS
 
 # A tail keeps a hundredth of its variance for the other weights, which need a sign.
@@ -101,7 +105,8 @@ def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
         dict[str, Tensor]: On the CPU, under the names of the model's modules.
 
     Raises:
-        PackedFileError: If a filter is -1 throughout, which Libra-PB never gives.
+        PackedFileError: If a filter is -1 throughout, which Libra-PB never gives, or
+            if it has what only other recipes have.
 
     Example:
         >>> from mmirnet.binary import IRConv2d
@@ -122,6 +127,13 @@ def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
     state = {}
     for operation in packed.graph:
         arrays = packed.operation_tensors(operation)
+        new = new_parts(packed, operation)
+        if new:
+            raise PackedFileError(
+                f'{operation["dst"]}: it has {new[0]}, which no layer of IR-Net has, '
+                'and a packed file does not say of which recipe it is; train on from '
+                'the checkpoint that was packed'
+            )
         if OPERATIONS[operation['op']].signs:
             weight = packed.arrays(operation)['weight']
             tensors = _binary(operation['dst'], weight, arrays)

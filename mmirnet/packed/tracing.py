@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,10 +35,12 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..binary import IRConv2d, IRLinear
+from ..binary import BinaryConv2d, BinaryLinear
 from ..errors import UnsupportedModelError
+from ..models.activations import Maxout, RPReLU
 from ..models.blocks import PadShortcut
 from .bits import pack_bits
+from .limits import MAX_EXPONENT
 from .ops import shape_of
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -492,10 +494,12 @@ def _layer(
     forward = type(module).forward
     if not recorder._touches((args, kwargs)):
         return recorder.run(forward, module, *args, **kwargs)
-    if type(module) is not kind:
+    given = type(module)
+    if not _computes_as(given, kind) or hasattr(module, 'parametrizations'):
+        base = next(c for c in given.__mro__[1:] if _computes_as(c, kind))
         _refuse(
             recorder.place(),
-            f'a subclass of {kind.__name__}, or a parametrized one, may compute '
+            f'a subclass of {base.__name__}, or a parametrized one, may compute '
             'something else; only the class itself is packed',
         )
     call.function = forward
@@ -510,30 +514,74 @@ def _layer(
     return recorder.run(take_over)
 
 
-def _signs(call: _Call, module: IRConv2d | IRLinear) -> dict[str, np.ndarray]:
-    """Signs, in the order of a packed file, and exponents of a binary layer."""
-    if module.rule.scale == 'mean':
-        _refuse(
-            call.recorder.place(),
-            "scale='mean' is no power of two; use 'shift' or None",
-        )
-    call.recorder.array(module.weight, 'weight', call)
-    weight, scale = module.libra_pb()
-    scale = torch.ones(len(weight)) if scale is None else scale.flatten()
+def _computes_as(given: type, kind: type) -> bool:
+    """Whether a class computes what `kind` computes: a recipe is data."""
+    if kind not in (BinaryConv2d, BinaryLinear):
+        return given is kind
+    names = 'forward', '_operands', 'quantized', 'input_threshold', 'input_affine'
+    return all(getattr(given, name) is getattr(kind, name) for name in names)
+
+
+def _scale(scale: Tensor | None, signs: Tensor) -> dict[str, np.ndarray]:
+    """Scales as exponents, where all of them are powers of two, or as they are."""
+    scale = torch.ones(len(signs)) if scale is None else scale.float()
     exponent = torch.log2(scale)
-    if not torch.equal(exponent, exponent.round()):
-        _refuse(call.recorder.place(), 'a scale is no power of two')
-    bits = weight >= 0
+    whole = exponent.isfinite() & (exponent == exponent.round())
+    if not (whole & (exponent.abs() <= MAX_EXPONENT)).all():
+        return dict(scale=scale.numpy())
+    return dict(exponent=exponent.to(torch.int8).numpy())
+
+
+def _binary(call: _Call, module: BinaryConv2d | BinaryLinear) -> dict[str, np.ndarray]:
+    """The tensors of a binary layer, signs in the order of a packed file."""
+    recorder = call.recorder
+    if not module.binarize_weight:
+        _refuse(
+            recorder.place(),
+            'its weights are real, with binarize_weight=False, and a packed network '
+            'has no such layer of binary inputs; pack the network of the second step',
+        )
+    for name, parameter in module.named_parameters(recurse=False):
+        recorder.array(parameter, name, call)
+    recorder.array(module.weight, 'weight', call)
+    bits, scale, offset = module.quantized()
+    arrays = _scale(scale, bits)
     bits = (bits.permute(0, 2, 3, 1) if bits.dim() == 4 else bits).flatten(1)
-    arrays = dict(
-        signs=pack_bits(bits.numpy()), exponent=exponent.to(torch.int8).numpy()
-    )
+    arrays['signs'] = pack_bits(bits.numpy())
+    if offset is not None:
+        arrays.pop('exponent', None)
+        arrays |= dict(scale=scale.float().numpy(), offset=offset.float().numpy())
+    if module.binarize_input:
+        arrays |= _input(module)
     if module.bias is not None:
-        arrays['bias'] = call.recorder.array(module.bias, 'bias', call)
+        arrays['bias'] = recorder.array(module.bias, 'bias', call)
     return arrays
 
 
-def _binary_conv2d(call: _Call, conv: IRConv2d, x: Tensor) -> str:
+def _input(module: BinaryConv2d | BinaryLinear) -> dict[str, np.ndarray]:
+    """Where the signs of an input begin, and what real numbers they stand for."""
+    affine = module.input_affine()
+    if affine is None:
+        threshold = module.input_threshold()
+        found = dict(threshold=threshold)
+    else:
+        alpha, beta = affine
+        threshold = beta
+        if alpha < 0:
+            # -sign(x - beta) is +1 up to beta. The sign that is +1 above beta is its
+            # negative, and alpha and beta change theirs.
+            alpha, threshold, beta = -alpha, torch.nextafter(beta, beta + inf), -beta
+        channels = module.weight.shape[1] * getattr(module, 'groups', 1)
+        threshold = threshold.expand(channels)
+        found = dict(threshold=threshold, affine_input=torch.stack([alpha, beta]))
+    return {
+        role: tensor.float().contiguous().numpy()
+        for role, tensor in found.items()
+        if tensor is not None
+    }
+
+
+def _binary_conv2d(call: _Call, conv: BinaryConv2d, x: Tensor) -> str:
     if conv.padding_mode != 'zeros':
         _refuse(call.recorder.place(), f'padding mode {conv.padding_mode!r}')
     left, right, top, bottom = conv._reversed_padding_repeated_twice
@@ -544,7 +592,7 @@ def _binary_conv2d(call: _Call, conv: IRConv2d, x: Tensor) -> str:
         conv.dilation,
         conv.groups,
     )
-    arrays = _signs(call, conv)
+    arrays = _binary(call, conv)
     return call.recorder.emit(
         'binary_conv2d',
         [call.recorder.name(x, call)],
@@ -554,13 +602,16 @@ def _binary_conv2d(call: _Call, conv: IRConv2d, x: Tensor) -> str:
     )
 
 
-def _binary_linear(call: _Call, linear: IRLinear, x: Tensor) -> str:
+def _binary_linear(call: _Call, linear: BinaryLinear, x: Tensor) -> str:
     if x.dim() != 2:
         _refuse(call.recorder.place(), f'an input of {x.dim()} dimensions; flatten it')
-    arrays = _signs(call, linear)
+    arrays = _binary(call, linear)
+    name = call.recorder.name(x, call)
+    if 'threshold' in arrays:  # one for each feature
+        name = call.recorder.vector(name)
     return call.recorder.emit(
         'binary_linear',
-        [call.recorder.name(x, call)],
+        [name],
         dict(binarize_input=linear.binarize_input),
         arrays,
         call.recorder.layer(weight=linear.weight),
@@ -574,10 +625,46 @@ def _pad_shortcut(call: _Call, shortcut: PadShortcut, x: Tensor) -> str:
     return call.recorder.emit('pad_shortcut', [call.recorder.name(x, call)], attributes)
 
 
+def _by_channel(call: _Call, x: Tensor, *parameters: Tensor) -> tuple[str, list]:
+    """A value as channels, and parameters spread over them."""
+    recorder = call.recorder
+    arrays = [recorder.array(p, 'parameter', call).ravel() for p in parameters]
+    name = recorder.name(x, call)
+    if x.dim() == 2 and any(array.size > 1 for array in arrays):
+        name = recorder.vector(name)
+    channels = recorder.shapes[name][0]
+    return name, [np.repeat(a, channels) if a.size == 1 else a for a in arrays]
+
+
+def _rprelu(call: _Call, module: RPReLU, x: Tensor) -> str:
+    recorder = call.recorder
+    parameters = module.shift_in, module.weight, module.shift_out
+    name, (before, slope, after) = _by_channel(call, x, *parameters)
+    path, one = recorder.layer(weight=module.weight), np.ones_like(before)
+    for role, shift in (('shift_in', before), ('', slope), ('shift_out', after)):
+        if role:
+            layer = f'{path}.{role}' if path else None
+            arrays = dict(affine=np.stack([one, shift]))
+            name = recorder.emit('affine', [name], {}, arrays, layer)
+        else:
+            name = recorder.emit('prelu', [name], {}, dict(negative=slope), path)
+    return name
+
+
+def _maxout(call: _Call, module: Maxout, x: Tensor) -> str:
+    parameters = module.positive, module.negative
+    name, (positive, negative) = _by_channel(call, x, *parameters)
+    arrays = dict(negative=negative, positive=positive)
+    path = call.recorder.layer(positive=module.positive)
+    return call.recorder.emit('prelu', [name], {}, arrays, path)
+
+
 _LAYERS: dict[type, Callable] = {
-    IRConv2d: _binary_conv2d,
-    IRLinear: _binary_linear,
+    BinaryConv2d: _binary_conv2d,
+    BinaryLinear: _binary_linear,
     PadShortcut: _pad_shortcut,
+    RPReLU: _rprelu,
+    Maxout: _maxout,
 }
 
 
@@ -733,15 +820,9 @@ def _relu6(call, input, inplace=False) -> str:
 
 
 def _prelu(call, input, weight) -> str:
-    recorder = call.recorder
-    slopes = recorder.array(weight, 'weight', call)
-    name = recorder.name(input, call)
-    if input.dim() == 2:
-        name = recorder.vector(name)
-    if slopes.size == 1:
-        slopes = np.repeat(slopes.reshape(1), recorder.shapes[name][0])
-    layer = recorder.layer(weight=weight)
-    return recorder.emit('prelu', [name], {}, dict(negative=slopes), layer)
+    name, (slopes,) = _by_channel(call, input, weight)
+    layer = call.recorder.layer(weight=weight)
+    return call.recorder.emit('prelu', [name], {}, dict(negative=slopes), layer)
 
 
 def _dropout(call, input, p=0.5, training=True, inplace=False) -> str:
@@ -768,9 +849,51 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _sum(call, a: Any, b: Any, sign: float = 1) -> str:
-    """Say what a + sign * b is, of values and numbers."""
+def _by_parameter(call, a: Any, b: Any) -> tuple[Any, np.ndarray] | None:
+    """A value and the parameter beside it, as one number for each of its channels.
+
+    None where there is no such pair.
+    """
     recorder = call.recorder
+    for value, other in ((a, b), (b, a)):
+        if not isinstance(value, Tensor) or value not in recorder.values:
+            continue
+        if isinstance(other, Tensor) and id(other) in recorder.parameters:
+            shape = (1,) * (value.dim() - other.dim()) + tuple(other.shape)
+            if len(shape) != value.dim() or shape not in (
+                (1,) * value.dim(),
+                (1, value.shape[1], *[1] * (value.dim() - 2)),
+            ):
+                call.refuse(
+                    f'a parameter of shape {tuple(other.shape)} is no number for each '
+                    f'channel of {tuple(value.shape)}'
+                )
+            return value, recorder.array(other, 'operand', call).ravel()
+    return None
+
+
+def _affine_by(call, value: Any, factor: np.ndarray, offset: np.ndarray) -> str:
+    """Say what factor * value + offset is, of arrays of a number or one a channel."""
+    recorder = call.recorder
+    name = recorder.name(value, call)
+    if value.dim() == 2:
+        name = recorder.vector(name)
+    channels = recorder.shapes[name][0]
+    spread = [np.broadcast_to(np.float32(v), channels) for v in (factor, offset)]
+    return recorder.emit('affine', [name], {}, dict(affine=np.stack(spread)))
+
+
+def _sum(call, a: Any, b: Any, sign: float = 1) -> str:
+    """Say what a + sign * b is, of values, parameters and numbers."""
+    recorder = call.recorder
+    if (pair := _by_parameter(call, a, b)) is not None:
+        value, offset = pair
+        factor = np.float32(1)
+        if value is a:
+            offset = np.float32(sign) * offset
+        else:
+            factor = np.float32(sign)
+        return _affine_by(call, value, factor, offset)
     if _number(b):
         return _affine(call, a, 1, sign * b)
     if _number(a):
@@ -812,6 +935,8 @@ def _power_of_two(value: float) -> bool:
 
 
 def _mul(call, input, other) -> str:
+    if (pair := _by_parameter(call, input, other)) is not None:
+        return _affine_by(call, *pair, np.float32(0))
     value, factor = (input, other) if _number(other) else (other, input)
     if not _number(factor):
         call.refuse('a product of two tensors; a packed network has none')

@@ -5,7 +5,7 @@ from networks import mixed_network, warm_up
 from packed_models import ARCHITECTURES, classifier
 from torch import nn
 
-from mmirnet.binary import IRConv2d
+from mmirnet.binary import IRConv2d, ReActConv2d
 from mmirnet.errors import ConfigError, UnsupportedModelError
 from mmirnet.packed import pack, read, unpack, write
 from mmirnet.runtime import Session, load
@@ -163,7 +163,7 @@ def network_with(layer):
         nn.GELU(),
         nn.GroupNorm(2, 8),
         nn.MaxPool2d(2, dilation=2),
-        IRConv2d(8, 8, 3, scale='mean', bias=False),
+        ReActConv2d(8, 8, 3, binarize_weight=False, bias=False),
         nn.BatchNorm2d(8, track_running_stats=False),
     ],
     ids=str,

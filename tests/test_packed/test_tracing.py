@@ -32,6 +32,9 @@ def build(forward, *layers):
             self.first = nn.Conv2d(3, 4, 1)
             self.layers = nn.ModuleList(layers)
             self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+            self.shift = nn.Parameter(torch.randn(1, 4, 1, 1))
+            self.features = nn.Parameter(torch.randn(4))
+            self.number = nn.Parameter(torch.randn(1))
             self.fc = nn.LazyLinear(5)
 
         def forward(self, x):
@@ -105,6 +108,17 @@ TAKEN = {
         x if x.shape[-1] > 3 and x.dim() == 4 else -x
     ),
     'x += y': lambda net, x: x.add_(x.clone()),
+    'x + parameter': lambda net, x: x + net.shift,
+    'parameter + x': lambda net, x: net.shift + x,
+    'parameter - x': lambda net, x: net.shift - x,
+    'x - parameter': lambda net, x: x - net.shift,
+    'x * parameter': lambda net, x: x * net.shift,
+    'x *= parameter': lambda net, x: x.mul_(net.shift),
+    'x + 2 * parameter': lambda net, x: torch.add(x, net.shift, alpha=2),
+    'x * number': lambda net, x: x * net.number,
+    'features + parameter': lambda net, x: x.mean([2, 3]) * net.number + net.features,
+    'prelu': lambda net, x: F.prelu(x, net.features),
+    'prelu of features': lambda net, x: torch.prelu(x.flatten(1), net.number),
     'in place, read again': lambda net, x: F.relu_(x).mul(0) + x,
     'unsqueeze': lambda net, x: x.mean([2, 3])[:, :, None, None],
 }
@@ -135,6 +149,15 @@ REFUSED = {
     'mul': (lambda net, x: x * x, 'mul: a product of two tensors'),
     'broadcast': (lambda net, x: x + x.mean([2, 3], keepdim=True), 'broadcast'),
     'constant': (lambda net, x: x + net.weight[0, 0, 0, 0], 'made of no image'),
+    'a parameter by column': (
+        lambda net, x: F.avg_pool2d(x, (1, 3), 1) + net.features,
+        r'a parameter of shape \(4,\) is no number for each channel',
+    ),
+    'a parameter of more axes': (
+        lambda net, x: x.flatten(1) * net.shift,
+        r'shape \(1, 4, 1, 1\) is no number for each channel',
+    ),
+    'a computed parameter': (lambda net, x: x * net.shift.exp(), 'product of two'),
     'cat': (lambda net, x: torch.cat([x, x], 1), 'cat: the packed format has no'),
     'chunk': (lambda net, x: x.chunk(2, 1)[0], 'chunk: the packed format has no'),
     'part': (lambda net, x: x[:, :2], '__getitem__: .* a part of a tensor'),
@@ -238,7 +261,8 @@ def test_tied_weights():
     network = build(lambda net, x: net.layers[1](net.layers[0](x)), first, second)
     packed = check_equal(network, (8, 6))
     state = latent_state_dict(packed)
-    assert set(state) == set(network.state_dict()) - {'weight'}
+    own = {'weight', 'shift', 'features', 'number'}
+    assert set(state) == set(network.state_dict()) - own
     torch.testing.assert_close(state['layers.1.bias'], second.bias.detach())
 
 
@@ -286,7 +310,6 @@ def nan(module):
             lambda: IRConv2d(4, 4, 3, padding=1, padding_mode='reflect'),
             r"layers.0 \(IRConv2d.*\): padding mode 'reflect'",
         ),
-        (lambda: IRConv2d(4, 4, 3, scale='mean'), r"layers.0 .*use 'shift' or None"),
         (lambda: Doubled(4, 4, 3), r'layers.0 \(Doubled.*a subclass of IRConv2d'),
         (
             lambda: parametrizations.weight_norm(IRConv2d(4, 4, 3)),

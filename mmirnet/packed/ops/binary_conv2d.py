@@ -30,8 +30,8 @@ def _shape(fields, inputs, tensors):
     binary.check_signs(fields, window_size, shape[0], tensors)
     need(
         'affine_input' not in tensors or window.square,
-        'affine_input: only with one group, no dilation, and one kernel size, stride '
-        'and padding for both sides',
+        'offset and affine_input (AdaBin): only with one group, no dilation, and one '
+        'kernel size, stride and padding for both sides',
     )
     return (len(tensors['signs']), *output_size(shape, window))
 

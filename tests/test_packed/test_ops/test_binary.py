@@ -153,7 +153,7 @@ def test_terms_are_for_square_windows_alone():
         attributes = dict(WINDOW, padding=0, binarize_input=True) | change
         graph = [op('y', 'binary_conv2d', 'input', **attributes)]
         tensors = {f'y.{role}': array for role, array in tensors.items()}
-        with pytest.raises(PackedFileError, match='affine_input: only with one group'):
+        with pytest.raises(PackedFileError, match='only with one group'):
             packed_network(graph, tensors, (4, 7, 8))
 
 
