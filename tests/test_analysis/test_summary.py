@@ -97,17 +97,68 @@ def test_resnet18_by_hand():
     assert total.float_macs == stem + 3 * shortcut + 512 * 1000 == 137_793_536
 
 
-@pytest.mark.parametrize('stem', ['resnet20_bireal_cifar10', 'vgg-small_cifar10'])
-def test_packed_bytes_are_those_of_a_file(stem, tmp_path):
-    model = build(stem)
+def classifier(backbone, head, width, classes=10):
+    init_default_scope('mmpretrain')
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type=head, num_classes=classes, in_channels=width),
+        )
+    )
+
+
+def adabin_resnet20(**options):
+    backbone = dict(
+        type='IRResNet_CIFAR',
+        depth=20,
+        conv_cfg=dict(type='AdaBinConv2d'),
+        act_cfg=dict(type='Maxout'),
+    )
+    return classifier(backbone | options, 'BNLinearClsHead', 64)
+
+
+def reactnet_resnet18(classes=1000, **options):
+    backbone = dict(
+        type='IRResNet',
+        depth=18,
+        conv_cfg=dict(type='ReActConv2d'),
+        act_cfg=dict(type='RPReLU'),
+        shortcut='avg_conv',
+        stem_act=False,
+    )
+    return classifier(backbone | options, 'LinearClsHead', 512, classes)
+
+
+FILES = {
+    'resnet20_bireal_cifar10': lambda: build('resnet20_bireal_cifar10'),
+    'vgg-small_cifar10': lambda: build('vgg-small_cifar10'),
+    'AdaBin': adabin_resnet20,
+    'AdaBin 1/32': lambda: adabin_resnet20(
+        conv_cfg=dict(type='AdaBinConv2d', binarize_input=False),
+        act_cfg=dict(type='PReLU'),
+    ),
+    'ReActNet': lambda: reactnet_resnet18(10),
+    'ReActNet, one slope': lambda: reactnet_resnet18(
+        10, act_cfg=dict(type='RPReLU', num_parameters=1)
+    ),
+    'ReCU': lambda: adabin_resnet20(
+        conv_cfg=dict(type='ReCUConv2d'), shortcut='avg_pad'
+    ),
+    'mean': lambda: adabin_resnet20(conv_cfg=dict(type='IRConv2d', scale='mean')),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_packed_bytes_are_those_of_a_file(name, tmp_path):
+    model = FILES[name]()
     write(pack(model, (32, 32)), tmp_path / 'a.safetensors')
     stored = safetensors.deserialize((tmp_path / 'a.safetensors').read_bytes())
     layers = summary(model, (3, 32, 32)).layers
     for layer in layers:
         own = [
-            len(e['data'])
-            for name, e in stored
-            if name.rpartition('.')[0] == layer.name
+            len(e['data']) for name, e in stored if name.startswith(f'{layer.name}.')
         ]
         assert layer.bytes_packed == sum(own), layer.name
     assert sum(layer.bytes_packed for layer in layers) == sum(
@@ -259,27 +310,9 @@ def test_operations_without_weights_of_filters(layer, operations):
     )
 
 
-def classifier(backbone, head, width, classes=10):
-    init_default_scope('mmpretrain')
-    return MODELS.build(
-        dict(
-            type='ImageClassifier',
-            backbone=backbone,
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type=head, num_classes=classes, in_channels=width),
-        )
-    )
-
-
 def test_adabins_resnet20_by_hand(resnet20):
     """What it adds to IR-Net's network."""
-    backbone = dict(
-        type='IRResNet_CIFAR',
-        depth=20,
-        conv_cfg=dict(type='AdaBinConv2d'),
-        act_cfg=dict(type='Maxout'),
-    )
-    ours = summary(classifier(backbone, 'BNLinearClsHead', 64), (3, 32, 32))
+    ours = summary(adabin_resnet20(), (3, 32, 32))
     outputs = 6 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2
     assert ours.total.binary_macs == resnet20.total.binary_macs
     assert ours.total.float_macs == resnet20.total.float_macs
@@ -294,15 +327,7 @@ def test_adabins_resnet20_by_hand(resnet20):
 
 
 def test_reactnets_resnet18_by_hand():
-    backbone = dict(
-        type='IRResNet',
-        depth=18,
-        conv_cfg=dict(type='ReActConv2d'),
-        act_cfg=dict(type='RPReLU'),
-        shortcut='avg_conv',
-        stem_act=False,
-    )
-    ours = summary(classifier(backbone, 'LinearClsHead', 512, 1000), (3, 224, 224))
+    ours = summary(reactnet_resnet18(), (3, 224, 224))
     theirs = summary(build('resnet18_bireal_in1k'), (3, 224, 224)).total
     assert ours.total.binary_macs == theirs.binary_macs
     assert ours.total.float_macs == theirs.float_macs

@@ -18,26 +18,23 @@ comparisons (sign, ReLU, Hardtanh, max-pooling), global pooling, and scales that
 powers of two. What only some recipes have is counted, as operations per output. A
 multiplication and the addition behind it count as one:
 
-======================================= ====== =====================================
-part                                    FLOPs  BOPs
-======================================= ====== =====================================
-float scale of a binary layer           1      0
-AdaBin, W/A bits 1/1                    2      the inputs of a window, for all
-                                               filters of a group together
-AdaBin, W/A bits 1/32                   0      0
-PReLU, Maxout                           1      0
-RPReLU                                  2      0
-average pooling with windows            pixels 0
-                                        of a
-                                        window
-======================================= ====== =====================================
+================================== ================== ============================
+part                               FLOPs              BOPs
+================================== ================== ============================
+float scale of a binary layer      1
+AdaBin, W/A bits 1/1               2                  inputs of a window, once for
+                                                      all filters of a group
+PReLU, Maxout                      1
+RPReLU                             2
+average pooling with windows       pixels of a window
+================================== ================== ============================
 
-The scale is counted although a BatchNorm follows, because the packed network multiplies
-the integer sum before the BatchNorm and does not fold it: that keeps every output equal
-to the trained network's, bit for bit. AdaBin's output is a sum of four terms: the sum
-of products of signs times a scale, the sum of the window times another, and
-constants, which are computed once. A threshold of an input replaces the comparison
-with zero.
+A float scale is counted although a BatchNorm follows. The packed network multiplies the
+sum of integers by it and does not fold it into the BatchNorm, so that its outputs equal
+those of the trained network bit for bit. AdaBin's output has four terms: the sum of
+products of signs times a scale, the sum of the signs of the window times another, and
+two constants, which are added in advance. With W/A bits 1/32, its weights are floats of
+two values, and need no scale. A threshold replaces the comparison with zero.
 
 Padded taps are counted. For ResNet-18 at 224x224 with stem, 1x1 shortcuts and
 classifier in full precision, the result is 1.676e9 / 64 + 1.378e8 = 1.640e8 OPs.
@@ -368,14 +365,15 @@ def summary(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
         if not parameters[name] and not macs[module] and not extra_flops:
             continue
         bits = module.bits if module in binary else _FULL
+        output = shapes.get(module, ())
         layers.append(
             Layer(
                 name=name,
                 type=type(module).__name__,
-                output=shapes.get(module, ()),
+                output=output,
                 bits=bits,
                 parameters=parameters[name],
-                bytes_packed=packed_bytes(module, parameters[name]),
+                bytes_packed=packed_bytes(module, parameters[name], output),
                 bytes_fp32=4 * parameters[name],
                 binary_macs=macs[module] if bits == '1/1' else 0,
                 float_macs=0 if bits == '1/1' else macs[module],

@@ -3,13 +3,32 @@
 from math import prod
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ...binary import SCALES, BinaryConv2d, BinaryLinear, IRConv2d, IRLinear
+from ...binary import BinaryConv2d, BinaryLinear
 from ...models import Maxout, RPReLU
+from ...packed.limits import MAX_EXPONENT
 
-#: Operations per output of activations with learned numbers.
-_PER_OUTPUT = {nn.PReLU: 1, Maxout: 1, RPReLU: 2}
+
+class _Activation(NamedTuple):
+    """Cost of an activation with learned numbers."""
+
+    floats: int  # per channel, in a packed file
+    operations: int  # per output
+
+
+# RPReLU is packed as a PReLU between two shifts, each with a slope of 1.
+_ACTIVATIONS = {
+    nn.PReLU: _Activation(1, 1),
+    Maxout: _Activation(2, 1),
+    RPReLU: _Activation(5, 2),
+}
+
+
+def _activation(module: nn.Module) -> _Activation | None:
+    found = (cost for kind, cost in _ACTIVATIONS.items() if isinstance(module, kind))
+    return next(found, None)
 
 
 class _Floats(NamedTuple):
@@ -28,44 +47,57 @@ def _binary_weights(module: nn.Module) -> _Floats | None:
     if not module.binarize_weight:
         return None
     weight = module.quantized()
-    is_float = weight.scale is not None
-    if isinstance(module, IRConv2d | IRLinear) and is_float:
-        is_float = not SCALES[module.rule.scale].exact
     inputs = module.recipe.inputs if module.recipe and module.binarize_input else None
     has_thresholds = inputs is not None and inputs.threshold is not None
     return _Floats(
-        scale=is_float,
+        scale=weight.offset is not None or not _are_shifts(weight.scale),
         offset=weight.offset is not None,
         thresholds=_inputs(module) if has_thresholds else 0,
         affine_input=inputs is not None and inputs.value is not None,
     )
 
 
+def _are_shifts(scale: Tensor | None) -> bool:
+    """Whether all scales are powers of two that a packed file has exponents for."""
+    if scale is None:
+        return True
+    mantissa, exponent = torch.frexp(scale.float())  # 1 is 0.5 * 2**1
+    return bool(((mantissa == 0.5) & ((exponent - 1).abs() <= MAX_EXPONENT)).all())
+
+
 def _inputs(layer: BinaryConv2d | BinaryLinear) -> int:
     return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
 
 
-def packed_bytes(module: nn.Module, parameters: int) -> int:
+def packed_bytes(
+    module: nn.Module, parameters: int, output: tuple[int, ...] = ()
+) -> int:
     """Computes the bytes of a layer's tensors in a packed file.
 
     A filter of a binary layer takes one bit per weight, in 64-bit words, and an int8
-    exponent or a float32 scale. A threshold takes a float32 per input channel, and
-    AdaBin's offsets and its two numbers of the input are float32 too. Everything else
-    is float32. BatchNorm is folded into two floats per channel, as many as it has
-    parameters. Layers that the format does not support are counted in the same way.
+    exponent, or a float32 scale if those of the layer are not powers of two. A
+    threshold takes a float32 per input channel, and AdaBin's offsets and its two
+    numbers of the input are float32 too. Everything else is float32. BatchNorm is
+    folded into two floats per channel, as many as it has parameters. PReLU takes one,
+    Maxout two and RPReLU five, even if all channels have the same numbers. Layers that
+    the format does not support are counted in the same way.
 
     Args:
         module (nn.Module): The layer.
         parameters (int): Number of its parameters.
+        output (tuple[int, ...]): Shape of its output, (N, C, ...), for activations.
 
     Returns:
         int: The bytes.
 
     Example:
+        >>> from mmirnet.binary import IRConv2d
         >>> conv = IRConv2d(16, 32, 3, bias=False)
         >>> packed_bytes(conv, conv.weight.numel())  # 144 bits are 3 words
         800
     """
+    if (activation := _activation(module)) and len(output) > 1:
+        return 4 * activation.floats * output[1]
     layer = _binary_weights(module)
     if layer is None:
         return 4 * parameters
@@ -97,9 +129,8 @@ def extra_operations(module: nn.Module, outputs: int) -> tuple[int, int]:
         sides = module.kernel_size
         window = prod(sides) if isinstance(sides, tuple) else sides**2
         return 0, window * outputs
-    return 0, sum(
-        n * outputs for kind, n in _PER_OUTPUT.items() if isinstance(module, kind)
-    )
+    activation = _activation(module)
+    return 0, activation.operations * outputs if activation else 0
 
 
 def _of_binary_layer(
