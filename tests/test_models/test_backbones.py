@@ -10,7 +10,7 @@ from torch import nn
 
 import mmirnet  # noqa: F401
 from mmirnet.analysis.cost.measure import saved_bytes
-from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede
+from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede, set_schedule
 from mmirnet.errors import ConfigError
 from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall
 from mmirnet.models.blocks import build_shortcut
@@ -545,6 +545,56 @@ def test_blocks_of_other_recipes_equal_their_formulas(recipe, channels, size):
         out.square().mean().backward()
     for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def recipe_block(recipe, **options):
+    kind, _, shortcut = RECIPES[recipe]
+    conv = 'ReActConv2d' if recipe == 'ReActNet' else f'{recipe}Conv2d'
+    norm_cfg = dict(type='BN')
+    downsample = build_shortcut(shortcut, 4, 8, None, norm_cfg)
+    block = BiRealBlock(
+        4,
+        8,
+        2,
+        downsample,
+        conv_cfg=dict(type=conv),
+        norm_cfg=norm_cfg,
+        act_cfg=dict(type=kind),
+        **options,
+    )
+    for _, layer in binary_layers(block):
+        if layer.schedule.numbers:
+            set_schedule(block, layer.schedule.name, *layer.t_and_k.tolist())
+    return block
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_blocks_of_other_recipes_compile_and_are_recomputed(recipe):
+    plain = recipe_block(recipe)
+    x = torch.randn(2, 4, 6, 6)
+    compiled, checkpointed = copy.deepcopy(plain), recipe_block(recipe, with_cp=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    compiled.compile(fullgraph=True, backend='aot_eager')
+    results = []
+    for block in (plain, compiled, checkpointed):
+        inputs = x.clone().requires_grad_()
+        y = block(inputs)
+        y.square().sum().backward()
+        results.append([y, inputs.grad, *(p.grad for p in block.parameters())])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_blocks_of_other_recipes_stay_in_half_precision(recipe):
+    block = recipe_block(recipe)
+    x = torch.randn(2, 4, 6, 6).bfloat16()
+    with torch.autocast('cpu', torch.bfloat16):
+        y = block(x)
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in block.parameters())
 
 
 @pytest.mark.parametrize('name', RESNETS)

@@ -29,6 +29,26 @@ BACKBONES = {
         64,
     ),
     'vgg-small': (dict(type='IRVGGSmall'), 8192),
+    'AdaBin': (
+        dict(
+            type='IRResNet_CIFAR',
+            depth=20,
+            conv_cfg=dict(type='AdaBinConv2d'),
+            act_cfg=dict(type='Maxout'),
+            shortcut='avg_pad',
+        ),
+        64,
+    ),
+    'ReActNet': (
+        dict(
+            type='IRResNet_CIFAR',
+            depth=20,
+            conv_cfg=dict(type='ReActConv2d'),
+            act_cfg=dict(type='RPReLU'),
+            shortcut='avg_conv',
+        ),
+        64,
+    ),
     'mmpretrain': (
         dict(type='ResNet_CIFAR', depth=18, conv_cfg=dict(type='IRConv2d')),
         512,
