@@ -1,39 +1,78 @@
 """Every config builds, and says what the paper or the released code says."""
 
+import copy
+import functools
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, init_default_scope
+from mmpretrain import get_model
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 
 from mmirnet.binary import binary_layers
+from mmirnet.engine import OvSWHook, ScheduleHook, Teacher
+from mmirnet.engine.keywords import keyword_problems
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(
-    p.relative_to(ROOT / 'configs').as_posix()
-    for folder in ('irnet', 'examples')
-    for p in (ROOT / 'configs' / folder).glob('*.py')
-)
-ABLATION = [f'ablation/{p.name}' for p in (ROOT / 'configs/ablation').glob('*.py')]
+#: Layers by folder; those of the comparison are named in its files.
+LAYERS = {
+    'irnet': 'IRConv2d',
+    'examples': 'IRConv2d',
+    'bnn': 'BNNConv2d',
+    'dorefa': 'DoReFaConv2d',
+    'xnor': 'XNORConv2d',
+    'bireal': 'BiRealConv2d',
+    'bihalf': 'BiHalfConv2d',
+    'reste': 'ReSTEConv2d',
+    'recu': 'ReCUConv2d',
+    'adabin': 'AdaBinConv2d',
+    'react': 'ReActConv2d',
+    'ovsw': 'OvSWConv2d',
+    'biper': 'BiPerConv2d',
+}
 
 
+def names(*folders):
+    files = [p for folder in folders for p in (ROOT / 'configs' / folder).glob('*.py')]
+    return sorted(p.relative_to(ROOT / 'configs').as_posix() for p in files)
+
+
+CONFIGS = names(*LAYERS, 'fair')
+ABLATION = names('ablation')
+
+
+@functools.cache
 def load(name):
     return Config.fromfile(ROOT / 'configs' / name)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_builds_with_the_bits_of_its_name(name):
-    cfg = load(name)
+def build(name):
     init_default_scope('mmpretrain')
-    model = MODELS.build(cfg.model)
+    return MODELS.build(copy.deepcopy(load(name).model))
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_builds_with_the_bits_and_layers_of_its_name(name):
+    cfg, model = load(name), build(name)
     layers = [layer for _, layer in binary_layers(model)]
+    marks = {'_fp_': set(), 'w1a32': {'1/32'}, '_step1_': {'32/1'}}
+    bits = next((b for mark, b in marks.items() if mark in name), {'1/1'})
+    assert {layer.bits for layer in layers} == bits
+    folder, _, stem = name.partition('/')
+    key = stem.split('_')[1] if folder == 'fair' else folder
+    kinds = {type(layer).__name__ for layer in layers}
+    assert kinds == ({LAYERS[key]} if bits else set())
     hooks = [HOOKS.build(dict(h)) for h in cfg.get('custom_hooks', [])]
-    has_ede = any(type(h).__name__ == 'EDEHook' for h in hooks)
-    assert has_ede == bool(layers) == ('_fp_' not in name)
-    assert {layer.binarize_input for layer in layers} <= {'w1a32' not in name}
+    moving = {layer.schedule.name for layer in layers if layer.schedule.numbers}
+    assert {h.schedule.name for h in hooks if isinstance(h, ScheduleHook)} == moving
+    assert any(isinstance(h, OvSWHook) for h in hooks) == (key == 'ovsw')
     assert cfg.data_preprocessor.num_classes == model.head.num_classes
     assert 'mmirnet' in cfg.custom_imports.imports
+    assert not list(keyword_problems(cfg))
 
 
 #: Processes that a config's learning rate is made for; one where nothing is said.
@@ -43,7 +82,9 @@ PROCESSES = {'examples/resnet18_w1a32_cifar10.py': 8}
 @pytest.mark.parametrize('name', [*CONFIGS, *ABLATION])
 def test_learning_rate_is_that_of_its_batch(name):
     cfg = load(name)
-    processes = 32 if name.endswith('_in1k.py') else PROCESSES.get(name, 1)
+    processes = PROCESSES.get(name, 1)
+    if name.endswith('_in1k.py'):
+        processes = 8 if name.startswith('react') else 32
     batch = processes * cfg.train_dataloader.batch_size
     assert cfg.auto_scale_lr.base_batch_size == batch
 
@@ -121,8 +162,129 @@ def test_images_are_normalised_as_in_the_released_scripts(name):
     assert any(t.type == 'RandomFlip' and t.prob == 0.5 for t in cfg.train_pipeline)
 
 
-def test_every_run_is_in_the_results_table():
-    table = (ROOT / 'configs/irnet/README.md').read_text()
-    for name in CONFIGS:
-        if name.startswith('irnet/'):
-            assert f'[{Path(name).stem}]({Path(name).name})' in table
+# folder: (start of the names, epochs, batch size, weight decay)
+PUBLISHED = {
+    'reste': [
+        ('resnet20', 1000, 256, 1e-4),
+        ('resnet18_normal_cifar10', 2000, 256, 1e-5),
+    ],
+    'recu': [('resnet20', 600, 256, 5e-4), ('vgg-small', 600, 256, 5e-4)],
+    'adabin': [('resnet20', 400, 128, 1e-4), ('vgg-small', 300, 128, 1e-4)],
+    'react': [
+        ('resnet18_bireal_step1_in1k', 128, 64, 1e-5),
+        ('resnet18_bireal_step2_in1k', 128, 64, 0.0),
+    ],
+    'biper': [
+        ('resnet20_bireal_step1_cifar10', 600, 128, 1e-4),
+        ('resnet20_bireal_step2_cifar10', 300, 128, 1e-4),
+    ],
+}
+
+
+@pytest.mark.parametrize('folder', PUBLISHED)
+def test_budgets_of_the_papers(folder):
+    for start, *wanted in PUBLISHED[folder]:
+        found = [n for n in names(folder) if n.startswith(f'{folder}/{folder}_{start}')]
+        assert found
+        for name in found:
+            cfg = load(name)
+            decay = cfg.optim_wrapper.optimizer.weight_decay
+            batch = cfg.train_dataloader.batch_size
+            assert [cfg.train_cfg.max_epochs, batch, decay] == wanted
+
+
+def test_settings_of_the_papers():
+    (warmup, cosine) = load('recu/recu_vgg-small_cifar10.py').param_scheduler
+    assert (warmup.end, cosine.begin) == (5, 5)
+    for name in names('adabin'):
+        model = load(name).model
+        assert model.backbone.act_cfg == dict(type='Maxout')
+        assert model.backbone.get('structure', 'bireal') == 'bireal'
+        assert load(name).custom_hooks[0].t_min == 1e-3
+    for name in names('ovsw'):
+        (hook,) = load(name).custom_hooks
+        wanted = (0.01, 2e-5) if 'in1k' in name else (0.04, 9e-4)
+        assert (hook.min_ratio, hook.silent_decay) == wanted
+    for name in names('react'):
+        cfg = load(name)
+        assert cfg.model.backbone.act_cfg == dict(type='RPReLU')
+        assert cfg.model.get('label_weight', 0.0) == 0
+        assert cfg.optim_wrapper.optimizer.type == 'Adam'
+        (linear,) = cfg.param_scheduler
+        assert (linear.start_factor, linear.end_factor) == (1, 0)
+    for name in names('react')[:2] + names('recu')[:2]:
+        assert load(name).model.backbone.shortcut.startswith('avg_')
+
+
+@pytest.mark.parametrize('first', [n for n in CONFIGS if '_step1_' in n])
+def test_a_second_step_starts_from_the_checkpoint_of_the_first(first):
+    second = first.replace('step1', 'step2')
+    epochs = load(first).train_cfg.max_epochs
+    assert load(second).load_from == f'work_dirs/{Path(first).stem}/epoch_{epochs}.pth'
+    assert load(first).get('load_from') is None
+    given, taken = (build(name).state_dict() for name in (first, second))
+    assert given.keys() == taken.keys()
+    assert all(given[name].shape == taken[name].shape for name in given)
+
+
+def test_weights_of_reactnet_start_small_and_positive():
+    model = build('react/react_resnet20_bireal_step1_cifar10.py')
+    model.backbone.init_weights()
+    for _, layer in binary_layers(model):
+        assert layer.weight.min() >= 0 and 9e-4 < layer.weight.max() < 1e-3
+    assert model.backbone.conv1.weight.min() < 0
+
+
+@pytest.mark.parametrize(
+    'name', ['resnet20_bireal_step1_cifar10', 'resnet18_bireal_step1_in1k']
+)
+def test_the_teacher_of_reactnet_fits(name, tmp_path):
+    cfg = load(f'react/react_{name}.py')
+    spec = dict(copy.deepcopy(cfg.model), data_preprocessor=cfg.data_preprocessor)
+    spec['backbone'] = dict(type='IRResNet_CIFAR', depth=20)
+    spec['head'] = dict(spec['head'], in_channels=64)
+    init_default_scope('mmpretrain')
+    student = MODELS.build(spec)
+    path = str(tmp_path / 'teacher.pth')
+    teacher = get_model(student.teacher.config)
+    torch.save(teacher.state_dict(), path)
+    loaded = Teacher(student.teacher.config, path)
+    loaded.load(student)
+    assert loaded.network.head.num_classes == student.head.num_classes
+
+
+@pytest.mark.parametrize('name', names('fair'))
+def test_the_comparison_changes_the_recipe_alone(name):
+    def rest(name):
+        cfg = copy.deepcopy(load(name)._cfg_dict.to_dict())
+        own = ('act_cfg', 'shortcut') if '_own_' in name else ()
+        for key in ('conv_cfg', *own):
+            cfg['model']['backbone'].pop(key, None)
+        for key in ('type', 'regulariser'):
+            cfg['model'].pop(key, None)
+        del cfg['custom_hooks']
+        return cfg
+
+    wanted = rest('fair/fair_irnet_cifar10.py')
+    if '_own_' in name:
+        wanted['model']['backbone'].pop('act_cfg')
+    if 'react_own' in name or 'adabin_own' in name:
+        assert load(name).model.backbone.act_cfg.type in ('RPReLU', 'Maxout')
+    found = rest(name)
+    if 'recu_own' in name:
+        found['model']['backbone'].pop('act_cfg', None)
+    assert found == wanted
+
+
+@pytest.mark.parametrize('name', names('fair'))
+def test_trains_every_parameter(name):
+    model = build(name)
+    model.init_weights()
+    images = torch.randn(4, 3, 8, 8)
+    samples = [DataSample().set_gt_label(i) for i in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # nothing moves the schedule
+        losses = model.train().loss(images, samples)
+    sum(losses.values()).backward()
+    for parameter, weight in model.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all(), parameter

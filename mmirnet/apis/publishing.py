@@ -25,7 +25,7 @@ from ..errors import CheckpointError
 from ..files import check_writable, write_atomic
 from ..zoo import metafile
 from ..zoo.index import Entry, check_model_name, parse_index, render_index
-from ..zoo.names import dataset_of
+from ..zoo.names import dataset_of, folders
 from .evaluation import evaluate, plain
 from .packing import pack_checkpoint
 
@@ -132,7 +132,7 @@ def publish(
             (zoo / outdated).unlink(missing_ok=True)
     return (
         f'{zoo / entry.file}: {len(data):,} bytes, '
-        f'{entry.dataset} {entry.metrics}\n{_write_metafile(zoo)}'
+        f'{entry.dataset} {entry.metrics}\n{_write_metafile(zoo, name)}'
     )
 
 
@@ -207,8 +207,11 @@ def _settings(cfg: Any, prefix: str = '') -> dict[str, Any]:
     return values
 
 
-def _write_metafile(zoo: Path) -> str:
+def _write_metafile(zoo: Path, name: str) -> str:
     # The metafile lists the models in the checkout's own zoo.
     if zoo.resolve() != (metafile.ROOT / 'zoo').resolve():
         return f'metafile.yml: left as it is, it lists {metafile.ROOT / "zoo"}'
-    return f'{metafile.write()}: written'
+    folder = folders().get(name)
+    if folder is None:
+        return f'metafile.yml: none lists {name}'
+    return f'{metafile.write(folder)}: written'

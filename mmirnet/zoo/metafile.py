@@ -1,6 +1,6 @@
-"""The metafile of the configs, in OpenMMLab's format.
+"""The metafiles of the configs, in OpenMMLab's format.
 
-``configs/irnet/metafile.yml`` has an entry for each config: the size and operations of
+``configs/FOLDER/metafile.yml`` has an entry for each config: the size and operations of
 the network, computed from the config, and the paper's accuracy. If a trained model is
 published, the entry also has its accuracy, its training and its weights.
 """
@@ -18,20 +18,101 @@ from .names import MIM, PREFIX, SCHEME, dataset_of
 
 #: Folder with configs/ and zoo/: a checkout, or the folder of the installed package.
 ROOT = (MIM / 'configs').resolve().parent
-METAFILE = 'configs/irnet/metafile.yml'
 _HEADER = '# Written by tools/zoo/metafile.py.\n'
-_COLLECTION = {
-    'Name': 'IR-Net',
-    'Metadata': {
-        'Architecture': ['IR-Net', 'ResNet', 'VGG'],
-        'Training Techniques': ['Libra-PB', 'EDE', 'SGD with Momentum'],
-    },
-    'Paper': {
-        'Title': 'Forward and Backward Information Retention for Accurate Binary '
-        'Neural Networks',
-        'URL': 'https://arxiv.org/abs/1909.10788',
-    },
-    'README': 'configs/irnet/README.md',
+
+
+class Collection(NamedTuple):
+    """The configs of one folder."""
+
+    name: str
+    title: str
+    url: str | None
+    techniques: tuple[str, ...]
+
+
+_SGD, _ADAM = 'SGD with Momentum', 'Adam'
+#: The collections by their folder in ``configs``.
+COLLECTIONS = {
+    'irnet': Collection(
+        'IR-Net',
+        'Forward and Backward Information Retention for Accurate Binary Neural '
+        'Networks',
+        'https://arxiv.org/abs/1909.10788',
+        ('Libra-PB', 'EDE', _SGD),
+    ),
+    'bnn': Collection(
+        'BNN',
+        'Binarized Neural Networks',
+        'https://arxiv.org/abs/1602.02830',
+        ('Straight-through Estimator', _SGD),
+    ),
+    'dorefa': Collection(
+        'DoReFa-Net',
+        'DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low '
+        'Bitwidth Gradients',
+        'https://arxiv.org/abs/1606.06160',
+        ('Straight-through Estimator', _SGD),
+    ),
+    'xnor': Collection(
+        'XNOR-Net',
+        'XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks',
+        'https://arxiv.org/abs/1603.05279',
+        ('Straight-through Estimator', _SGD),
+    ),
+    'bireal': Collection(
+        'Bi-Real Net',
+        'Bi-Real Net: Enhancing the Performance of 1-bit CNNs With Improved '
+        'Representational Capability and Advanced Training Algorithm',
+        'https://arxiv.org/abs/1808.00278',
+        ('ApproxSign', _SGD),
+    ),
+    'bihalf': Collection(
+        'Bi-half Net',
+        'Equal Bits: Enforcing Equally Distributed Binary Network Weights',
+        'https://arxiv.org/abs/2112.03406',
+        ('Optimal Transport', _SGD),
+    ),
+    'reste': Collection(
+        'ReSTE',
+        'Estimator Meets Equilibrium Perspective: A Rectified Straight Through '
+        'Estimator for Binary Neural Networks Training',
+        'https://arxiv.org/abs/2308.06689',
+        ('Rectified Straight-through Estimator', _SGD),
+    ),
+    'recu': Collection(
+        'ReCU',
+        'ReCU: Reviving the Dead Weights in Binary Neural Networks',
+        'https://arxiv.org/abs/2103.12369',
+        ('Rectified Clamp Unit', _SGD),
+    ),
+    'adabin': Collection(
+        'AdaBin',
+        'AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets',
+        'https://arxiv.org/abs/2208.08084',
+        ('Adaptive Binary Sets', 'EDE', _SGD),
+    ),
+    'react': Collection(
+        'ReActNet',
+        'ReActNet: Towards Precise Binary Neural Network with Generalized Activation '
+        'Functions',
+        'https://arxiv.org/abs/2003.03488',
+        ('RSign', 'RPReLU', 'Knowledge Distillation', _ADAM),
+    ),
+    'ovsw': Collection(
+        'OvSW',
+        'OvSW: Overcoming Silent Weights for Accurate Binary Neural Networks',
+        'https://arxiv.org/abs/2407.05257',
+        ('Adaptive Gradient Scaling', 'Silence Awareness Decaying', _SGD),
+    ),
+    'biper': Collection(
+        'BiPer',
+        'BiPer: Binary Neural Networks using a Periodic Function',
+        'https://arxiv.org/abs/2404.01278',
+        ('Periodic Weights', _SGD),
+    ),
+    'fair': Collection(
+        'Comparison of recipes', 'Recipes on one network and budget', None, (_SGD,)
+    ),
 }
 
 
@@ -43,7 +124,9 @@ class PaperAccuracy(NamedTuple):
     source: str = 'paper'
 
 
-#: The paper's figures (https://arxiv.org/abs/1909.10788) by name of the config.
+#: Most papers after IR-Net report the epoch that was best on the test set.
+_BEST = 'paper, best test epoch'
+#: The papers' figures by name of the config.
 PAPER = {
     'resnet20_bireal_cifar10': PaperAccuracy(86.5),
     # From the paper's ablation, quoted from memory.
@@ -55,6 +138,24 @@ PAPER = {
     'resnet18_w1a32_in1k': PaperAccuracy(66.5, 86.8),
     'resnet34_bireal_in1k': PaperAccuracy(62.9, 84.1),
     'resnet34_w1a32_in1k': PaperAccuracy(70.4, 89.5),
+    'reste_resnet20_normal_cifar10': PaperAccuracy(86.75, source=_BEST),
+    'reste_resnet20_bireal_cifar10': PaperAccuracy(87.92, source=_BEST),
+    'reste_resnet18_normal_cifar10': PaperAccuracy(92.63, source=_BEST),
+    'reste_vgg-small_cifar10': PaperAccuracy(92.55, source=_BEST),
+    'reste_resnet18_bireal_in1k': PaperAccuracy(60.88, source=_BEST),
+    'recu_resnet20_bireal_cifar10': PaperAccuracy(87.5, source=_BEST),
+    'recu_resnet18_normal_cifar10': PaperAccuracy(92.8, source=_BEST),
+    'recu_vgg-small_cifar10': PaperAccuracy(92.2, source=_BEST),
+    'recu_resnet18_bireal_in1k': PaperAccuracy(60.98, source=_BEST),
+    'adabin_resnet20_bireal_cifar10': PaperAccuracy(88.1, source=_BEST),
+    'adabin_vgg-small_cifar10': PaperAccuracy(92.3, source=_BEST),
+    'adabin_resnet18_bireal_in1k': PaperAccuracy(63.1, source=_BEST),
+    'react_resnet18_bireal_step2_in1k': PaperAccuracy(65.9, source=_BEST),
+    'ovsw_resnet18_bireal_in1k': PaperAccuracy(61.6, source=_BEST),
+    'biper_resnet20_bireal_step2_cifar10': PaperAccuracy(86.98, source=_BEST),
+    'biper_resnet18_normal_step2_cifar10': PaperAccuracy(93.75, source=_BEST),
+    'biper_vgg-small_step2_cifar10': PaperAccuracy(92.46, source=_BEST),
+    'biper_resnet18_bireal_step2_in1k': PaperAccuracy(61.4, source=_BEST),
 }
 _METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
 _STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
@@ -140,7 +241,7 @@ def entry(path: Path, model: Entry | None = None) -> dict[str, Any]:
         }
     made = {
         'Name': f'{PREFIX}{path.stem}',
-        'In Collection': _COLLECTION['Name'],
+        'In Collection': COLLECTIONS[path.parent.name].name,
         'Config': path.relative_to(ROOT).as_posix(),
         'Metadata': metadata,
     }
@@ -151,35 +252,58 @@ def entry(path: Path, model: Entry | None = None) -> dict[str, Any]:
     return made
 
 
-def entries() -> list[dict[str, Any]]:
-    """Creates the entries of all configs, sorted by name."""
+def entries(folder: str) -> list[dict[str, Any]]:
+    """Creates the entries of a folder's configs, sorted by name."""
     models = published()
-    paths = sorted((ROOT / 'configs' / 'irnet').glob('*.py'))
+    paths = sorted((ROOT / 'configs' / folder).glob('*.py'))
     return [entry(path, models.get(path.stem)) for path in paths]
 
 
-def render() -> str:
-    """Creates the text of the metafile."""
-    index = {'Collections': [_COLLECTION], 'Models': entries()}
+def metafile(folder: str) -> Path:
+    """Returns the path of a folder's metafile."""
+    return ROOT / 'configs' / folder / 'metafile.yml'
+
+
+def render(folder: str) -> str:
+    """Creates the text of a folder's metafile."""
+    name, title, url, techniques = COLLECTIONS[folder]
+    collection = {
+        'Name': name,
+        'Metadata': {
+            'Architecture': [*([name] if url else []), 'ResNet', 'VGG'],
+            'Training Techniques': list(techniques),
+        },
+        **({'Paper': {'Title': title, 'URL': url}} if url else {}),
+        'README': f'configs/{folder}/README.md',
+    }
+    index = {'Collections': [collection], 'Models': entries(folder)}
     return _HEADER + yaml.safe_dump(index, sort_keys=False, width=100)
 
 
-def write() -> Path:
-    """Writes the metafile.
+def write(folder: str) -> Path:
+    """Writes a folder's metafile.
+
+    Args:
+        folder (str): A key of :data:`COLLECTIONS`.
 
     Returns:
         Path: The metafile.
     """
-    path = ROOT / METAFILE
-    path.write_text(render())
+    path = metafile(folder)
+    path.write_text(render(folder))
     return path
 
 
-def check() -> None:
-    """Compares the metafile with the configs and the index of published models.
+def check(folder: str) -> None:
+    """Compares a metafile with the configs and the index of published models.
+
+    Args:
+        folder (str): A key of :data:`COLLECTIONS`.
 
     Raises:
         ValueError: If the metafile is out of date.
     """
-    if (ROOT / METAFILE).read_text() != render():
-        raise ConfigError(f'{METAFILE} is out of date: run tools/zoo/metafile.py')
+    path = metafile(folder)
+    if not path.is_file() or path.read_text() != render(folder):
+        name = path.relative_to(ROOT).as_posix()
+        raise ConfigError(f'{name} is out of date: run tools/zoo/metafile.py')

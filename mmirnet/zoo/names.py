@@ -1,4 +1,4 @@
-"""Names of the models, which are the stems of ``configs/irnet/*.py``."""
+"""Names of the models: the stems of the configs in folders with a metafile."""
 
 import difflib
 from pathlib import Path
@@ -30,7 +30,24 @@ def all_names() -> list[str]:
         >>> 'resnet20_bireal_cifar10' in all_names()
         True
     """
-    return sorted(path.stem for path in (MIM / 'configs' / 'irnet').glob('*.py'))
+    return sorted(folders())
+
+
+def folders() -> dict[str, str]:
+    """Returns the folder in ``configs`` of each model.
+
+    Returns:
+        dict[str, str]: Name of the folder by name of the model.
+
+    Example:
+        >>> folders()['resnet20_bireal_cifar10']
+        'irnet'
+    """
+    return {
+        config.stem: metafile.parent.name
+        for metafile in (MIM / 'configs').glob('*/metafile.yml')
+        for config in metafile.parent.glob('*.py')
+    }
 
 
 def known(name: str) -> str:

@@ -171,9 +171,10 @@ def _fetch_local(name: str, folder: Path) -> Path:
 
 def _find(index: dict[str, Entry], name: str) -> Entry:
     if name not in index:
+        folder = names.folders().get(name, 'FOLDER')
         raise ZooError(
             f'the zoo {address()} has no weights of {name}; train them: '
-            f'python tools/train.py configs/irnet/{name}.py'
+            f'python tools/train.py configs/{folder}/{name}.py'
         )
     return index[name]
 

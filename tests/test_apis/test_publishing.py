@@ -180,6 +180,9 @@ def test_what_cannot_be_published(trained, tmp_path):
 
 def test_the_metafile_is_that_of_the_checkouts_zoo(tmp_path, monkeypatch):
     monkeypatch.setattr(metafile, 'ROOT', tmp_path)
-    monkeypatch.setattr(metafile, 'write', lambda: 'metafile.yml')
-    assert module._write_metafile(tmp_path / 'zoo') == 'metafile.yml: written'
-    assert 'it lists' in module._write_metafile(tmp_path / 'elsewhere')
+    monkeypatch.setattr(metafile, 'write', lambda folder: f'{folder}/metafile.yml')
+    name = 'resnet20_bireal_digits'
+    written = module._write_metafile(tmp_path / 'zoo', name)
+    assert written == 'irnet/metafile.yml: written'
+    assert 'it lists' in module._write_metafile(tmp_path / 'elsewhere', name)
+    assert 'none lists mine' in module._write_metafile(tmp_path / 'zoo', 'mine')

@@ -21,13 +21,14 @@ from mmirnet.zoo.names import DATASETS
 
 
 def stems():
-    return {p.stem for p in (store.names.MIM / 'configs/irnet').glob('*.py')}
+    folders = {p.parent for p in (store.names.MIM / 'configs').glob('*/metafile.yml')}
+    return {p.stem for folder in folders for p in folder.glob('*.py')}
 
 
 def test_all_configs_are_listed():
     assert len(stems()) > 20
     assert mmirnet.list_models() == sorted(stems())
-    assert mmpretrain.list_models('*irnet*') == [f'irnet_{n}' for n in sorted(stems())]
+    assert mmpretrain.list_models('irnet_') == [f'irnet_{n}' for n in sorted(stems())]
 
 
 def test_lists_by_pattern_and_data_set():

@@ -1,4 +1,4 @@
-"""Writes configs/irnet/metafile.yml from the configs and the published models."""
+"""Writes configs/*/metafile.yml from the configs and the published models."""
 
 import argparse
 
@@ -24,10 +24,11 @@ def main() -> None:
     with one_line_errors():
         from mmirnet.zoo import metafile
 
-        if args.check:
-            metafile.check()
-        else:
-            print(metafile.write())
+        for folder in metafile.COLLECTIONS:
+            if args.check:
+                metafile.check(folder)
+            else:
+                print(metafile.write(folder))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,9 @@
+_base_ = '../irnet/vgg-small_cifar10.py'
+
+model = dict(
+    backbone=dict(
+        conv_cfg=dict(type='AdaBinConv2d'),
+        act_cfg=dict(_delete_=True, type='Maxout'),
+    )
+)
+custom_hooks = [dict(type='EDEHook', t_min=1e-3, t_max=10)]

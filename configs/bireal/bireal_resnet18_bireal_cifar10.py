@@ -1,0 +1,4 @@
+_base_ = '../irnet/resnet18_bireal_cifar10.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='BiRealConv2d')))
+custom_hooks = []

@@ -1,0 +1,4 @@
+_base_ = '../irnet/resnet18_normal_in1k.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='BNNConv2d')))
+custom_hooks = []

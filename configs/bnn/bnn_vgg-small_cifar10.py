@@ -1,0 +1,4 @@
+_base_ = '../irnet/vgg-small_cifar10.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='BNNConv2d')))
+custom_hooks = []

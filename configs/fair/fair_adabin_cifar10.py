@@ -1,0 +1,3 @@
+_base_ = './fair_irnet_cifar10.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='AdaBinConv2d')))

@@ -1,0 +1,9 @@
+# With activation and shortcuts of ReActNet.
+_base_ = './fair_react_cifar10.py'
+
+model = dict(
+    backbone=dict(
+        act_cfg=dict(_delete_=True, type='RPReLU'),
+        shortcut='avg_conv',
+    )
+)

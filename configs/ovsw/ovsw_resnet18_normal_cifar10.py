@@ -1,0 +1,4 @@
+_base_ = '../irnet/resnet18_normal_cifar10.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='OvSWConv2d')))
+custom_hooks = [dict(type='OvSWHook', min_ratio=0.04, silent_decay=9e-4)]

@@ -1,0 +1,4 @@
+_base_ = '../irnet/resnet18_normal_cifar10.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='XNORConv2d')))
+custom_hooks = []
