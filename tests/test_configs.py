@@ -16,6 +16,8 @@ from mmpretrain.structures import DataSample
 from mmirnet.binary import binary_layers
 from mmirnet.engine import OvSWHook, ScheduleHook, Teacher
 from mmirnet.engine.keywords import keyword_problems
+from mmirnet.packed import pack
+from mmirnet.packed.simulation import Simulation
 
 ROOT = Path(__file__).parents[1]
 #: Layers by folder; those of the comparison are named in its files.
@@ -277,7 +279,7 @@ def test_the_comparison_changes_the_recipe_alone(name):
 
 
 @pytest.mark.parametrize('name', names('fair'))
-def test_trains_every_parameter(name):
+def test_trains_every_parameter_and_is_packed_bit_for_bit(name):
     model = build(name)
     model.init_weights()
     images = torch.randn(4, 3, 8, 8)
@@ -288,3 +290,7 @@ def test_trains_every_parameter(name):
     sum(losses.values()).backward()
     for parameter, weight in model.named_parameters():
         assert weight.grad is not None and weight.grad.isfinite().all(), parameter
+    with torch.no_grad():
+        wanted = model.eval()(images)
+        got = Simulation(pack(model, (8, 8))).eval()(images)
+    assert torch.equal(got, wanted)
