@@ -57,8 +57,8 @@ class BinaryStatsHook(Hook):
 
     Estimating error and gradient variance are the two indicators of `ReSTE
     <https://arxiv.org/abs/2308.06689>`_: a sharper estimator lowers the first and
-    raises the second. Layers with W/A bits 1/32 have no statistics of inputs, and
-    frozen layers none of gradients.
+    raises the second. Layers with W/A bits 1/32 have no statistics of inputs, layers
+    with 32/1 none of scales, and frozen layers none of gradients.
 
     The log shows the statistics over all layers. The visualizer receives these as
     ``binary/STATISTIC``, and those of each layer as ``binary/LAYER/STATISTIC``: JSON
@@ -177,7 +177,7 @@ class BinaryStatsHook(Hook):
                 for key in ('saturated', 'factor', 'square_error'):
                     means[name, f'input_{key}'] = seen[key]
         measured = {
-            name: _Measured({}, log2_scales(layer))
+            name: _Measured({}, log2_scales(layer) if layer.binarize_weight else {})
             for name, layer in self.layers.items()
         }
         # One synchronisation with the device instead of one per number.

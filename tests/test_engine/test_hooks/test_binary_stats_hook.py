@@ -9,6 +9,7 @@ from torch import distributed, multiprocessing, nn
 from mmirnet.binary import (
     IRConv2d,
     IRLinear,
+    ReActConv2d,
     bit_entropy,
     input_statistics,
     log2_scales,
@@ -160,6 +161,19 @@ def test_compiled_layers_are_seen(tmp_path):
     positive = (net.inputs[7] >= 0).float().mean((0, 2, 3))
     entropy = bit_entropy(positive).mean().item()
     assert row['binary/input_entropy'] == pytest.approx(entropy, rel=1e-5)
+
+
+def test_real_weights_have_no_scales(tmp_path):
+    """As in the first of two steps."""
+    model = TinyNet()
+    model.net[0] = ReActConv2d(4, 6, 3, binarize_weight=False)
+    runner = tiny_runner(
+        tmp_path, [dict(type='BinaryStatsHook', interval=4)], model=model
+    )
+    runner.train()
+    first = records(runner)[4]
+    assert 'binary/weight_entropy' in first and 'binary/input_entropy' in first
+    assert not [name for name in first if 'log2_s' in name]
 
 
 def test_a_network_without_binary_layers(tmp_path, monkeypatch):
