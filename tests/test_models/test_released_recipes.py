@@ -14,6 +14,7 @@ from released_recipes import AdaBinResNet20, ReActNetConv, ReActNetResNet18
 import mmirnet  # noqa: F401
 from mmirnet.apis.conversion import convert, convert_state_dict
 from mmirnet.engine.checkpoint import load_checkpoint_file
+from mmirnet.engine.config import load_config
 from mmirnet.errors import CheckpointError
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'convert'
@@ -206,6 +207,24 @@ def test_the_architecture_that_fits_is_named(nets, arch):
     for wrong in ('resnet20', 'resnet18', *(THEIRS.keys() - {arch})):
         with pytest.raises(CheckpointError, match=f'looks like {arch}, not {wrong}: '):
             convert_state_dict(nets[arch].state_dict(), wrong)
+
+
+@pytest.mark.parametrize(
+    ('arch', 'config'),
+    [
+        ('adabin-resnet20', 'adabin/adabin_resnet20_bireal_cifar10'),
+        ('reactnet-resnet18', 'react/react_resnet18_bireal_step1_in1k'),
+        ('reactnet-resnet18', 'react/react_resnet18_bireal_step2_in1k'),
+    ],
+)
+def test_configs_take_converted_checkpoints(arch, config):
+    init_default_scope('mmpretrain')
+    model = load_config(f'mmirnet::{config}.py', None, 'none').model
+    classes = model.head.num_classes
+    with torch.device('meta'):
+        net, theirs = MODELS.build(model), THEIRS[arch](classes)
+    state, _ = convert_state_dict(theirs.state_dict(), arch)
+    net.load_state_dict(state, strict=True, assign=True)
 
 
 def test_every_parameter_is_compared(nets, arch):
