@@ -276,7 +276,8 @@ def _unlabelled(
         return
     if key == 'train_dataloader':
         head = getattr(model, 'head', None)
-        if isinstance(head, (ClsHead, MultiLabelClsHead)) and not labels:
+        taught = getattr(model, 'teacher', None) is not None and not model.label_weight
+        if isinstance(head, (ClsHead, MultiLabelClsHead)) and not (labels or taught):
             yield DataError(
                 f'{key}.dataset has no labels, which {type(head).__name__} learns from'
             )

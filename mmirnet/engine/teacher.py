@@ -70,6 +70,11 @@ class Teacher:
         # The student's initial weights are the same with and without a teacher.
         with torch.random.fork_rng(devices=[]):
             network = _built(cfg, checkpoint)
+        for name, weight in network.state_dict().items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise CheckpointError(
+                    f'model.teacher.checkpoint: {name} of {checkpoint} is not finite'
+                )
         _compare(network, student, cfg)
         device = next(student.parameters()).device
         self.network = network.requires_grad_(False).to(device)

@@ -637,6 +637,23 @@ class TestDryRun:
         assert dry_run('data', runner.train_dataloader, nn.Identity()).problems == []
 
 
+@pytest.mark.parametrize('label_weight', [0.0, 0.5])
+def test_a_teacher_needs_no_labels(tmp_path, label_weight):
+    changes = config().model.to_dict() | dict(type='ImageClassifier')
+    teacher = dict(type='Teacher', config=changes, checkpoint='teacher.pth')
+    found = found_in(
+        tmp_path,
+        **{
+            'train_dataloader.dataset.labels': [None] * 6,
+            'model.type': 'BinaryClassifier',
+            'model.teacher': teacher,
+            'model.label_weight': label_weight,
+        },
+    )
+    wanted = 'train_dataloader.dataset has no labels, which LinearClsHead learns from'
+    assert found == [(False, wanted)] * bool(label_weight)
+
+
 class TestWhatAToolIsTold:
     """Before a test: models that predict nothing, images normalised twice."""
 

@@ -133,6 +133,15 @@ def test_part_of_the_weights_is_not_enough(tmp_path, checkpoint):
         Teacher(CLASSIFIER, path).load(build())
 
 
+def test_a_checkpoint_that_is_not_finite(tmp_path, checkpoint):
+    content = torch.load(checkpoint)
+    content['state_dict']['backbone.norm1.running_var'][2] = torch.inf
+    path = str(tmp_path / 'infinite.pth')
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r'norm1.running_var of .* is not finite'):
+        Teacher(CLASSIFIER, path).load(build())
+
+
 def test_a_checkpoint_has_to_be_named():
     with pytest.raises(ConfigError, match=r'model.teacher.checkpoint=FILE sets it'):
         Teacher(CLASSIFIER).load(build())

@@ -99,15 +99,19 @@ class OvSWHook(Hook):
             self._attach(one.optimizer)
 
     def _restore(self, runner: Runner) -> None:
+        missing = []
         for name, average in self.averages.items():
             saved = self._resumed.get(name)
             if saved is None or saved.shape != average.shape:
-                runner.logger.warning(
-                    'OvSWHook: the checkpoint has no average of sign changes of '
-                    f'{name}: its weights are silent until their signs change'
-                )
+                missing.append(name)
             else:
                 average.copy_(saved)
+        if missing:
+            runner.logger.warning(
+                'OvSWHook: the checkpoint has no averages of sign changes for '
+                f'{len(missing)} of {len(self.averages)} layers, such as {missing[0]}: '
+                'their weights are silent until their signs change'
+            )
         self._resumed = None
 
     def _attach(self, optimizer: Optimizer) -> None:

@@ -358,7 +358,7 @@ class TestMistakes:
         longer = dict(by_epoch=True, max_epochs=4)
         runner = tiny_runner(tmp_path, hooks, resume=True, train_cfg=longer, **options)
         (line,) = self.warnings(runner, monkeypatch)
-        assert 'the checkpoint has no average of sign changes of net.0' in line
+        assert 'no averages of sign changes for 1 of 1 layers, such as net.0' in line
 
     @pytest.mark.parametrize(
         'kwargs, message',
