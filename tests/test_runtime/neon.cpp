@@ -13,8 +13,12 @@ namespace {
 
 std::mt19937 random_bits(1);
 
+// What an epilogue and the sums before it have.
+enum class Form { kAffine, kActivation, kTerms };
+
 std::vector<float> run(const char* isa, int channels, int out, int kernel,
-                       int stride, int pad, int height, int width, bool sign) {
+                       int stride, int pad, int height, int width, bool sign,
+                       Form form) {
   random_bits.seed(channels * 7919 + out);
   std::vector<float> eye(channels * channels, 0.0f);
   for (int i = 0; i < channels; ++i) eye[i * channels + i] = 1.0f;
@@ -57,8 +61,25 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   }
   epilogue = {{alpha.data(), alpha.size()}, {beta.data(), beta.size()}, -1, 1, -1, -1, -1};
   (sign ? epilogue.bits : epilogue.out) = sign ? signs : sums;
+  // Numbers that round, of both signs; the slopes below zero are negative, too.
+  const auto reals = [&](size_t count) {
+    std::vector<float> all(count);
+    for (float& value : all)
+      value = static_cast<float>(random_bits() % 2001) / 1000.0f - 1.0f;
+    return all;
+  };
+  const auto scale = reals(out), activation = reals(4 * out);
+  const auto threshold = reals(out), offset = reals(out), affine = reals(2);
+  if (form != Form::kAffine) {
+    epilogue.scale = {scale.data(), scale.size()};
+    epilogue.activation = {activation.data(), activation.size()};
+    epilogue.threshold = {threshold.data(), threshold.size()};
+  }
+  const bool terms = form == Form::kTerms;
   add_binary_conv(network, bits, Window::square(kernel, stride, pad),
-                  {weights.data(), weights.size()}, epilogue);
+                  {weights.data(), weights.size()}, epilogue,
+                  terms ? Span<float>{offset.data(), offset.size()} : Span<float>{},
+                  terms ? Span<float>{affine.data(), affine.size()} : Span<float>{});
   if (sign) {
     const auto last = random_words(16, 1, out);
     add_binary_conv(network, signs, Window::square(1, 1, 0),
@@ -89,16 +110,17 @@ int main() {
   for (const Kernels* const* k = kAllKernels; *k; ++k) {
     if (!(*k)->supported()) continue;
     for (const auto& s : shapes)
-      for (const bool sign : {false, true}) {
-        const auto shape = [&](const char* isa) {
-          return run(isa, s[0], s[1], s[2], s[3], s[4], s[5], s[6], sign);
-        };
-        if (shape((*k)->name) != shape("portable")) {
-          std::printf("%s differs\n", (*k)->name);
-          return 1;
+      for (const bool sign : {false, true})
+        for (const Form form : {Form::kAffine, Form::kActivation, Form::kTerms}) {
+          const auto shape = [&](const char* isa) {
+            return run(isa, s[0], s[1], s[2], s[3], s[4], s[5], s[6], sign, form);
+          };
+          if (shape((*k)->name) != shape("portable")) {
+            std::printf("%s differs\n", (*k)->name);
+            return 1;
+          }
+          ++compared;
         }
-        ++compared;
-      }
     std::printf("%s\n", (*k)->name);
   }
   std::printf("%d compared\n", compared);

@@ -59,3 +59,14 @@ def test_runner_throughput_writes_its_report(tmp_path, monkeypatch):
     seconds = report['train_s'] + report['val_s']
     assert report['whole_run_minutes'] == pytest.approx(30 * seconds / 60)
     assert report['val_s'] > 0
+
+
+def test_inference_compares_the_recipes(monkeypatch, capsys):
+    import inference
+
+    monkeypatch.setattr(inference, 'BLOCKS', ((64, 4),))
+    run_main(monkeypatch, inference, '--what', 'recipes', '--rounds', 1)
+    lines = capsys.readouterr().out.splitlines()
+    for recipe in inference.RECIPES:
+        found = [line for line in lines if line.split()[:1] == [recipe]]
+        assert len(found) == len(inference.instruction_sets()) - 1

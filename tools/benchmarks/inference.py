@@ -32,6 +32,7 @@ from mmirnet.packed.onnx import to_onnx
 from mmirnet.runtime import Session, _native, instruction_sets
 
 BLOCKS = ((64, 56), (128, 28), (256, 14), (512, 7))
+RECIPES = 'IR-Net', 'XNOR-Net', 'ReActNet', 'AdaBin'
 Candidates = dict[str, Callable[[], object]]
 
 
@@ -267,8 +268,28 @@ def openvino_candidates(packed, x: np.ndarray, folder: Path) -> Iterator[tuple]:
 # Measurements.
 
 
-def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: int):
-    """Returns median seconds of one block, fused as in the network.
+def parts_of(recipe: str, channels: int) -> tuple[dict, list]:
+    """Returns what a recipe's block has beside IR-Net's: in its epilogue, and terms."""
+    ones = np.ones(channels, np.float32)
+    slopes = np.stack([0.1 * ones, 0.25 * ones, ones, -0.1 * ones])  # between shifts
+    return {
+        'IR-Net': ({}, []),
+        'XNOR-Net': (dict(scale=0.3 * ones), []),
+        'ReActNet': (
+            dict(scale=0.3 * ones, activation=slopes, threshold=0.1 * ones),
+            [],
+        ),
+        'AdaBin': (
+            dict(scale=0.3 * ones, activation=slopes, threshold=0.1 * ones),
+            [0.01 * ones, np.float32([1.1, 0.2])],
+        ),
+    }[recipe]
+
+
+def engine_block(
+    channels: int, size: int, isa: str, only_bits: bool, recipe: str = 'IR-Net'
+) -> '_native.Network':
+    """Returns one block, fused as in the network; ``time_operations`` runs it.
 
     The inputs are packed signs and the float stream. The outputs are the stream, in
     place, and its packed signs: convolution, BatchNorm, addition, Hardtanh, sign and
@@ -288,8 +309,15 @@ def engine_block(channels: int, size: int, isa: str, only_bits: bool, repeats: i
     )
     alpha = np.full(channels, 0.01, np.float32)
     ends = (-1, -1, packed) if only_bits else (stream, stream, packed)
-    epilogue = _native.EpilogueSpec(alpha, alpha, -1.0, 1.0, *ends)
-    network.add_binary_conv(source, _native.Window(3, 3, 1, 1), signs, epilogue)
+    parts, terms = parts_of(recipe, channels)
+    epilogue = _native.EpilogueSpec(alpha, alpha, -1.0, 1.0, *ends, **parts)
+    window = _native.Window([3, 3], [1, 1], [1, 1, 1, 1], [1, 1])
+    network.add_binary_conv(source, window, signs, epilogue, *terms)
+    return network
+
+
+def seconds_of(network: '_native.Network', repeats: int = 200) -> float:
+    """Returns median seconds of a block."""
     return float(np.median(network.time_operations(repeats)))
 
 
@@ -335,9 +363,9 @@ def measure_blocks(args, folder: Path) -> None:
         for _ in range(args.rounds):
             for isa in isas:
                 samples[f'runtime {isa}'].append(
-                    engine_block(channels, size, isa, False, 200)
+                    seconds_of(engine_block(channels, size, isa, False))
                 )
-            bare.append(engine_block(channels, size, isas[0], True, 200))
+            bare.append(seconds_of(engine_block(channels, size, isas[0], True)))
             others.append(alternate(candidates, 1, 0.05))
         times = {name: statistics.median(values) for name, values in samples.items()}
         times |= {n: statistics.median(o[n] for o in others) for n in candidates}
@@ -349,6 +377,24 @@ def measure_blocks(args, folder: Path) -> None:
             work = channels**2 * size * 3 * (3 * size - 2)
             share = work / statistics.median(bare) / peak
             print(f'  bare loop: {100 * share:.0f} % of the peak')
+
+
+def measure_recipes(args) -> None:
+    """Compares the blocks of other recipes with IR-Net's, alternating."""
+    for isa in instruction_sets()[:-1]:
+        for channels, size in BLOCKS:
+            blocks = {
+                name: engine_block(channels, size, isa, False, name) for name in RECIPES
+            }
+            rounds = [
+                {name: seconds_of(block, 50) for name, block in blocks.items()}
+                for _ in range(args.rounds)
+            ]
+            print(f'\n{isa}, block {channels} x {size} x {size}, batch 1')
+            for name in RECIPES:
+                seconds = statistics.median(times[name] for times in rounds)
+                ratio = statistics.median(t[name] / t['IR-Net'] for t in rounds)
+                print(f'  {name:24s} {1e6 * seconds:10.1f} us {ratio:8.2f}x')
 
 
 def measure_network(args, folder: Path) -> None:
@@ -379,16 +425,20 @@ def measure_network(args, folder: Path) -> None:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--what', choices=('blocks', 'network', 'all'), default='all')
+    parser.add_argument(
+        '--what', choices=('blocks', 'recipes', 'network', 'all'), default='all'
+    )
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--rounds', type=int, default=10)
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        if args.what != 'network':
+        if args.what in ('blocks', 'all'):
             measure_blocks(args, Path(folder))
-        if args.what != 'blocks':
+        if args.what in ('recipes', 'all'):
+            measure_recipes(args)
+        if args.what in ('network', 'all'):
             measure_network(args, Path(folder))
 
 

@@ -13,7 +13,8 @@ case $mode in
     sanitizers=address,undefined
     least=200
     libraries="libasan.so libubsan.so"
-    chosen="$tests/test_session.py tests/test_packed/test_format.py $tests/test_non_finite.py"
+    chosen="$tests/test_session.py $tests/test_epilogues.py $tests/test_non_finite.py
+      tests/test_packed/test_format.py"
     ;;
   thread)
     sanitizers=thread
