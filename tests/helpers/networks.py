@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmirnet.binary import IRConv2d, IRLinear
+from mmirnet.binary import AdaBinConv2d, IRConv2d, IRLinear
 from mmirnet.models.blocks import PadShortcut
 
 
@@ -55,6 +55,7 @@ class EveryOperation(nn.Module):
         self.first = IRConv2d(3, 8, 3, stride=2, padding=1)
         self.grouped = IRConv2d(8, 8, (3, 1), padding=(1, 0), groups=8)
         self.spread = nn.Conv2d(8, 6, 2, dilation=2, padding='same')
+        self.terms = AdaBinConv2d(6, 6, 3, padding=1, bias=False)
         self.shortcut = PadShortcut(6, 12, 1)
         self.clamp = nn.ReLU6()
         self.max_pool = nn.MaxPool2d(2, ceil_mode=True)
@@ -67,7 +68,7 @@ class EveryOperation(nn.Module):
     def forward(self, x):
         """Logits (N, 5)."""
         x = self.first(self.norm(x))
-        x = self.spread(x - 2 * self.grouped(x))
+        x = self.terms(self.spread(x - 2 * self.grouped(x)))
         x = self.clamp(self.shortcut(x))
         x = self.avg_pool(self.max_pool(x))
         return self.fc(self.slopes(self.binary(self.features(x.flatten(1)))))

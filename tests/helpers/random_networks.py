@@ -10,10 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmirnet.binary import Hardtanh, IRConv2d, IRLinear
+from mmirnet.binary import (
+    BiPerConv2d,
+    BNNConv2d,
+    Hardtanh,
+    IRConv2d,
+    IRLinear,
+    ReCUConv2d,
+)
 from mmirnet.errors import UnsupportedModelError
+from mmirnet.models import Maxout, RPReLU
 from mmirnet.packed import Simulation, pack
 from mmirnet.runtime import Session
+
+# Those whose scales are parameters, or none: with numbers that no order of sums rounds.
+RECIPES = [BNNConv2d, ReCUConv2d, BiPerConv2d]
+# What a schedule moves.
+BUFFERS = 'ede', 'recu', 'biper', 'constant'
 
 
 class RandomNetwork(nn.Module):
@@ -50,7 +63,7 @@ def _randomise(rng, module):
                     [1, 4, 0.25, 1e-10], tensor.shape, p=[0.5, 0.2, 0.2, 0.1]
                 )
                 tensor.copy_(torch.from_numpy(variance - eps * (variance > 0.1)))
-            elif tensor.is_floating_point() and 'ede' not in name:
+            elif tensor.is_floating_point() and name not in BUFFERS:
                 tensor.copy_(_dyadic(rng, tuple(tensor.shape)))
                 if (
                     isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -87,8 +100,10 @@ def _conv(rng, channels, binary):
         args['stride'] = _side(rng, [1, 1, 1, 2, 3])
     if not binary:
         return nn.Conv2d(channels, out, **args)
-    scale = rng.choice(['shift', 'shift', 'shift', None, 'mean'])
-    options = dict(scale=scale, binarize_input=bool(rng.random() < 0.7))
+    options = dict(binarize_input=bool(rng.random() < 0.7))
+    if rng.random() < 0.4:
+        return RECIPES[rng.integers(len(RECIPES))](channels, out, **args, **options)
+    options['scale'] = rng.choice(['shift', 'shift', 'shift', None])
     return IRConv2d(channels, out, **args, **options)
 
 
@@ -113,10 +128,12 @@ def _activation(rng):
         lambda: Hardtanh(),
         lambda: nn.GELU(),
         lambda: nn.PReLU(),
+        lambda: RPReLU(),
+        lambda: Maxout(),
         lambda: nn.LeakyReLU(0.5, inplace),
         lambda: nn.Identity(),
         lambda: nn.Dropout(0.5, inplace),
-    ][rng.integers(10)]()
+    ][rng.integers(12)]()
 
 
 def _layer(module):

@@ -6,6 +6,7 @@ from binary_graphs import layer_tensors, op, packed_network, real, simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmirnet.errors import NonFiniteError
 from mmirnet.runtime import Session, instruction_sets
 
 ISAS = instruction_sets()
@@ -209,3 +210,24 @@ def test_random_shapes(isa):
         )
 
     run()
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('slope', [0.0, 0.5])
+def test_infinity_times_a_slope_of_zero(isa, slope):
+    """Thresholds on integers would hide that NaN."""
+    net = Builder(0, 5, 4, 4)
+    net.convolve('scale', 8, 3, 1, 1)
+    net.tensors[f'{net.last}.scale'] = np.full(8, 1e9, np.float32)
+    steep = np.full((2, 8), 3e38, np.float32)
+    net.add('affine', tensors=dict(affine=steep))
+    net.add('prelu', tensors=dict(negative=np.full(8, slope, np.float32)))
+    net.convolve('scale', 3, 1, 1, 0)
+    packed, x = net.done(), images(net.rng, 2, *net.image)
+    wanted = simulated(packed, x)
+    assert np.isnan(wanted).any() == (slope == 0)
+    if slope == 0:
+        with pytest.raises(NonFiniteError, match='image 0 is finite'):
+            Session(packed, 1, isa).predict(x)
+    else:
+        np.testing.assert_array_equal(Session(packed, 1, isa).predict(x), wanted)

@@ -106,7 +106,7 @@ class Network {
   template <class T>
   const T* keep(Span<T> values, size_t size) {
     uint8_t* const copy = reserve(sizeof(T) * size);
-    std::memcpy(copy, values.data, sizeof(T) * values.size);
+    if (values.size) std::memcpy(copy, values.data, sizeof(T) * values.size);
     return reinterpret_cast<const T*>(copy);
   }
   template <class T>
