@@ -4,6 +4,8 @@ The tools print these exceptions in one line, as they do errors of the operating
 (a missing file, a full disk). Any other exception is a bug and keeps its traceback.
 """
 
+import math
+import numbers
 from collections.abc import Iterable
 
 
@@ -62,6 +64,29 @@ def check_choice(name: str, value: object, allowed: Iterable) -> None:
     """
     if value not in list(allowed):
         raise ConfigError(f'{name} must be one of {list(allowed)}, got {value!r}')
+
+
+def check_number(name: str, value: object, least: float, *, more: bool = False) -> None:
+    """Checks that an argument is a finite number and not too small.
+
+    Args:
+        name (str): Name of the argument.
+        value (object): Value of the argument.
+        least (float): The smallest allowed value.
+        more (bool): Whether the value has to be more than that. Defaults to False.
+
+    Raises:
+        ConfigError: If the value is not allowed; names the argument and the bound.
+
+    Example:
+        >>> check_number('momentum', -0.5, 0)
+        Traceback (most recent call last):
+        mmirnet.errors.ConfigError: momentum must be a number, at least 0, got -0.5
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and least <= value < math.inf) or (more and value == least):
+        bound = f'more than {least}' if more else f'at least {least}'
+        raise ConfigError(f'{name} must be a number, {bound}, got {value!r}')
 
 
 def first_line(error: BaseException) -> str:

@@ -36,6 +36,9 @@ class Teacher:
         checkpoint (str | None): File, URL or ``irnet://NAME``. None takes the published
             weights of a name, if there are any.
 
+    Raises:
+        ConfigError: If an argument has another type.
+
     Example:
         >>> teacher = Teacher('irnet_resnet18_fp_cifar10', 'work_dirs/fp/epoch_400.pth')
         >>> teacher.network is None  # until training starts
@@ -43,6 +46,12 @@ class Teacher:
     """
 
     def __init__(self, config: dict | str, checkpoint: str | None = None) -> None:
+        for name, value, kinds, what in (
+            ('config', config, (dict, str), 'a dict, a config file or a name'),
+            ('checkpoint', checkpoint, (str, type(None)), 'a file or URL'),
+        ):
+            if not isinstance(value, kinds):
+                raise ConfigError(f'model.teacher.{name} must be {what}, got {value!r}')
         self.config = config
         self.checkpoint = checkpoint
         #: The loaded classifier.

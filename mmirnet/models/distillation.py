@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..binary import binary_layers
 from ..binary.recipes.biper import BIPER
-from ..errors import ConfigError
+from ..errors import ConfigError, check_number
 
 
 @MODELS.register_module()
@@ -39,13 +39,8 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
-        for name, value in dict(
-            loss_weight=loss_weight, temperature=temperature
-        ).items():
-            if not value > 0:
-                raise ConfigError(
-                    f'DistillationLoss needs a positive {name}, got {value}'
-                )
+        check_number('DistillationLoss: loss_weight', loss_weight, 0, more=True)
+        check_number('DistillationLoss: temperature', temperature, 0, more=True)
         self.loss_weight = loss_weight
         self.temperature = temperature
 
@@ -78,10 +73,7 @@ class BiPerRegulariser(nn.Module):
 
     def __init__(self, loss_weight: float) -> None:
         super().__init__()
-        if not loss_weight > 0:
-            raise ConfigError(
-                f'BiPerRegulariser needs a positive loss_weight, got {loss_weight}'
-            )
+        check_number('BiPerRegulariser: loss_weight', loss_weight, 0, more=True)
         self.loss_weight = loss_weight
 
     def forward(self, model: nn.Module) -> Tensor:
@@ -157,8 +149,7 @@ class BinaryClassifier(ImageClassifier):
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if not label_weight >= 0:
-            raise ConfigError(f'label_weight must be 0 or more, got {label_weight}')
+        check_number('model.label_weight', label_weight, 0)
         if teacher is None and (distillation or label_weight):
             name = 'distillation' if distillation else 'label_weight'
             raise ConfigError(f'model.{name} has no effect without model.teacher')

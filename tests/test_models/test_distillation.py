@@ -54,9 +54,11 @@ class TestDistillationLoss:
         assert got.item() == pytest.approx(wanted, rel=1e-12)
 
     @pytest.mark.parametrize('name', ['loss_weight', 'temperature'])
-    @pytest.mark.parametrize('value', [0, -1.0, math.nan])
+    @pytest.mark.parametrize('value', [0, -1.0, math.nan, math.inf, '1.0'])
     def test_arguments(self, name, value):
-        with pytest.raises(ConfigError, match=f'positive {name}, got {value}'):
+        with pytest.raises(
+            ConfigError, match=f'{name} must be a number, more than 0, got'
+        ):
             DistillationLoss(**{name: value})
 
 
@@ -197,7 +199,9 @@ class TestBiPerRegulariser:
         assert model[0].weight.grad.any() and model[2].weight.grad is None
 
     def test_mistakes(self):
-        with pytest.raises(ConfigError, match='positive loss_weight, got 0'):
+        with pytest.raises(
+            ConfigError, match='loss_weight must be a number, more than 0'
+        ):
             BiPerRegulariser(loss_weight=0)
         with pytest.raises(ConfigError, match='the model has no layers of BiPer'):
             BiPerRegulariser(loss_weight=1)(nn.Linear(2, 2))
@@ -211,7 +215,16 @@ class TestBiPerRegulariser:
             dict(distillation=dict(type='DistillationLoss')),
             'model.distillation has no effect without model.teacher',
         ),
-        (dict(label_weight=-1), 'label_weight must be 0 or more, got -1'),
+        (dict(label_weight=-1), 'model.label_weight must be a number, at least 0, got'),
+        (dict(label_weight='1'), "model.label_weight .*, got '1'"),
+        (
+            dict(teacher=dict(type='Teacher', config=None)),
+            'model.teacher.config must be a dict, a config file or a name, got None',
+        ),
+        (
+            dict(teacher=dict(type='Teacher', config=CLASSIFIER, checkpoint=7)),
+            'model.teacher.checkpoint must be a file or URL, got 7',
+        ),
         (dict(teacher='resnet34.pth'), 'model.teacher needs a dict with a type, got'),
         (
             dict(teacher=dict(config=CLASSIFIER)),

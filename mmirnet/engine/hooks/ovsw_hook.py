@@ -1,6 +1,5 @@
 """A hook with OvSW's two changes of the gradients of binary weights."""
 
-import math
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...binary import binary_layers
-from ...errors import ConfigError
+from ...errors import check_number
 from ..wrappers import unwrap
 
 #: Momentum of the moving average of "the sign changed in this step".
@@ -51,7 +50,7 @@ class OvSWHook(Hook):
             paper. The default is that of ResNet-20 on CIFAR-10; 2e-5 for ImageNet.
 
     Raises:
-        ValueError: If an argument is negative or infinite.
+        ConfigError: If an argument is not a number, negative or infinite.
 
     Example:
         >>> custom_hooks = [dict(type='OvSWHook', min_ratio=0.01, silent_decay=2e-5)]
@@ -60,11 +59,8 @@ class OvSWHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, min_ratio: float = 0.04, silent_decay: float = 9e-4) -> None:
-        for name, value in (('min_ratio', min_ratio), ('silent_decay', silent_decay)):
-            if not 0 <= value < math.inf:
-                raise ConfigError(
-                    f'OvSWHook needs a {name} of 0 or more, got {name}={value}'
-                )
+        check_number('OvSWHook: min_ratio', min_ratio, 0)
+        check_number('OvSWHook: silent_decay', silent_decay, 0)
         self.min_ratio = min_ratio
         self.silent_decay = silent_decay
         self.layers: dict[str, nn.Module] = {}

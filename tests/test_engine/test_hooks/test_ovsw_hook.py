@@ -363,10 +363,11 @@ class TestMistakes:
     @pytest.mark.parametrize(
         'kwargs, message',
         [
-            (dict(min_ratio=-0.1), '0 or more, got min_ratio=-0.1'),
-            (dict(min_ratio=math.nan), 'min_ratio=nan'),
-            (dict(silent_decay=-1), '0 or more, got silent_decay=-1'),
-            (dict(silent_decay=math.inf), 'silent_decay=inf'),
+            (dict(min_ratio=-0.1), 'min_ratio must be a number, at least 0, got -0.1'),
+            (dict(min_ratio=math.nan), 'min_ratio .*, got nan'),
+            (dict(silent_decay=math.inf), 'silent_decay .*, got inf'),
+            (dict(silent_decay='9e-4'), "silent_decay .*, got '9e-4'"),
+            (dict(silent_decay=True), 'silent_decay .*, got True'),
         ],
     )
     def test_arguments(self, kwargs, message):
