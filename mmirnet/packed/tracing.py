@@ -640,15 +640,16 @@ def _rprelu(call: _Call, module: RPReLU, x: Tensor) -> str:
     recorder = call.recorder
     parameters = module.shift_in, module.weight, module.shift_out
     name, (before, slope, after) = _by_channel(call, x, *parameters)
-    path, one = recorder.layer(weight=module.weight), np.ones_like(before)
-    for role, shift in (('shift_in', before), ('', slope), ('shift_out', after)):
-        if role:
-            layer = f'{path}.{role}' if path else None
-            arrays = dict(affine=np.stack([one, shift]))
-            name = recorder.emit('affine', [name], {}, arrays, layer)
-        else:
-            name = recorder.emit('prelu', [name], {}, dict(negative=slope), path)
-    return name
+    path = recorder.layer(weight=module.weight)
+
+    def shifted(name: str, shift: np.ndarray, role: str) -> str:
+        affine = np.stack([np.ones_like(shift), shift])
+        layer = f'{path}.{role}' if path else None
+        return recorder.emit('affine', [name], {}, dict(affine=affine), layer)
+
+    name = shifted(name, before, 'shift_in')
+    name = recorder.emit('prelu', [name], {}, dict(negative=slope), path)
+    return shifted(name, after, 'shift_out')
 
 
 def _maxout(call: _Call, module: Maxout, x: Tensor) -> str:
@@ -939,7 +940,7 @@ def _mul(call, input, other) -> str:
         return _affine_by(call, *pair, np.float32(0))
     value, factor = (input, other) if _number(other) else (other, input)
     if not _number(factor):
-        call.refuse('a product of two tensors; a packed network has none')
+        call.refuse('a product of two tensors, none of them a parameter of the model')
     return _affine(call, value, factor, 0)
 
 
