@@ -1,3 +1,4 @@
+import functools
 import math
 import runpy
 import sys
@@ -10,7 +11,16 @@ from matplotlib.image import imread
 from small_run import TOOLS
 
 from mmirnet.analysis import plots
-from mmirnet.binary import IRConv2d, libra_pb
+from mmirnet.analysis.plots import run as plots_of_runs
+from mmirnet.binary import (
+    AdaBinConv2d,
+    BiPerConv2d,
+    BNNConv2d,
+    IRConv2d,
+    ReCUConv2d,
+    ReSTEConv2d,
+    libra_pb,
+)
 
 
 def line(axis, label):
@@ -160,6 +170,47 @@ def test_latent_weights_of_a_plain_sign_are_not_balanced(trained, monkeypatch):
     centres = (weights.edges[1:] + weights.edges[:-1]) / 2
     mean = np.average(centres, weights=weights.density)
     assert mean == pytest.approx(plain.weight.mean().item(), abs=0.01)
+
+
+#: Layers, what the log has of their schedule, the title of its panel, and that of a
+#: histogram.
+OTHERS = {
+    'BNN': (BNNConv2d, {}, None, 'epoch 2'),
+    'ReSTE': (ReSTEConv2d, {'o': 2.5}, "ReSTE's o", 'epoch 2: o = 2.5'),
+    'ReCU': (ReCUConv2d, {'tau': 0.9}, "ReCU's tau", 'epoch 2: tau = 0.9'),
+    'AdaBin': (
+        AdaBinConv2d,
+        {'t': 0.5, 'k': 2.0},
+        "EDE's t and k",
+        "epoch 2: EDE's t = 0.5, k = 2",
+    ),
+    'BiPer, first step': (
+        functools.partial(BiPerConv2d, binarize_weight=False),
+        {},
+        None,
+        'epoch 2',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_recipes(trained, monkeypatch, name):
+    make, numbers, panel, title = OTHERS[name]
+    layer = make(8, 8, 3)
+    curves, by_epoch = plots_of_runs.read_scalars(trained)
+    curves = {n: curve for n, curve in curves.items() if n not in ('t', 'k')}
+    curves |= {name: ([1, 2], [0.8, value]) for name, value in numbers.items()}
+    monkeypatch.setattr(plots_of_runs, 'read_scalars', lambda _: (curves, by_epoch))
+    monkeypatch.setattr('mmirnet.engine.facts.build_model', lambda *_: layer)
+    run = plots.read_run(trained, [2])
+    figures, notes = plots.run_figures(run)
+    assert labels(figures['curves'])[2:] == ([panel] if panel else [])
+    assert figures['weights'].axes[0].get_title() == title
+    assert not [note for note in notes if 'EDEHook' in note]
+    (weights,) = run.latent
+    values = layer.latent().detach().flatten().numpy()
+    wanted, _ = np.histogram(values, weights.edges, density=True)
+    np.testing.assert_allclose(weights.density, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_latent_weights(run, trained):

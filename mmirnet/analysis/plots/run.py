@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...binary import ESTIMATORS, binary_layers
+from ...binary import ESTIMATORS, SCHEDULES, binary_layers
 from ..runs import Curve, by_layer, checkpoints, config_file, read_scalars
 from .method import NAMES
 from .style import DASHES, log_scale, new_axes, short_number, styled
@@ -24,6 +24,7 @@ _NO_SCHEDULE = (
     't and k are left out: the run has no schedule of EDE; train with custom_hooks='
     "[..., dict(type='EDEHook', t_min=0.1, t_max=10)]"
 )
+_FORMULAS = {'ede': 'k t (1 - tanh²(t x))', 'identity': '1', **NAMES}
 _NO_WEIGHTS = (
     'histograms of weights are left out: there are no checkpoints of a binary network; '
     'train with default_hooks.checkpoint.max_keep_ckpts=-1 to keep all'
@@ -31,21 +32,25 @@ _NO_WEIGHTS = (
 
 
 class LatentWeights(NamedTuple):
-    """Balanced, standardised weights of all binary layers at one point of a run.
+    """Values of all binary layers whose signs are the binary weights, at one point.
+
+    For IR-Net these are the balanced, standardised weights.
 
     Attributes:
         position (int): Epoch or iteration.
         edges (np.ndarray): (n + 1,), limits of the bins.
         density (np.ndarray): (n,), density of the weights in each bin.
         estimator (str): Estimator of sign's derivative.
-        t (float): EDE's sharpness at this point.
-        k (float): EDE's height at this point.
+        schedule (str): Name of what moves with training.
+        t (float): First number of the schedule at this point, EDE's sharpness.
+        k (float): Second number of the schedule at this point, EDE's height.
     """
 
     position: int
     edges: np.ndarray
     density: np.ndarray
     estimator: str
+    schedule: str
     t: float
     k: float
 
@@ -112,34 +117,40 @@ def _latent_weights(
     layers = [layer for _, layer in binary_layers(build_model(cfg, str(checkpoint)))]
     if not layers:
         return None
-    values = torch.cat([layer.libra_pb()[0].flatten() for layer in layers]).numpy()
+    values = torch.cat([layer.latent().detach().flatten() for layer in layers]).numpy()
     limit = 4 * float(values.std())
     density, edges = np.histogram(values, 80, (-limit, limit), density=True)
-    # t and k are not in checkpoints. Without a hook they keep their initial values.
-    ede_values = dict(zip('tk', layers[0].ede.tolist(), strict=True))
-    for name in ede_values:
+    # They are not in checkpoints. Without a hook they keep their initial values.
+    schedule, numbers = layers[0].schedule, layers[0].t_and_k.tolist()
+    for i, name in enumerate(schedule.numbers):
         if name in curves:
-            ede_values[name] = float(np.interp(position, *curves[name]))
-    return LatentWeights(
-        position, edges, density, layers[0].rule.estimator, **ede_values
-    )
+            numbers[i] = float(np.interp(position, *curves[name]))
+    estimator = layers[0].estimators[0]
+    return LatentWeights(position, edges, density, estimator, schedule.name, *numbers)
+
+
+def _schedule_title(name: str) -> str:
+    """Describes the numbers of a schedule: "EDE's t and k"."""
+    owner = 'EDE' if name == 'ede' else SCHEDULES[name].source.partition(',')[0]
+    return f"{owner}'s {' and '.join(SCHEDULES[name].numbers)}"
 
 
 def training_curves(run: Run, dark: bool = False) -> Figure:
-    """Plots loss, accuracy, t and k of a run.
+    """Plots loss, accuracy and the numbers of the schedule of a run.
 
     Args:
         run (Run): The run.
         dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
-        Figure: A panel for each of the three that the log contains.
+        Figure: A panel for each of them that the log contains.
     """
     panels = {
         'training loss': {'loss': 'loss'},
         'accuracy (%)': {'accuracy/top1': 'top-1', 'accuracy/top5': 'top-5'},
-        "EDE's t and k": {'t': 't', 'k': 'k'},
     }
+    for name, schedule in SCHEDULES.items():
+        panels[_schedule_title(name)] = {n: n for n in schedule.numbers}
     panels = {k: v for k, v in panels.items() if v.keys() & run.curves.keys()}
     with styled(dark) as style:
         figure, axes = new_axes(len(panels), 1, 1.9 * len(panels), style, sharex=True)
@@ -267,7 +278,13 @@ def latent_weights(run: Run, dark: bool = False) -> Figure:
     Returns:
         Figure: A panel per checkpoint.
     """
-    count = len(run.latent)
+    count, estimator = len(run.latent), run.latent[0].estimator
+    ours = run.latent[0].schedule == 'ede' and estimator == 'ede'
+    label = (
+        'weights, balanced and standardised'
+        if ours
+        else 'values of which the sign is taken'
+    )
     with styled(dark) as style:
         figure, axes = new_axes(count, 1, 1.7 * count + 0.8, style, sharex=True)
         for axis, weights in zip(axes[:, 0], run.latent, strict=True):
@@ -277,7 +294,7 @@ def latent_weights(run: Run, dark: bool = False) -> Figure:
                 fill=True,
                 color=style.curves[0],
                 alpha=0.6,
-                label='weights, balanced and standardised',
+                label=label,
             )
             x = torch.linspace(*weights.edges[[0, -1]].tolist(), 401)
             t, k = torch.tensor(weights.t), torch.tensor(weights.k)
@@ -288,17 +305,22 @@ def latent_weights(run: Run, dark: bool = False) -> Figure:
             twin.spines[['top', 'left']].set_visible(False)
             twin.set(ylabel='gradient factor', ylim=(0, None))
             axis.set_ylabel('density')
-            title = f'{run.unit} {weights.position}'
-            if weights.estimator == 'ede':
-                t, k = short_number(weights.t), short_number(weights.k)
-                title += f": EDE's t = {t}, k = {k}"
-            axis.set_title(title)
+            axis.set_title(f'{run.unit} {weights.position}{_numbers(weights)}')
         axes[-1, 0].set_xlabel('latent weight')
         handles = [axes[0, 0].patches[0], twin.lines[0]]
-        formula = {'ede': 'k t (1 - tanh²(t x))', **NAMES}[run.latent[0].estimator]
+        formula = _FORMULAS.get(estimator, estimator)
         labels = [handles[0].get_label(), f'gradient factor: {formula}']
         figure.legend(handles, labels, loc='outside lower center', ncols=2)
     return figure
+
+
+def _numbers(weights: LatentWeights) -> str:
+    """Returns the numbers of the schedule for a title."""
+    names = SCHEDULES[weights.schedule].numbers if weights.schedule in SCHEDULES else ()
+    values = zip(names, (weights.t, weights.k), strict=False)
+    text = ', '.join(f'{name} = {short_number(value)}' for name, value in values)
+    owner = "EDE's " if weights.schedule == 'ede' else ''
+    return f': {owner}{text}' if text else ''
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], dark: bool = False) -> Figure:
@@ -351,7 +373,7 @@ def run_figures(run: Run, dark: bool = False) -> tuple[dict[str, Figure], list[s
         missing plot.
     """
     figures, notes = {'curves': training_curves(run, dark)}, []
-    if 't' not in run.curves:
+    if 't' not in run.curves and all(w.schedule == 'ede' for w in run.latent):
         notes.append(_NO_SCHEDULE)
     if 'binary/flips' in run.curves:
         figures['flips'] = flip_rates(run, dark)
