@@ -12,7 +12,18 @@ from .layers import (
     set_ede,
     set_schedule,
 )
-from .recipe import RECIPES, Recipe, register_recipe
+from .recipe import (
+    FILTER_MEAN,
+    LAYER_MEAN,
+    PLAIN,
+    RECIPES,
+    InputRule,
+    Latent,
+    OutputScale,
+    Quantized,
+    Recipe,
+    register_recipe,
+)
 from .recipes import *  # noqa: F403
 from .recipes import __all__ as _recipes
 from .schedules import SCHEDULES, Schedule, ede, register_schedule, schedule_at
@@ -34,6 +45,9 @@ from .weights import (
 
 __all__ = [
     'ESTIMATORS',
+    'FILTER_MEAN',
+    'LAYER_MEAN',
+    'PLAIN',
     'RECIPES',
     'SCALES',
     'SCHEDULES',
@@ -44,6 +58,10 @@ __all__ = [
     'Hardtanh',
     'IRConv2d',
     'IRLinear',
+    'InputRule',
+    'Latent',
+    'OutputScale',
+    'Quantized',
     'Recipe',
     'Scale',
     'Schedule',

@@ -166,7 +166,8 @@ class _BinaryLayer:
             'torch.jit.trace in evaluation mode'
         )
 
-    def _parameters_of_inputs(self) -> list[Tensor | None]:
+    def input_values(self) -> list[Tensor | None]:
+        """Returns the two parameters of the input rule; None where it has fewer."""
         values = [getattr(self, name) for name in self._input_parameters()]
         return values + [None] * (2 - len(values))
 
@@ -176,7 +177,7 @@ class _BinaryLayer:
         Traces in evaluation omit the estimators.
         """
         alpha = getattr(self, 'alpha', None)
-        operands = x, self.weight, self.bias, alpha, *self._parameters_of_inputs()
+        operands = x, self.weight, self.bias, alpha, *self.input_values()
         if self.training or not traced():
             return operands
         return tuple(None if a is None else a.detach() for a in operands)
@@ -235,7 +236,7 @@ class _BinaryLayer:
             return self.libra_pb()[0]
         if self.recipe.functions is not None:
             return self.recipe.functions.latent(self.weight)
-        return self.recipe.latent.of(self.weight, *self.t_and_k)
+        return self.recipe.latent.of(self.weight.detach(), *self.t_and_k)
 
     @torch.no_grad()
     def input_threshold(self) -> Tensor | None:
@@ -248,7 +249,7 @@ class _BinaryLayer:
         """
         if not self._input_parameters() or self.recipe.inputs.threshold is None:
             return None
-        a, b = self._parameters_of_inputs()
+        a, b = self.input_values()
         if self.recipe.inputs.value is not None and not a > 0:
             raise ConfigError(f'{type(self).__name__}: alpha_a={a.item()} turns signs')
         return self.recipe.inputs.threshold(a, b, getattr(self, self._inputs_name))
@@ -258,7 +259,7 @@ class _BinaryLayer:
         """Returns AdaBin's alpha_a and beta_a, 0-dim, or None."""
         if not self._input_parameters() or self.recipe.inputs.value is None:
             return None
-        return tuple(v.detach().reshape(()) for v in self._parameters_of_inputs())
+        return tuple(v.detach().reshape(()) for v in self.input_values())
 
     def libra_pb(self) -> tuple[Tensor, Tensor | None]:
         """Returns Libra-PB's standardised weights and s, both detached.

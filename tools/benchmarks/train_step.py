@@ -1,4 +1,4 @@
-"""Times a training step of the reference, of full precision and of our layers.
+"""Times a training step of the reference, of full precision and of all recipes.
 
 Before the measurement, the script compares the gradients of every binary layer with the
 reference. It compares layer by layer, because rounding decides signs, and end to end a
@@ -19,7 +19,7 @@ from reference import ReferenceConv2d
 from reports import write_json
 from torch import Tensor, nn
 
-import mmirnet  # noqa: F401
+from mmirnet import binary
 from mmirnet.analysis.cost.measure import (
     interleaved,
     machine,
@@ -28,7 +28,7 @@ from mmirnet.analysis.cost.measure import (
     saved_bytes,
     seconds,
 )
-from mmirnet.binary import Hardtanh, IRConv2d, set_ede
+from mmirnet.binary import RECIPES, Hardtanh, IRConv2d, binary_layers, set_ede
 from mmirnet.engine.speed import compile_model
 
 ARCHS = {
@@ -53,7 +53,10 @@ class Variant(NamedTuple):
 
 
 def variants() -> dict[str, Variant]:
-    """Returns ref, fp and ours, the last two in all combinations of options."""
+    """Returns ref, fp, ours and the other recipes.
+
+    fp and ours come in all combinations of options.
+    """
     table = {'ref': Variant(ReferenceConv2d)}
     for name, conv in (('fp', None), ('ours', IRConv2d)):
         for options in range(8):
@@ -61,6 +64,10 @@ def variants() -> dict[str, Variant]:
             words = ['compiled'] * compiled + ['bf16'] * amp + ['channels_last'] * last
             key = ' '.join([name, *(words or ['eager'])])
             table[key] = Variant(conv, compiled, amp, last)
+    for recipe in RECIPES:
+        conv = getattr(binary, f'{recipe}Conv2d')
+        table[f'{recipe} eager'] = Variant(conv)
+        table[f'{recipe} compiled channels_last'] = Variant(conv, True, False, True)
     return table
 
 
@@ -75,7 +82,8 @@ def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
     """
     spec = ARCHS[arch]
     conv_cfg = None if variant.conv is None else dict(type=variant.conv)
-    act = Hardtanh if variant.conv is IRConv2d else nn.Hardtanh
+    plain = variant.conv in (None, ReferenceConv2d)
+    act = nn.Hardtanh if plain else Hardtanh
     torch.manual_seed(0)
     model = MODELS.build(
         dict(
@@ -100,6 +108,8 @@ def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
             layer.t.fill_(T)
             layer.k.fill_(max(1 / T, 1.0))
     set_ede(model, T)
+    for _, layer in binary_layers(model):
+        layer.ede_is_set = True  # without a warning: other schedules stand at the start
     if variant.channels_last:
         model.to(memory_format=torch.channels_last)
     if variant.compile:

@@ -7,6 +7,7 @@ differ in their dashes.
 
 from .experiments import accuracy_and_costs, accuracy_curves
 from .method import ede_family, ede_stages, estimator_errors, method_figures
+from .recipes import recipe_curves
 from .run import (
     LatentWeights,
     Run,
@@ -37,6 +38,7 @@ __all__ = [
     'latent_weights',
     'method_figures',
     'read_run',
+    'recipe_curves',
     'run_figures',
     'save',
     'save_svg',
