@@ -1,7 +1,9 @@
 """The documentation site: ``python -m sphinx -W docs docs/_build``."""
 
 import importlib
+from functools import partial
 from pathlib import Path
+from types import FunctionType
 
 from docutils.nodes import Element, SkipNode
 from latex2mathml.converter import convert
@@ -9,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 import mmirnet
+from mmirnet.binary import RECIPES
 
 project = 'mmirnet'
 author = 'the mmirnet authors'
@@ -54,7 +57,8 @@ def show_where_imported() -> None:
         package = importlib.import_module(f'mmirnet.{face}')
         for name in package.__all__:
             item = getattr(package, name)
-            if getattr(item, '__module__', '').startswith(f'{package.__name__}.'):
+            named = isinstance(item, type | FunctionType)
+            if named and item.__module__.startswith(f'{package.__name__}.'):
                 item.__module__ = package.__name__
             setattr(package, name, item)  # Sphinx does not see what is made on demand
 
@@ -78,16 +82,18 @@ def skip_fields(app, what, name, item, skip, options) -> bool | None:
 
 
 def draw_pictures(app: Sphinx) -> None:
-    """Draws the method's pictures, for light and dark pages."""
+    """Draws the pictures of the method and of the recipes, for light and dark pages."""
     from mmirnet.analysis import plots
 
     folder = Path(app.srcdir) / '_pictures'
     folder.mkdir(exist_ok=True)
-    for name in PICTURES:
+    draw = {name: getattr(plots, name) for name in PICTURES}
+    for recipe in ('IR-Net', *RECIPES):
+        draw[recipe] = partial(plots.recipe_curves, recipe)
+    for name, function in draw.items():
         for dark in (False, True):
-            figure = getattr(plots, name)(dark=dark)
             shade = 'dark' if dark else 'light'
-            figure.savefig(folder / f'{name}-{shade}.png', dpi=150)
+            function(dark=dark).savefig(folder / f'{name}-{shade}.png', dpi=150)
 
 
 def setup(app: Sphinx) -> None:
