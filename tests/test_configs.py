@@ -47,6 +47,9 @@ CONFIGS = names(*LAYERS, 'fair')
 ABLATION = names('ablation')
 
 
+IN1K = 'irnet/resnet18_bireal_in1k.py'
+
+
 @functools.cache
 def load(name):
     return Config.fromfile(ROOT / 'configs' / name)
@@ -94,6 +97,7 @@ def test_learning_rate_is_that_of_its_batch(name):
 # name: (lr, weight decay, epochs, t_min); None where full precision
 SETTINGS = {
     'resnet20_bireal_cifar10': (0.1, 1e-4, 400, 1e-3),
+    'resnet20_bireal_cifar10-jpeg': (0.1, 1e-4, 400, 1e-3),
     'resnet20_normal_cifar10': (0.1, 1e-4, 400, 1e-3),
     'resnet20_w1a32_cifar10': (0.1, 1e-4, 400, 0.1),
     'resnet20_fp_cifar10': (0.1, 1e-4, 400, None),
@@ -140,6 +144,21 @@ def test_training_settings(name):
         # To zero at the end of the run: MMEngine's T_max is that by default.
         assert cfg.param_scheduler.eta_min == 0 and 'T_max' not in cfg.param_scheduler
         assert cfg.train_dataloader.batch_size == 128
+
+
+def test_imagenette_has_the_recipe_of_imagenet_in_proportion():
+    cfg, full = load('irnet/resnet18_bireal_imagenette.py'), load(IN1K)
+    iterations = 9469 // cfg.train_dataloader.batch_size + 1
+    ours, theirs = cfg.optim_wrapper.optimizer, full.optim_wrapper.optimizer
+    assert ours.lr / 128 == theirs.lr / 2048
+    assert dict(ours, lr=0) == dict(theirs, lr=0)
+    warmup, steps = cfg.param_scheduler
+    epochs = cfg.train_cfg.max_epochs
+    assert warmup.end == round(2500 / (100 * 625) * epochs * iterations)
+    assert [100 * m / epochs for m in steps.milestones] == [30, 60, 90]
+    assert cfg.custom_hooks == full.custom_hooks
+    assert cfg.train_pipeline == full.train_pipeline
+    assert cfg.model.backbone == full.model.backbone
 
 
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -16,6 +16,8 @@ DATASETS = {
     'digits': 'digits',
     'fashionmnist': 'Fashion-MNIST',
     'cifar10': 'CIFAR-10',
+    'cifar10-jpeg': 'CIFAR-10 (JPEG)',
+    'imagenette': 'Imagenette',
     'in1k': 'ImageNet-1k',
 }
 

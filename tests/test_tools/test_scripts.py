@@ -288,6 +288,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 
 def test_every_tool_is_tried():
     own = {'_torchrun.py', 'make_imagenet_sample.py', 'prepare_fashion_mnist.py'}
+    own |= {'prepare_data.py'}
     own |= {'deploy/run.py'}  # for machines without OpenMMLab
     found = {path.relative_to(TOOLS).as_posix() for path in TOOLS.rglob('*.py')}
     assert found == own | ALL.keys() | {f for f in found if f.startswith('benchmarks')}
