@@ -45,9 +45,17 @@ class _BinaryLayer:
     rule: Rule
     bounds: dict[str, float] = {}
 
-    def _init_binary(
-        self, binarize_input: bool, binarize_weight: bool, rule: Rule
+    def __init__(
+        self,
+        *args,
+        binarize_input: bool = True,
+        binarize_weight: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs,
     ) -> None:
+        # Named, for torch.nn.utils.skip_init.
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
         check_choice('binarize_input', binarize_input, (True, False))
         check_choice('binarize_weight', binarize_weight, (True, False))
         if not binarize_input and not binarize_weight:
@@ -55,10 +63,9 @@ class _BinaryLayer:
                 f'{type(self).__name__} with binarize_input=False and '
                 'binarize_weight=False binarises nothing: use a layer in full precision'
             )
-        check_weight(self.weight, rule, type(self).__name__)
+        check_weight(self.weight, self.rule, type(self).__name__)
         self.binarize_input = binarize_input
         self.binarize_weight = binarize_weight
-        self.rule = rule
         # Not in the state dict: t and k belong to the schedule, and checkpoints can be
         # exchanged with the full-precision network. One tensor, changed in place: a
         # compiled graph reads it without recompilation.
@@ -426,19 +433,6 @@ class BinaryConv2d(_BinaryLayer):
 
     _inputs_name = 'in_channels'
 
-    def __init__(
-        self,
-        *args,
-        binarize_input: bool = True,
-        binarize_weight: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **kwargs,
-    ) -> None:
-        # Named, for torch.nn.utils.skip_init.
-        super().__init__(*args, device=device, dtype=dtype, **kwargs)
-        self._init_binary(binarize_input, binarize_weight, self.rule)
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolves an input of shape (N, in, H, W) or (in, H, W)."""
         self._warn_if_constant()
@@ -473,19 +467,6 @@ class BinaryLinear(_BinaryLayer):
     """
 
     _inputs_name = 'in_features'
-
-    def __init__(
-        self,
-        *args,
-        binarize_input: bool = True,
-        binarize_weight: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **kwargs,
-    ) -> None:
-        # Named, for torch.nn.utils.skip_init.
-        super().__init__(*args, device=device, dtype=dtype, **kwargs)
-        self._init_binary(binarize_input, binarize_weight, self.rule)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
