@@ -384,6 +384,22 @@ class TestTraining:
         for key, value in gradients(y, layer, x).items():
             assert value.dtype == torch.float32 and value.isfinite().all(), key
 
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half, torch.float32])
+    @pytest.mark.parametrize('name', formulas.RECIPES)
+    def test_types(self, name, dtype):
+        """The weights' statistics are computed in float32 for the types below it."""
+        layer = layer_of(name, 8, 4, 3, padding=1, dtype=dtype)
+        twin = copy.deepcopy(layer).double()
+        x = torch.randn(2, 8, 6, 6, dtype=dtype, requires_grad=True)
+        y = layer(x)
+        assert y.dtype == dtype
+        eps = torch.finfo(dtype).eps
+        # AdaBin's four terms may cancel: each is rounded.
+        wanted, near = twin(x.double()), dict(rtol=8 * eps, atol=8 * eps)
+        torch.testing.assert_close(y.double(), wanted, **near)
+        for key, value in gradients(y, layer, x).items():
+            assert value.dtype == dtype and value.isfinite().all(), key
+
     @pytest.mark.parametrize('name', formulas.RECIPES)
     def test_copies(self, name):
         layer = layer_of(name, 4, 3, 3)
