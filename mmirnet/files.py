@@ -40,14 +40,14 @@ def sha256_of(f: BinaryIO, size: int) -> 'hashlib._Hash':
     return sha
 
 
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+def write_atomic(path: str | os.PathLike, *data: bytes | memoryview) -> None:
     """Writes a file atomically.
 
     Writes to a temporary file, fsyncs it, then renames it.
 
     Args:
         path (str | os.PathLike): The file.
-        data (bytes): Content of the file.
+        *data (bytes | memoryview): Content of the file, in parts.
 
     Raises:
         OSError: If the disk is full or the folder is not writable. An existing file
@@ -59,7 +59,7 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'xb') as f:
-            f.write(data)
+            f.writelines(data)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError
 from ..registry import find_class
+from .decoded import decoded_images
 from .seeding import SeededIndex, has_deterministic_order
 from .wrapped import leaves
 
@@ -117,21 +118,19 @@ class InMemory(Dataset):
         still = [t for t in transforms if isinstance(t, _STILL)]
         from_files = any(isinstance(t, LoadImageFromFile) for t in still)
         self.reading = still if from_files else []
-        read = Compose(still)
         # Wrappers may repeat an image, which is stored once.
         places = [_place(source, i, name) for i in range(len(source))]
         rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
         #: Names of the data sets with the images.
         self.sources = list(dict.fromkeys(type(leaf).__name__ for leaf, _ in rows))
-        found = [read(leaf.get_data_info(index)) for leaf, index in rows]
-        images = _same_size([item.get('img') for item in found], name)
-        labels = _single_labels([item.get('gt_label') for item in found], name)
+        infos = [leaf.get_data_info(index) for leaf, index in rows]
+        labels = _single_labels([info.get('gt_label') for info in infos], name)
+        images = decoded_images(infos, Compose(still), pipeline[: len(still)], name)
         self.metainfo = source.metainfo
         device = device or get_device()
         order = [rows[place] for place in places]
         self.rows = torch.tensor(order).to(device)
-        images = torch.from_numpy(images).movedim(-1, 1)
-        self.images = images.contiguous().to(device)
+        self.images = torch.from_numpy(images).to(device)
         self.labels = torch.tensor(labels)[order].to(device)
         self.padding, self.flip_prob = self._augmentation(
             transforms[len(still) :], pipeline
@@ -346,25 +345,6 @@ def _place(dataset: Dataset, index: int, name: str) -> tuple[Dataset, int]:
             f"MMPretrain's BaseDataset; {name} has not: build it on that, {_WAY_OUT}"
         )
     return dataset, index
-
-
-def _same_size(images: list[np.ndarray | None], name: str) -> np.ndarray:
-    """Stacks images to one array (N, H, W, C)."""
-    if not images:
-        raise ConfigError(f'InMemory has nothing to keep: {name} is empty')
-    if any(image is None for image in images):
-        raise ConfigError(
-            f'InMemory found no images in {name}, which does not read them itself: let '
-            f"the pipeline start with dict(type='LoadImageFromFile'), {_WAY_OUT}"
-        )
-    shapes = sorted({np.shape(image) for image in images})
-    if len(shapes) > 1:
-        raise ConfigError(
-            f'InMemory needs images of one size, got the shapes {shapes[:3]} from '
-            f"{name}: let the pipeline resize with dict(type='Resize', scale=(W, H)), "
-            f'{_WAY_OUT}'
-        )
-    return np.stack([np.atleast_3d(image) for image in images])
 
 
 def _single_labels(labels: list[Any], name: str) -> list[int]:
