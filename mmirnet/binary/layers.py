@@ -16,6 +16,7 @@ from .quantisation import (
     Rule,
     check_weight,
     quantize_weight,
+    scale_in_signs,
     weight_with_derivatives,
 )
 from .recipe import RECIPES, Quantized
@@ -365,8 +366,8 @@ def _linear(
     check_types(x, weight)
     t, k = t_and_k.unbind()
     rule = _rule(rule)
-    if not isinstance(rule, WeightRule) or not binarize_weight:
-        # A convolution of images of one pixel.
+    if not binarize_weight or not scale_in_signs(rule):
+        # A convolution of images of one pixel, with the scale behind the sum.
         pixels = x.reshape(-1, x.shape[-1], 1, 1)
         y = binary_conv2d(
             pixels,

@@ -57,6 +57,14 @@ def _per_filter(values: Tensor, w: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (w.dim() - 1))
 
 
+def scale_in_signs(rule: Rule) -> bool:
+    """Whether the scale is a power of two, or none, and multiplies the signs."""
+    if not isinstance(rule, WeightRule):
+        return False
+    scale = SCALES[rule.scale]
+    return scale is None or scale.exact
+
+
 def quantize_weight(
     weight: Tensor, alpha: Tensor | None, t: Tensor, k: Tensor, rule: Rule, real: bool
 ) -> Quantized:
@@ -77,8 +85,8 @@ def quantize_weight(
     if isinstance(rule, WeightRule):
         if real:
             return Quantized(weight, None)
-        filters, scale = make_filters(weight, rule), SCALES[rule.scale]
-        if scale is None or scale.exact:
+        filters = make_filters(weight, rule)
+        if scale_in_signs(rule):
             return Quantized(quantize(filters, weight.dtype), None)
         return Quantized(sign(filters.centred), filters.scale)
     recipe, w = RECIPES[rule], _in_float(weight)

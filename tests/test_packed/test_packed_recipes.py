@@ -124,14 +124,12 @@ def test_a_mean_scale():
     assert '0.exponent' not in packed.tensors
 
 
-def test_a_mean_scale_of_a_linear_layer():
-    """In training the scale is in the weights, and rounds elsewhere."""
-    net = nn.Sequential(nn.Flatten(), IRLinear(5 * 12, 6, scale='mean')).eval()
-    packed, x = pack(net, (4, 3)), dyadic_images(3, 5, 4, 3)
-    with torch.no_grad():
-        wanted, got = net(x), Simulation(packed)(x).numpy()
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(Session(packed, 1).predict(x), got)
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_mean_scale_of_a_linear_layer(bias):
+    """The scale is behind the sum of integers, as in a convolution."""
+    linear = IRLinear(5 * 12, 7, scale='mean', bias=bias)
+    packed = check_exact(nn.Sequential(nn.Flatten(), linear), (4, 3))
+    assert '1.scale' in packed.tensors
 
 
 def test_scales_that_are_powers_of_two_are_exponents():
