@@ -89,6 +89,26 @@ def check_number(name: str, value: object, least: float, *, more: bool = False) 
         raise ConfigError(f'{name} must be a number, {bound}, got {value!r}')
 
 
+def check_interval(owner: str, interval: object) -> None:
+    """Checks that the interval of a hook is a positive integer.
+
+    Args:
+        owner (str): Name of the hook.
+        interval (object): Value of its argument.
+
+    Raises:
+        ConfigError: If the interval is not allowed.
+
+    Example:
+        >>> check_interval('EDEHook', 0)
+        Traceback (most recent call last):
+        mmirnet.errors.ConfigError: EDEHook needs a positive interval, got 0
+    """
+    integer = isinstance(interval, numbers.Integral) and not isinstance(interval, bool)
+    if not integer or interval < 1:
+        raise ConfigError(f'{owner} needs a positive interval, got {interval!r}')
+
+
 def first_line(error: BaseException) -> str:
     r"""Returns the first line of an error's message.
 

@@ -1,6 +1,7 @@
 """Schedules: numbers of the binary layers as functions of the training progress."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -112,6 +113,11 @@ def schedule_at(name: str, progress: float, **bounds: float) -> tuple[float, flo
     check_choice('schedule', name, SCHEDULES)
     if not 0 <= progress <= 1:
         raise ConfigError(f'a schedule needs a progress from 0 to 1, got {progress}')
+    for bound, value in bounds.items():
+        if not isinstance(value, numbers.Real):
+            raise ConfigError(
+                f'schedule {name!r}: {bound} must be a number, got {value!r}'
+            )
     try:
         return SCHEDULES[name].at(progress, **bounds)
     except TypeError as error:

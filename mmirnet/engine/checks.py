@@ -29,6 +29,7 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead, MultiTaskHead
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..binary import Schedule
 from ..errors import ConfigError, DataError
 from .dry_run import dry_run
 from .facts import dataset_classes, leaves, normalised_twice, predicts
@@ -452,7 +453,20 @@ def _schedule(name: str, scheduler: Any, total: int, unit: str) -> Iterator[Exce
 
 
 def _hooks(runner: Runner) -> Iterator[Exception]:
-    counts = Counter(type(hook) for hook in runner.hooks)
+    counts: Counter[type] = Counter()
+    setters: dict[str, list[str]] = {}  # hooks of each schedule
+    for hook in runner.hooks:
+        # One for each schedule is right where layers of several recipes are mixed.
+        if isinstance(schedule := getattr(hook, 'schedule', None), Schedule):
+            setters.setdefault(schedule.name, []).append(type(hook).__name__)
+        else:
+            counts[type(hook)] += 1
+    for schedule, names in setters.items():
+        if len(names) > 1:
+            yield UserWarning(
+                f'{" and ".join(names)} set the schedule {schedule!r}: the last one '
+                'counts'
+            )
     for kind, count in counts.items():
         if count > 1 and kind.__module__.startswith('mmirnet.'):
             yield UserWarning(f'{kind.__name__} is registered {count} times')

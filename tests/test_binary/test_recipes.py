@@ -296,6 +296,9 @@ class TestSchedules:
             ('recu', dict(tau_min=0.99, tau_max=0.9), 'tau_min < tau_max'),
             ('recu', dict(tau_min=0.4), '0.5 < tau_min'),
             ('biper', {}, 'schedule must be one of'),
+            ('reste', dict(o_end='3'), "o_end must be a number, got '3'"),
+            ('recu', dict(tau_min=None), 'tau_min must be a number, got None'),
+            ('ede', dict(t_min='0.1'), "t_min must be a number, got '0.1'"),
         ],
     )
     def test_mistakes(self, name, bounds, message):
@@ -441,9 +444,9 @@ class TestArguments:
         with pytest.raises(ValueError, match='binarises nothing'):
             binary.BNNConv2d(4, 4, 3, binarize_input=False, binarize_weight=False)
 
-    @pytest.mark.parametrize('omega', [0, -1.0, math.inf, math.nan])
+    @pytest.mark.parametrize('omega', [0, -1.0, math.inf, math.nan, '20', None])
     def test_omega_is_positive(self, omega):
-        with pytest.raises(ValueError, match='positive omega'):
+        with pytest.raises(ValueError, match='omega must be a number, more than 0'):
             binary.BiPerConv2d(4, 4, 3, omega=omega)
 
     def test_libra_pb_is_one_recipe_of_many(self):

@@ -358,7 +358,20 @@ def test_what_cannot_work_is_one_line(tmp_path, changes, message):
         ),
         (
             {'custom_hooks': [dict(type='EDEHook'), dict(type='EDEHook')]},
-            'EDEHook is registered 2 times',
+            "EDEHook and EDEHook set the schedule 'ede': the last one counts",
+        ),
+        (
+            {'custom_hooks': [dict(type='EDEHook'), *2 * [dict(type='OvSWHook')]]},
+            'OvSWHook is registered 2 times',
+        ),
+        (
+            {
+                'custom_hooks': [
+                    dict(type='EDEHook'),
+                    dict(type='ScheduleHook', schedule='ede', t_max=5),
+                ]
+            },
+            "EDEHook and ScheduleHook set the schedule 'ede': the last one counts",
         ),
         (
             {
@@ -432,6 +445,12 @@ def test_what_looks_wrong_is_warned_of(tmp_path, changes, message):
             'model.backbone.conv_cfg': dict(type='IRConv2d', binarize_input=False),
         },
         {'val_dataloader.dataset.labels': [None] * 6, 'val_evaluator': []},
+        {
+            'custom_hooks': [
+                dict(type='ScheduleHook', schedule='ede'),
+                dict(type='ScheduleHook', schedule='recu'),
+            ]
+        },
     ],
     ids=repr,
 )

@@ -7,11 +7,9 @@ is :math:`\mathrm{sign}(\sin(\omega w))` with the derivative
 learned scale. In training the input is divided by its deviation in each image.
 """
 
-import math
-
 from torch import nn
 
-from ...errors import ConfigError
+from ...errors import check_number
 from ..layers import BinaryConv2d, BinaryLinear
 from ..recipe import DIVIDED_INPUT, Latent, Recipe, register_recipe
 from ..schedules import Schedule
@@ -20,8 +18,7 @@ OMEGA = 20.0
 
 
 def _check_omega(omega: float) -> dict[str, float]:
-    if not 0 < omega < math.inf:
-        raise ConfigError(f'BiPer needs a positive omega, got {omega}')
+    check_number('omega', omega, 0, more=True)
     return dict(omega=omega)
 
 

@@ -20,7 +20,7 @@ from ...binary import (
     log2_scales,
     weight_statistics,
 )
-from ...errors import ConfigError
+from ...errors import check_interval
 from ..wrappers import unwrap
 
 
@@ -79,10 +79,7 @@ class BinaryStatsHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 100) -> None:
-        if interval < 1:
-            raise ConfigError(
-                f'BinaryStatsHook needs a positive interval, got {interval}'
-            )
+        check_interval('BinaryStatsHook', interval)
         self.interval = interval
 
     def before_train(self, runner: Runner) -> None:

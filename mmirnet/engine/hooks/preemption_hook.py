@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import distributed
 
-from ...errors import ConfigError
+from ...errors import ConfigError, check_interval
 from ..loops import DeterministicEpochLoop, DeterministicIterLoop
 from .checkpoint_hook import AtomicCheckpointHook
 
@@ -48,10 +48,7 @@ class PreemptionHook(Hook):
     )
 
     def __init__(self, interval: int = 10) -> None:
-        if interval < 1:
-            raise ConfigError(
-                f'PreemptionHook needs a positive interval, got {interval}'
-            )
+        check_interval('PreemptionHook', interval)
         self.interval = interval
         self.received: int | None = None
         self.previous = {}

@@ -5,7 +5,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ...binary import SCHEDULES, binary_layers, schedule_at, set_schedule
-from ...errors import ConfigError
+from ...errors import ConfigError, check_interval
 
 
 @HOOKS.register_module()
@@ -46,9 +46,7 @@ class ScheduleHook(Hook):
         self, schedule: str, by_epoch: bool = True, interval: int = 1, **bounds: float
     ) -> None:
         schedule_at(schedule, 0.0, **bounds)  # checks the bounds
-        if interval < 1:
-            name = type(self).__name__
-            raise ConfigError(f'{name} needs a positive interval, got {interval}')
+        check_interval(type(self).__name__, interval)
         self.schedule = SCHEDULES[schedule]
         self.by_epoch = by_epoch
         self.interval = interval

@@ -187,7 +187,7 @@ def test_a_network_without_binary_layers(tmp_path, monkeypatch):
     assert records(runner) == {}
 
 
-@pytest.mark.parametrize('interval', [0, -1])
+@pytest.mark.parametrize('interval', [0, -1, '1', 1.5, None])
 def test_the_interval_is_positive(interval):
     with pytest.raises(ValueError, match='positive interval'):
         BinaryStatsHook(interval)

@@ -21,9 +21,11 @@ def test_needs_the_checkpoint_hook(tmp_path):
         runner.train()
 
 
-def test_interval():
-    with pytest.raises(ValueError, match='positive interval, got 0'):
-        PreemptionHook(interval=0)
+@pytest.mark.parametrize('interval', [0, '10', None])
+def test_interval(interval):
+    match = f'PreemptionHook needs a positive interval, got {interval!r}'
+    with pytest.raises(ValueError, match=match):
+        PreemptionHook(interval=interval)
 
 
 def test_windows_has_one_of_the_signals(monkeypatch):

@@ -1,6 +1,7 @@
 """One hook moves t and k, ReSTE's o and ReCU's tau. EDEHook has a file of its own."""
 
 import re
+from functools import partial
 
 import pytest
 from tiny import TinyNet, tiny_runner
@@ -45,6 +46,14 @@ def test_by_iteration_and_interval(tmp_path, name):
     runner = runner_of(tmp_path, name, [{**HOOKS[name], 'by_epoch': False}])
     runner.train()
     assert runner.model.seen == expected(name, 12, repeat=1)
+
+
+@pytest.mark.parametrize('interval', [0, '1', 0.5, None])
+@pytest.mark.parametrize('hook', [EDEHook, partial(ScheduleHook, 'recu')])
+def test_the_interval_is_a_positive_integer(hook, interval):
+    match = f'Hook needs a positive interval, got {interval!r}'
+    with pytest.raises(ValueError, match=match):
+        hook(interval=interval)
 
 
 @pytest.mark.parametrize('name', ['ReSTE', 'ReCU'])
