@@ -1,9 +1,9 @@
 """Small data sets as one tensor on the device, with augmentation of whole batches.
 
-For images of 32x32, a pipeline per sample, its worker processes and the copies to the
-GPU take longer than the network. Here a batch takes a few operations on the device of
-the model. Crops and flips have the distributions of MMPretrain's transforms. They
-follow from seed, epoch and sample alone, independent of the history of the run and of
+For small images, a pipeline per sample, its worker processes and the copies to the GPU
+take longer than the network. Here a batch takes a few operations on the device of the
+model. The augmentation has the distributions of MMPretrain's transforms. It
+follows from seed, epoch and sample alone, independent of the history of the run and of
 the number of processes.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import CenterCrop, LoadImageFromFile, Pad, RandomFlip, Resize
+from mmcv.transforms import CenterCrop, LoadImageFromFile, Pad, Resize
 from mmengine.config import ConfigDict
 from mmengine.dataset import (
     ClassBalancedDataset,
@@ -23,14 +23,14 @@ from mmengine.dataset import (
 )
 from mmengine.device import get_device
 from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
-from mmpretrain.datasets.transforms import PackInputs, RandomCrop, ResizeEdge
+from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.structures import DataSample
-from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError
 from ..registry import find_class
+from .augmentation import Augmentation, Draws
 from .decoded import decoded_images
 from .seeding import SeededIndex, has_deterministic_order
 from .wrapped import leaves
@@ -38,36 +38,6 @@ from .wrapped import leaves
 #: Deterministic transforms.
 _STILL = (LoadImageFromFile, Resize, ResizeEdge, CenterCrop, Pad)
 _WAY_OUT = 'or leave InMemory out'
-
-
-def crop_and_flip(
-    images: Tensor, offsets: Tensor, flips: Tensor, padding: int
-) -> Tensor:
-    """Pads every image with zeros, crops it to its own size, and mirrors some crops.
-
-    Args:
-        images (Tensor): (N, C, H, W).
-        offsets (Tensor): (N, 2), int64: first row and column of each crop in the
-            padded image, from 0 to 2 * ``padding``.
-        flips (Tensor): (N,), bool: whether to mirror each crop.
-        padding (int): Pixels on each side.
-
-    Returns:
-        Tensor: (N, C, H, W).
-
-    Example:
-        >>> image = torch.tensor([[[[1, 2], [3, 4]]]])
-        >>> crop_and_flip(image, torch.tensor([[0, 1]]), torch.tensor([True]), 1)
-        tensor([[[[0, 0],
-                  [2, 1]]]])
-    """
-    n, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, [padding] * 4)
-    # A view of all (2 * padding + 1)^2 crops, from which one per image is copied.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    sample = torch.arange(n, device=images.device)
-    crops = windows[sample, :, offsets[:, 0], offsets[:, 1]]
-    return torch.where(flips[:, None, None, None], crops.flip(-1), crops)
 
 
 @DATASETS.register_module()
@@ -84,7 +54,8 @@ class InMemory(Dataset):
         dataset (dict): Config of the data set, in MMEngine's wrappers or not. Its
             pipeline may start with ``LoadImageFromFile``, ``Resize``, ``ResizeEdge``,
             ``CenterCrop`` and ``Pad``. A ``RandomCrop`` to the image's own size with
-            zero padding and a horizontal ``RandomFlip`` may follow. It ends with
+            zero padding or a bilinear ``RandomResizedCrop``, a horizontal
+            ``RandomFlip`` and a ``ColorJitter`` may follow. It ends with
             ``PackInputs``.
         device (str | None): Device of the images. Defaults to the device on which
             MMEngine puts the model.
@@ -132,49 +103,39 @@ class InMemory(Dataset):
         self.rows = torch.tensor(order).to(device)
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.tensor(labels)[order].to(device)
-        self.padding, self.flip_prob = self._augmentation(
-            transforms[len(still) :], pipeline
-        )
-        self._drawn_for = None
-
-    def _augmentation(
-        self, transforms: Sequence[Any], pipeline: Sequence[dict]
-    ) -> tuple[int, float]:
-        """Returns padding of the crop and probability of the flip in a pipeline."""
-        padding, flip_prob = 0, 0.0
-        *transforms, last = transforms or [None]
-        fits = isinstance(last, PackInputs)
-        for transform in transforms:
-            if isinstance(transform, RandomCrop) and not padding:
-                padding = transform.padding or 0
-                fits &= isinstance(padding, int) and transform.pad_val == 0
-                fits &= tuple(transform.crop_size) == tuple(self.images.shape[2:])
-                fits &= transform.padding_mode == 'constant'
-            elif isinstance(transform, RandomFlip) and not flip_prob:
-                flip_prob = transform.prob
-                fits &= isinstance(flip_prob, float)
-                fits &= transform.direction == 'horizontal'
-            else:
-                fits = False
-        if not fits:
+        size = tuple(self.images.shape[2:])
+        self.augmentation = Augmentation(transforms[len(still) :], size)
+        if not self.augmentation.fits:
             raise ConfigError(
                 'InMemory does RandomCrop to the size of the images with an equal '
-                'padding of zeros, horizontal RandomFlip and PackInputs, each at most '
-                f'once, after {", ".join(t.__name__ for t in _STILL)}: change the '
-                f'pipeline, {_WAY_OUT}; it is {pipeline}'
+                'padding of zeros, or bilinear RandomResizedCrop, then horizontal '
+                'RandomFlip, ColorJitter (of Pillow, or torchvision/ColorJitter '
+                'between NumpyToPIL and PILToNumpy) and PackInputs, each at most once, '
+                f'after {", ".join(t.__name__ for t in _STILL)}: change the pipeline, '
+                f'{_WAY_OUT}; it is {pipeline}'
             )
-        return padding, flip_prob
+        self._check_channels()
+        self._drawn_for = None
 
-    def _draw(self, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Draws crop and flip of all samples in an epoch."""
+    def _check_channels(self) -> None:
+        channels, kind = self.images.shape[1], self.images.dtype
+        random = self.augmentation
+        fits = kind == torch.uint8 and (channels == 3 or not random.jitter)
+        if (random.crop or random.jitter) and not fits:
+            raise ConfigError(
+                'InMemory resizes images of 8 bits and changes the colours of RGB or '
+                f'BGR, not of {channels} channels of {kind}: change the pipeline, '
+                f'{_WAY_OUT}'
+            )
+
+    def _draw(self, seed: int, epoch: int) -> Draws:
+        """Draws the augmentation of all samples in an epoch."""
         if self._drawn_for != (seed, epoch):
             words = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(words[0]))
-            n, device = len(self), self.images.device
-            high = 2 * self.padding + 1
-            offsets = torch.randint(high, (n, 2), generator=generator)
-            flips = torch.rand(n, generator=generator) < self.flip_prob
-            self._drawn = offsets.to(device), flips.to(device)
+            self._drawn = self.augmentation.draw(
+                len(self), generator, self.images.device
+            )
             self._drawn_for = seed, epoch
         return self._drawn
 
@@ -198,17 +159,17 @@ class InMemory(Dataset):
         """
         if get_worker_info() is not None:
             raise ConfigError('InMemory needs num_workers=0: the images are in memory')
-        rows = torch.tensor(indices, device='cpu').to(self.images.device)
+        chosen = torch.tensor(indices, device='cpu')
+        rows = chosen.to(self.images.device)
         images = self.images[self.rows[rows]]
-        if self.padding or self.flip_prob:
+        if self.augmentation.draws:
             if not isinstance(indices[0], SeededIndex):
                 raise ConfigError(
                     'InMemory augments by the seed and epoch of its indices: it needs '
                     "sampler=dict(type='DeterministicSampler')"
                 )
             seed, _, epoch, _ = indices[0].seed
-            offsets, flips = self._draw(seed, epoch)
-            images = crop_and_flip(images, offsets[rows], flips[rows], self.padding)
+            images = self.augmentation(images, self._draw(seed, epoch), chosen)
         samples = []
         for index, label in zip(indices, self.labels[rows].split(1), strict=True):
             sample = DataSample()
@@ -298,7 +259,8 @@ def keep_in_memory(dataloader: ConfigDict) -> None:
 def _draws(dataset: dict) -> bool:
     kinds = [find_class(TRANSFORMS, t['type']) for t in _pipeline(dataset)]
     return any(
-        inspect.isclass(k) and issubclass(k, (RandomCrop, RandomFlip)) for k in kinds
+        not inspect.isclass(kind) or not issubclass(kind, (*_STILL, PackInputs))
+        for kind in kinds
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mmirnet.datasets import DeterministicSampler, InMemory, keep_in_memory
-from mmirnet.datasets.in_memory import crop_and_flip
+from mmirnet.datasets.augmentation import crop_and_flip
 
 init_default_scope('mmpretrain')
 CROP = dict(type='RandomCrop', crop_size=32, padding=4)
@@ -98,7 +98,7 @@ class TestDraws:
     def draws(cls):
         data = InMemory(digits(split='train'))
         drawn = [data._draw(3, epoch) for epoch in range(cls.epochs)]
-        return torch.stack([o for o, _ in drawn]), torch.stack([f for _, f in drawn])
+        return tuple(torch.stack(x) for x in zip(*(d[:2] for d in drawn), strict=True))
 
     def test_offsets_are_uniform_on_the_grid(self, draws):
         offsets, _ = draws
@@ -129,7 +129,7 @@ class TestDraws:
         [batch] = batches(data_loader)
         data = data_loader.dataset
         index = [s.sample_idx for s in batch['data_samples']]
-        offsets, flips = data._draw(3, 0)
+        offsets, flips = data._draw(3, 0)[:2]
         wanted = crop_and_flip(data.images[index], offsets[index], flips[index], 4)
         assert torch.equal(batch['inputs'], wanted)
         assert torch.equal(labels(batch), data.labels[index])
@@ -173,7 +173,14 @@ class TestReproducible:
     'pipeline',
     [
         [CROP, FLIP],
-        [dict(type='ColorJitter', brightness=0.2), PACK],
+        [dict(type='ColorJitter', brightness=0.2, backend='cv2'), PACK],
+        [dict(type='ColorJitter', brightness=0.2), CROP, PACK],
+        [dict(type='ColorJitter', hue=0.2), dict(type='ColorJitter', hue=0.2), PACK],
+        [dict(type='torchvision/ColorJitter', brightness=0.2), PACK],
+        [dict(type='NumpyToPIL'), dict(type='PILToNumpy'), PACK],
+        [dict(type='RandomResizedCrop', scale=32, interpolation='bicubic'), PACK],
+        [CROP, dict(type='RandomResizedCrop', scale=32), PACK],
+        [dict(type='RandomErasing'), PACK],
         [dict(CROP, crop_size=28), PACK],
         [dict(CROP, pad_val=7), PACK],
         [dict(CROP, padding_mode='reflect'), PACK],
@@ -344,7 +351,8 @@ class TestFiles:
         pipeline = [dict(type='LoadImageFromFile'), resize, CROP, FLIP, PACK]
         cfg = dict(type='CustomDataset', data_root=str(folder), pipeline=pipeline)
         data = InMemory(cfg)
-        assert (data.padding, data.flip_prob) == (4, 0.5)
+        made = data.augmentation
+        assert (made.padding, made.flip_prob) == (4, 0.5)
 
     def test_names_a_resize_where_sizes_differ(self, folder):
         pipeline = [dict(type='LoadImageFromFile'), PACK]
