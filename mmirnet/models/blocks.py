@@ -36,6 +36,11 @@ def build_activation(act_cfg: dict, channels: int) -> nn.Module:
         PReLU(num_parameters=128)
     """
     number = (act_cfg or {}).get('num_parameters', _default_number(act_cfg))
+    integer = isinstance(number, int) and not isinstance(number, bool)
+    if number is not None and not (integer and number > 0):
+        raise ConfigError(
+            f'act_cfg.num_parameters must be a positive integer, got {number!r}'
+        )
     if number != 1:
         act_cfg = {**act_cfg, 'num_parameters': channels}
     return build_activation_layer(act_cfg)

@@ -218,3 +218,11 @@ def test_any_openmmlab_model_has_one_number(kind):
     net = MODELS.build(dict(type='mmpretrain.MobileNetV2', act_cfg=dict(type=name)))
     net(torch.randn(2, 3, 32, 32))[-1].sum().backward()
     assert all(m.num_parameters == 1 for m in net.modules() if isinstance(m, kind))
+
+
+@pytest.mark.parametrize('number', ['16', 0, -1, 1.5, True])
+@pytest.mark.parametrize('kind', ['PReLU', 'RPReLU', 'Maxout'])
+def test_numbers_that_are_no_counts_are_refused_in_our_networks(kind, number):
+    match = 'act_cfg.num_parameters must be a positive integer, got'
+    with pytest.raises(ConfigError, match=match):
+        build_activation(dict(type=kind, num_parameters=number), 8)
