@@ -31,6 +31,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..errors import ConfigError
 from ..registry import find_class
 from .augmentation import Augmentation, Draws
+from .copies import cifar10_copy
 from .decoded import decoded_images
 from .seeding import SeededIndex, has_deterministic_order
 from .wrapped import leaves
@@ -94,6 +95,8 @@ class InMemory(Dataset):
         rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
         #: Names of the data sets with the images.
         self.sources = list(dict.fromkeys(type(leaf).__name__ for leaf, _ in rows))
+        #: Copy of CIFAR-10 that they read.
+        self.copies = list(filter(None, map(cifar10_copy, {leaf for leaf, _ in rows})))
         infos = [leaf.get_data_info(index) for leaf, index in rows]
         labels = _single_labels([info.get('gt_label') for info in infos], name)
         images = decoded_images(infos, Compose(still), pipeline[: len(still)], name)

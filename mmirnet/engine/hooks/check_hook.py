@@ -3,10 +3,12 @@
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
+from ...datasets.copies import cifar10_copy
 from ..checks import problems_before_testing, problems_before_training
 from ..config_checks import report
-from ..facts import checkpoint_classes
+from ..facts import checkpoint_classes, parts
 
 
 @HOOKS.register_module()
@@ -40,6 +42,7 @@ class CheckHook(Hook):
         """
         report(problems_before_training(runner, self.trained_on))
         self.checked = True
+        _say_copy(runner, runner.train_dataloader)
 
     def before_val(self, runner: Runner) -> None:
         """Checks what a validation without training needs."""
@@ -50,3 +53,11 @@ class CheckHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Checks what testing needs."""
         report(problems_before_testing(runner, 'test', self.trained_on))
+        _say_copy(runner, runner.test_dataloader)
+
+
+def _say_copy(runner: Runner, loader: DataLoader) -> None:
+    """Logs which copy of CIFAR-10 a result is made with."""
+    copies = {cifar10_copy(part) for part in parts(loader.dataset)}
+    for copy in sorted(filter(None, copies)):
+        runner.logger.info(copy)
