@@ -241,9 +241,9 @@ def measure(
     labels = torch.randint(ARCHS[arch]['classes'], (batch,), device=device)
     names = [*BASES, *(name for name in only or VARIANTS if name not in BASES)]
     compiled = any(VARIANTS[name].compile for name in names)
-    # A layer has one graph per geometry and layout, a network one per recipe. Beyond the
-    # limit torch runs them uncompiled. From torch 2.7 it is called recompile_limit, and
-    # the old name still works.
+    # A layer has one graph per geometry and layout, a network one per recipe. Beyond
+    # the limit torch runs them uncompiled. From torch 2.7 it is called recompile_limit,
+    # and the old name still works.
     torch._dynamo.config.cache_size_limit = 100
     errors = check_gradients(arch, x[:8], compiled)
     for variant, error in errors.items():
