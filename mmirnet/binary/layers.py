@@ -498,7 +498,7 @@ class IRConv2d(BinaryConv2d, nn.Conv2d):
         estimator (str): A name of :data:`~mmirnet.binary.ESTIMATORS`: 'ede', 'ste' or
             'approx_sign'.
         balance (bool): Subtract the mean of each filter. False gives the plain sign.
-        **kwargs: Keyword arguments of ``nn.Conv2d``.
+        **kwargs: Keyword arguments of ``nn.Conv2d``, and ``binarize_weight``.
 
     Raises:
         ValueError: If ``scale`` or ``estimator`` is unknown, or if filters have a
@@ -539,7 +539,7 @@ class IRLinear(BinaryLinear, nn.Linear):
         scale (str | None): As for :class:`IRConv2d`.
         estimator (str): As for :class:`IRConv2d`.
         balance (bool): As for :class:`IRConv2d`.
-        **kwargs: Keyword arguments of ``nn.Linear``.
+        **kwargs: Keyword arguments of ``nn.Linear``, and ``binarize_weight``.
 
     Raises:
         ValueError: As for :class:`IRConv2d`.

@@ -1,5 +1,7 @@
 """Plots of a recipe: its binary weights and inputs, and their derivatives."""
 
+import functools
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,7 +16,7 @@ from .style import DASHES, new_axes, short_number, styled
 #: Points of the training that are drawn.
 _PROGRESS = (0.0, 0.5, 1.0)
 #: Values of a filter, or of an image, evenly spaced.
-_COUNT = 601
+_COUNT = 401
 
 
 def _values(most: float) -> Tensor:
@@ -44,6 +46,7 @@ def _label(recipe: str, progress: float) -> str:
     return f'{100 * progress:.0f} %: {values}'
 
 
+@functools.cache  # a light and a dark figure have the same curves
 def _of_weights(recipe: str, progress: float) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of a filter, binary weights, and the derivative of each by its own."""
     layer = _layer(recipe, progress)
@@ -58,6 +61,7 @@ def _of_weights(recipe: str, progress: float) -> tuple[Tensor, Tensor, Tensor]:
     return weight, output(weight).detach(), jacrev(output)(weight).diagonal()
 
 
+@functools.cache
 def _of_inputs(recipe: str, progress: float) -> tuple[Tensor, Tensor, Tensor]:
     """Values of an image, binary values, and the derivative of each by its own."""
     layer, x = _layer(recipe, progress), _values(2.0)
