@@ -38,7 +38,9 @@ def eighths(rng, *shape):
 def ways(form, binarize, seed=0):
     """A layer with all tensors of its form, numbers that no order of sums rounds."""
     rng = np.random.default_rng(seed)
-    more = dict(bias=real(rng, 8))
+    # A float convolution may add the bias first.
+    free = binarize or form != 'exponent'
+    more = dict(bias=real(rng, 8) if free else eighths(rng, 8))
     if binarize:
         more['threshold'] = eighths(rng, 5)
     elif form == 'terms':
