@@ -207,9 +207,8 @@ def test_two_runs_read_once(folder, reads):
 def test_several_processes_keep_order_and_random_numbers(folder, monkeypatch):
     import torch
 
-    infos = [
-        DATASETS.build(config(folder)).get_data_info(i % 6) for i in range(3 * 32 + 1)
-    ]
+    images = DATASETS.build(config(folder))
+    infos = [images.get_data_info(i % 6) for i in range(3 * 32 + 1)]
     read = Compose([LOAD])
     wanted = decoded._read_all(infos, read, 'a')
     monkeypatch.setattr(decoded, '_FEW', 1)
