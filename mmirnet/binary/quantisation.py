@@ -11,6 +11,8 @@ from .weights import (
     SCALES,
     WeightRule,
     check_filters,
+    filter_dims,
+    in_float,
     make_filters,
     quantize,
     weight_by_operators,
@@ -42,15 +44,6 @@ def check_weight(weight: Tensor, rule: Rule, owner: str) -> None:
             f'{owner} needs filters of {smallest} weights or more, got weight shape '
             f'{tuple(weight.shape)}; keep this layer in full precision'
         )
-
-
-def _filter_dims(w: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, w.dim()))
-
-
-def _in_float(weight: Tensor) -> Tensor:
-    half = weight.dtype in (torch.half, torch.bfloat16)
-    return weight.float() if half else weight
 
 
 def _per_filter(values: Tensor, w: Tensor) -> Tensor:
@@ -89,7 +82,7 @@ def quantize_weight(
         if scale_in_signs(rule):
             return Quantized(quantize(filters, weight.dtype), None)
         return Quantized(sign(filters.centred), filters.scale)
-    recipe, w = RECIPES[rule], _in_float(weight)
+    recipe, w = RECIPES[rule], in_float(weight)
     scale = _per_filter(alpha, w) if recipe.scale == 'learned' else None
     if real:
         return Quantized(recipe.real.of(w, t, k), scale)
@@ -133,7 +126,7 @@ def quantized_vjp(
         if not real:
             grad = weight_vjp(grad, make_filters(weight, rule), t, k, rule)
         return grad.to(weight.dtype), None
-    recipe, w = RECIPES[rule], _in_float(weight)
+    recipe, w = RECIPES[rule], in_float(weight)
     grad = grad.to(w.dtype)
     if recipe.functions is not None and not real:
         return recipe.functions.vjp(grad, w, t, k).to(weight.dtype), None
@@ -142,7 +135,7 @@ def quantized_vjp(
     values = z if real else sign_again(z)
     grad_z, grad_alpha, grad_scale = grad, None, None
     if recipe.scale == 'learned':
-        grad_alpha = (grad * values).sum(_filter_dims(w)).to(alpha.dtype)
+        grad_alpha = (grad * values).sum(filter_dims(w)).to(alpha.dtype)
         grad_z = grad * _per_filter(alpha, w)
     elif recipe.scale is not None and not real:
         if recipe.scale_gradient != 'through':
@@ -171,7 +164,7 @@ def weight_with_derivatives(
     """Computes the binary weight with operators that have higher derivatives."""
     if isinstance(rule, WeightRule):
         return weight if real else weight_by_operators(weight, t, k, rule)
-    recipe, w = RECIPES[rule], _in_float(weight)
+    recipe, w = RECIPES[rule], in_float(weight)
     q = quantize_weight(weight.detach(), alpha, t, k, rule, real)
     if recipe.functions is not None and not real:
         return _with_curve(dequantize(q, w.dtype), recipe.functions.curve(w, t, k))

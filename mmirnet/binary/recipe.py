@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .schedules import CONSTANT, Schedule
+from .weights import filter_dims
 
 
 class Latent(NamedTuple):
@@ -97,10 +98,6 @@ def _same(w: Tensor, t: Tensor, k: Tensor) -> Tensor:
     return w
 
 
-def _filter_dims(w: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, w.dim()))
-
-
 def _sign_times(mean: Callable[[Tensor], int]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda grad, w: grad / mean(w) * w.sign()
 
@@ -111,7 +108,7 @@ PLAIN = Latent('w', _same, lambda grad, w, t, k: grad)
 #: The mean absolute weight of each filter.
 FILTER_MEAN = OutputScale(
     r'\mathrm{mean}|w|',
-    lambda w: w.abs().mean(_filter_dims(w), keepdim=True),
+    lambda w: w.abs().mean(filter_dims(w), keepdim=True),
     _sign_times(lambda w: w[0].numel()),
 )
 #: The mean absolute weight of the layer.
@@ -129,35 +126,39 @@ PLAIN_INPUT = InputRule(
 )
 
 
-def _image_dims(x: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, x.dim()))
+def deviation(values: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Centres each filter of weights, or each image of inputs.
 
+    Args:
+        values (Tensor): (N, ...), floating point.
 
-def _image_deviation(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Centred values, 1 / sqrt(var + 1e-5) of each image, and n - 1."""
-    dims = _image_dims(x)
-    degrees = max(x[0].numel() - 1, 1)
-    centred = x - x.mean(dims, keepdim=True)
+    Returns:
+        tuple[Tensor, Tensor, int]: Centred values; 1 / sqrt(var + 1e-5) of each with
+        the unbiased variance, (N, 1, ...); and the n - 1 that it divides by.
+    """
+    dims = filter_dims(values)
+    degrees = max(values[0].numel() - 1, 1)
+    centred = values - values.mean(dims, keepdim=True)
     variance = centred.square().sum(dims, keepdim=True) / degrees
     return centred, (variance + 1e-5).rsqrt(), degrees
 
 
 def _divided(x, a, b):
-    return x * _image_deviation(x)[1]
+    return x * deviation(x)[1]
 
 
 def _divided_vjp(grad, grad_z, x, z, a, b):
-    centred, inverse, degrees = _image_deviation(x)
-    share = (grad_z * z).sum(_image_dims(x), keepdim=True) * inverse.square() / degrees
+    centred, inverse, degrees = deviation(x)
+    share = (grad_z * z).sum(filter_dims(x), keepdim=True) * inverse.square() / degrees
     return inverse * grad_z - centred * share, None, None
 
 
 def _divided_by_constant(x, a, b):
-    return x * _image_deviation(x.detach())[1]
+    return x * deviation(x.detach())[1]
 
 
 def _divided_by_constant_vjp(grad, grad_z, x, z, a, b):
-    return grad_z * _image_deviation(x)[1], None, None
+    return grad_z * deviation(x)[1], None, None
 
 
 #: x divided by its deviation in each image, which its sign does not show (ReCU).

@@ -151,15 +151,22 @@ def check_filters(weight: Tensor, balance: bool, owner: str = 'Libra-PB') -> Non
         )
 
 
-def _filter_dims(weight: Tensor) -> tuple[int, ...]:
+def in_float(weight: Tensor) -> Tensor:
+    """Returns half-precision weights in float32, in which statistics are computed."""
+    half = weight.dtype in (torch.half, torch.bfloat16)
+    return weight.float() if half else weight
+
+
+def filter_dims(weight: Tensor) -> tuple[int, ...]:
+    """Returns the dimensions of a filter: all but the first."""
     return tuple(range(1, weight.dim()))
 
 
 def make_filters(weight: Tensor, rule: WeightRule) -> Filters:
     """Balances and standardises a weight and computes its scale."""
-    w = weight.float() if weight.dtype in (torch.half, torch.bfloat16) else weight
+    w = in_float(weight)
     # Not flattened: that would copy weights in channels-last memory format.
-    dims = _filter_dims(w)
+    dims = filter_dims(w)
     if not rule.balance:
         s = _scale(w.abs().mean(dims, keepdim=True), rule.scale)
         return Filters(w, 1.0, s)
@@ -254,7 +261,7 @@ def weight_vjp(grad, filters: Filters, t, k, rule: WeightRule) -> Tensor:
     if s is not None:
         gain = s * gain
     z = centred.mul_(inv_std) if rule.standardize else centred
-    dims = _filter_dims(z)
+    dims = filter_dims(z)
     d = estimator.vjp(grad.to(z.dtype), z, t).mul_(gain)
     if rule.balance:
         d -= d.mean(dims, keepdim=True)

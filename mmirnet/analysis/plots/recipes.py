@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import jacrev
 
 from ... import binary
-from ...binary import RECIPES, SCHEDULES, IRLinear, Schedule
+from ...binary import RECIPES, SCHEDULES, BinaryLinear, IRLinear, Schedule
 from ...binary.quantisation import input_with_derivatives, weight_with_derivatives
 from ...errors import check_choice
 from .style import DASHES, new_axes, short_number, styled
@@ -23,10 +23,10 @@ def _values(most: float) -> Tensor:
     return torch.linspace(-most, most, _COUNT, dtype=torch.double)
 
 
-def _layer(recipe: str, progress: float, **options):
+def _layer(recipe: str, progress: float) -> BinaryLinear:
     """A linear layer of one output, whose weights are evenly spaced."""
     kind = IRLinear if recipe == 'IR-Net' else getattr(binary, f'{recipe}Linear')
-    layer = kind(_COUNT, 1, bias=False, **options).double()
+    layer = kind(_COUNT, 1, bias=False).double()
     layer.weight.data.copy_(_values(1.5))
     layer.t_and_k.copy_(torch.tensor(_schedule(recipe).at(progress)))
     if hasattr(layer, 'alpha'):

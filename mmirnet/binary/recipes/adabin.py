@@ -20,6 +20,7 @@ from ..estimators import ESTIMATORS, sign
 from ..layers import BinaryConv2d, BinaryLinear
 from ..recipe import InputRule, Quantized, Recipe, WeightFunctions, register_recipe
 from ..schedules import SCHEDULES
+from ..weights import filter_dims
 
 
 def _fit(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,7 +28,7 @@ def _fit(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     A constant filter has alpha 0. Its z is 0: it is binarised to beta.
     """
-    dims = tuple(range(1, w.dim()))
+    dims = filter_dims(w)
     beta = w.mean(dims, keepdim=True)
     centred = w - beta
     alpha = centred.square().mean(dims, keepdim=True).sqrt()
@@ -45,7 +46,7 @@ def _quantize(w: Tensor, t: Tensor, k: Tensor) -> Quantized:
 
 def _vjp(grad: Tensor, w: Tensor, t: Tensor, k: Tensor) -> Tensor:
     z, alpha, _ = _fit(w)
-    dims = tuple(range(1, w.dim()))
+    dims = filter_dims(w)
     mean = grad.mean(dims, keepdim=True)
     # d is alpha's gradient of z, so that alpha cancels in the derivative of z.
     estimator = ESTIMATORS['ede']
@@ -57,7 +58,7 @@ def _vjp(grad: Tensor, w: Tensor, t: Tensor, k: Tensor) -> Tensor:
 
 
 def _curve(w: Tensor, t: Tensor, k: Tensor) -> Tensor:
-    dims = tuple(range(1, w.dim()))
+    dims = filter_dims(w)
     z, alpha, _ = _fit(w.detach())
     constant, signs = alpha == 0, sign(z)
     mean = w.mean(dims, keepdim=True)

@@ -14,15 +14,15 @@ from ..recipe import (
     DIVIDED_BY_CONSTANT_INPUT,
     OutputScale,
     Recipe,
+    deviation,
     register_recipe,
 )
+from ..weights import filter_dims
 
 
 def _standardised_mean(w: Tensor) -> Tensor:
-    dims = tuple(range(1, w.dim()))
-    centred = w - w.mean(dims, keepdim=True)
-    variance = centred.square().sum(dims, keepdim=True) / (w[0].numel() - 1)
-    return centred.abs().mean(dims, keepdim=True) * (variance + 1e-5).rsqrt()
+    centred, inverse, _ = deviation(w)
+    return centred.abs().mean(filter_dims(w), keepdim=True) * inverse
 
 
 OVSW = register_recipe(

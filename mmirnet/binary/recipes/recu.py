@@ -20,8 +20,11 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ..layers import BinaryConv2d, BinaryLinear
-from ..recipe import DIVIDED_INPUT, Latent, Recipe, register_recipe
+from ..recipe import DIVIDED_INPUT, Latent, Recipe, deviation, register_recipe
 from ..schedules import Schedule, register_schedule
+from ..weights import filter_dims
+
+_FACTOR = 2 * math.sqrt(2)
 
 
 def recu(
@@ -52,32 +55,24 @@ def recu(
     return factor * math.exp(progress) + tau_min - factor, 1.0
 
 
-def _standardise(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred weights, and 2 sqrt(2) / sqrt(var + 1e-5) of each filter."""
-    dims = tuple(range(1, w.dim()))
-    centred = w - w.mean(dims, keepdim=True)
-    variance = centred.square().sum(dims, keepdim=True) / (w[0].numel() - 1)
-    return centred, 2 * math.sqrt(2) * (variance + 1e-5).rsqrt()
-
-
 def _bound(u: Tensor, tau: Tensor) -> Tensor:
     return -u.detach().abs().mean() * torch.log(2 - 2 * tau)
 
 
 def _rectified(w: Tensor, tau: Tensor, k: Tensor) -> Tensor:
-    centred, factor = _standardise(w)
-    u = centred * factor
+    centred, inverse, _ = deviation(w)
+    u = centred * (_FACTOR * inverse)
     bound = _bound(u, tau)
     return u.clamp(-bound, bound)
 
 
 def _rectified_vjp(grad: Tensor, w: Tensor, tau: Tensor, k: Tensor) -> Tensor:
-    centred, factor = _standardise(w)
+    centred, inverse, degrees = deviation(w)
+    factor, dims = _FACTOR * inverse, filter_dims(w)
     u = centred * factor
-    dims, n = tuple(range(1, w.dim())), w[0].numel()
     d = grad * (u.abs() <= _bound(u, tau))
-    # The derivative of the deviation: 8 / (var + 1e-5) is the factor's square.
-    share = (d * u).sum(dims, keepdim=True) * factor.square() / (8 * (n - 1))
+    # The derivative of the deviation: the square of 1 / sqrt(var + 1e-5).
+    share = (d * u).sum(dims, keepdim=True) * inverse.square() / degrees
     return (d - d.mean(dims, keepdim=True)) * factor - centred * share
 
 
