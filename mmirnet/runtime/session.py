@@ -138,9 +138,11 @@ def _choose_threads(threads: int | None) -> int:
 class Session:
     """A packed network, ready to predict.
 
-    Calls from several threads take turns. A session can be copied and pickled,
-    and works in a child that was forked; what was left to the machine here, the
-    threads and the instruction set, the other machine or worker chooses anew.
+    Several threads may predict at the same time: each call has its own memory, and
+    no call holds the interpreter. Many clients that send single images are served
+    best by ``threads=1``. A session can be copied and pickled, and works in a child
+    that was forked; what was left to the machine here, the threads and the
+    instruction set, the other machine or worker chooses anew.
 
     Args:
         packed: A checked network.

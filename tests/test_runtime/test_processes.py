@@ -257,24 +257,33 @@ def test_a_long_prediction_is_interrupted(script):
     assert result.stdout.split() == ['interrupted'] * 2
 
 
-def test_a_signal_is_handled_during_a_long_prediction(script):
+def test_a_signals_handler_may_predict_too(script):
+    """In the middle of a prediction of the same engine, which goes on afterwards."""
     result = script("""
         seen = []
         def handler(*_):
-            try:
-                engine.predict(x)
-            except RuntimeError as error:
-                seen.append(str(error))
+            seen.append((engine.predict(x) == wanted).all())
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        while not seen:
-            engine.predict(many)
-        print(seen)
+        for engine in engine, Session(packed, threads=1):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            while not seen:
+                logits = engine.predict(many)
+            assert (logits.reshape(4000, 9, -1) == wanted).all()
+            print(seen.pop())
     """)
     assert result.returncode == 0, result.stderr
-    assert "signal's handler predicts with the runtime that it has interrupted" in (
-        result.stdout
-    )
+    assert result.stdout.split() == ['True'] * 2
+
+
+def test_a_short_prediction_does_not_wait_for_a_long_one(packed, x, wanted):
+    engine = Session(packed, threads=1)
+    caller = threading.Thread(target=engine.predict, args=[np.concatenate([x] * 6000)])
+    caller.start()
+    time.sleep(0.05)
+    for _ in range(300):
+        np.testing.assert_array_equal(engine.predict(x[:1]), wanted[:1])
+    assert caller.is_alive()
+    caller.join()
 
 
 @pytest.mark.parametrize('images', ['x[:1]', 'many[:9000]'])

@@ -61,6 +61,19 @@ def test_runner_throughput_writes_its_report(tmp_path, monkeypatch):
     assert report['val_s'] > 0
 
 
+def test_clients_writes_its_report(tmp_path, monkeypatch):
+    import clients
+
+    out = tmp_path / 'clients.json'
+    args = ['--size', 32, '--clients', 1, 3, '--rounds', 1, '--seconds', 0.02]
+    run_main(monkeypatch, clients, *args, '--threads', 1, '--out', out)
+    rows = json.loads(out.read_text())['rows']
+    assert [(row['threads'], row['clients']) for row in rows] == [(1, 1), (1, 3)]
+    for row in rows:
+        assert 0 < row['p50_ms'] <= row['p99_ms']
+        assert row['images_per_s'] > 0
+
+
 def test_inference_compares_the_recipes(monkeypatch, capsys):
     import inference
 

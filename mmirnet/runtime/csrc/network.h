@@ -124,7 +124,8 @@ class Network {
   using Interrupt = std::function<bool()>;
   // `images` is uint8 NHWC, or float NCHW already normalised. The logits of an
   // image that holds NaN or infinity, or where one of its values becomes NaN on
-  // the way, are all NaN: as bits it would be lost.
+  // the way, are all NaN: as bits it would be lost. Any number of threads may
+  // call at the same time.
   void run(const uint8_t* images, int count, float* logits,
            const Interrupt& interrupt = {});
   void run(const float* images, int count, float* logits,
@@ -145,7 +146,7 @@ class Network {
   void plan_activation(const EpilogueSpec& epilogue, int channels,
                        Epilogue& constant);
   struct State;
-  struct Turn;
+  struct Workspace;
   static State* new_state();
   State& state();
   template <class Pixel>

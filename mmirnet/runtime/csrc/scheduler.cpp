@@ -10,19 +10,21 @@
 
 namespace mmirnet {
 
-// What calls of `run` share, which is one after another.
+// What one call computes in: an arena a thread.
+using Arenas = std::vector<Bytes>;
+
+// What calls of `run` share, on any number of threads.
 struct Network::State {
   const int process = process_id();
   const std::shared_ptr<ThreadPool> pool = ThreadPool::shared();
-  std::timed_mutex mutex;
-  std::atomic<std::thread::id> caller{};  // who holds it
-  std::vector<Bytes> arenas;  // one a thread
+  std::mutex mutex;
+  std::vector<Arenas> idle;
 };
 
 Network::State* Network::new_state() { return new State; }
 
-// A child that was forked during a call leaves its parent's state alone, for
-// ever: nobody there will unlock it, nor end the call.
+// A child that was forked leaves its parent's state alone, for ever: a lock may
+// be held that nobody there will open.
 Network::State& Network::state() {
   State* found = state_.load();
   if (found->process == process_id()) return *found;
@@ -88,22 +90,24 @@ constexpr auto kPatience = std::chrono::milliseconds(50);
 
 }  // namespace
 
-// One call's turn to use the state.
-struct Network::Turn {
-  Turn(State& state, const Interrupt& interrupt)
-      : state(state), lock(state.mutex, std::defer_lock) {
-    if (state.caller == std::this_thread::get_id())
-      throw std::runtime_error(
-          "a signal's handler predicts with the runtime that it has interrupted");
-    // ThreadSanitizer sees the lock when the wait goes by the system's clock.
-    while (!lock.try_lock_until(std::chrono::system_clock::now() + kPatience))
-      if (interrupt && interrupt()) throw Interrupted();
-    state.caller = std::this_thread::get_id();
+// A call's arenas: those of an earlier call if any are idle. A burst of callers
+// leaves no more behind than there are cores.
+struct Network::Workspace {
+  explicit Workspace(State& state) : state(state) {
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    if (state.idle.empty()) return;
+    arenas = std::move(state.idle.back());
+    state.idle.pop_back();
   }
-  ~Turn() { state.caller = std::thread::id(); }
+  ~Workspace() {
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    if (state.idle.size() < std::max(1u, std::thread::hardware_concurrency()))
+      state.idle.push_back(std::move(arenas));
+  }
+  Workspace(const Workspace&) = delete;
 
   State& state;
-  std::unique_lock<std::timed_mutex> lock;
+  Arenas arenas;
 };
 
 template <class Pixel>
@@ -112,7 +116,7 @@ void Network::run_images(const Pixel* images, int count, float* logits,
   require(input_ >= 0 && output_ >= 0, "the network has no input or output");
   if (count == 0) return;
   State& state = this->state();
-  const Turn turn(state, interrupt);
+  Workspace workspace(state);
   const int threads = threads_, classes = output().channels;
   const size_t pixels =
       size_t{1} * input().height * input().width * input().channels;
@@ -120,7 +124,7 @@ void Network::run_images(const Pixel* images, int count, float* logits,
   const bool alone = threads == 1 || count >= threads;
   const size_t scratch = round_up(scratch_floats_ + kGap, kFloatLanes);
   const size_t start = aligned(arena_bytes_ + kGap);
-  std::vector<Bytes>& arenas = state.arenas;
+  Arenas& arenas = workspace.arenas;
   while (arenas.size() < static_cast<size_t>(alone ? threads : 1))
     arenas.push_back(
         allocate(start + 4 * scratch * (arenas.empty() ? threads : 1)));
