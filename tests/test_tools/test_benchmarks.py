@@ -74,6 +74,19 @@ def test_clients_writes_its_report(tmp_path, monkeypatch):
         assert row['images_per_s'] > 0
 
 
+def test_inference_times_our_runtime_alone(tmp_path, monkeypatch):
+    import inference
+
+    out = tmp_path / 'ours.json'
+    monkeypatch.setattr(inference, 'BLOCKS', ((64, 4),))
+    args = ['--what', 'blocks', '--rounds', 1, '--only-ours', '--out', out]
+    run_main(monkeypatch, inference, *args)
+    report = json.loads(out.read_text())
+    (times,) = report['seconds'].values()
+    assert set(times) == {f'runtime {isa}' for isa in report['instruction_sets'][:-1]}
+    assert min(times.values(), default=1) > 0
+
+
 def test_inference_compares_the_recipes(monkeypatch, capsys):
     import inference
 

@@ -2,6 +2,7 @@
 
 All candidates alternate in one process, so that noise affects all of them alike. The
 script prints medians. It names the runtimes that are not installed and skips them.
+With --only-ours it times the 1-bit runtime alone, as on a Raspberry Pi.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +25,12 @@ import numpy as np
 import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from reports import write_json
 from torch import nn
 
-import mmirnet  # noqa: F401
+import mmirnet
 from mmirnet.analysis.cost.measure import interleaved
+from mmirnet.engine.speed import device_name
 from mmirnet.packed import pack
 from mmirnet.packed.onnx import to_onnx
 from mmirnet.runtime import Session, _native, instruction_sets
@@ -346,17 +350,20 @@ def show(title: str, times: dict[str, float], ours: str) -> None:
             )
 
 
-def measure_blocks(args, folder: Path) -> None:
+def measure_blocks(args, folder: Path) -> dict[str, dict[str, float]]:
     """Compares binary blocks with float and int8 ones; reports the share of peak."""
+    report = {}
     peak = max(_native.peak_rate() for _ in range(5))
     print(f'peak of xor + popcount + add: {peak / 1e12:.2f} T multiply-accumulates/s')
     for channels, size in BLOCKS:
         x = torch.randn(1, channels, size, size).clamp(-1, 1)
         block = warm_up(Block(channels), x)
-        candidates = dict(torch_candidates(block, x))
-        candidates |= dict(torch_int8_block(block, x))
-        graph = partial(onnx_block, block, tuple(x.shape))
-        candidates |= dict(onnx_candidates(graph, x.numpy(), folder))
+        candidates: Candidates = {}
+        if not args.only_ours:
+            candidates |= dict(torch_candidates(block, x))
+            candidates |= dict(torch_int8_block(block, x))
+            graph = partial(onnx_block, block, tuple(x.shape))
+            candidates |= dict(onnx_candidates(graph, x.numpy(), folder))
         isas = instruction_sets()[:-1]
         samples = {f'runtime {isa}': [] for isa in isas}
         others, bare = [], []
@@ -369,18 +376,20 @@ def measure_blocks(args, folder: Path) -> None:
             others.append(alternate(candidates, 1, 0.05))
         times = {name: statistics.median(values) for name, values in samples.items()}
         times |= {n: statistics.median(o[n] for o in others) for n in candidates}
-        show(
-            f'block {channels} x {size} x {size}, batch 1', times, f'runtime {isas[0]}'
-        )
+        title = f'block {channels} x {size} x {size}, batch 1'
+        report[title] = times
+        show(title, times, f'runtime {isas[0]}')
         if peak:
             # Rows outside the image are skipped, so they are not counted.
             work = channels**2 * size * 3 * (3 * size - 2)
             share = work / statistics.median(bare) / peak
             print(f'  bare loop: {100 * share:.0f} % of the peak')
+    return report
 
 
-def measure_recipes(args) -> None:
+def measure_recipes(args) -> dict[str, dict[str, float]]:
     """Compares the blocks of other recipes with IR-Net's, alternating."""
+    report = {}
     for isa in instruction_sets()[:-1]:
         for channels, size in BLOCKS:
             blocks = {
@@ -390,15 +399,20 @@ def measure_recipes(args) -> None:
                 {name: seconds_of(block, 50) for name, block in blocks.items()}
                 for _ in range(args.rounds)
             ]
-            print(f'\n{isa}, block {channels} x {size} x {size}, batch 1')
+            title = f'{isa}, block {channels} x {size} x {size}, batch 1'
+            print(f'\n{title}')
+            report[title] = {}
             for name in RECIPES:
                 seconds = statistics.median(times[name] for times in rounds)
+                report[title][name] = seconds
                 ratio = statistics.median(t[name] / t['IR-Net'] for t in rounds)
                 print(f'  {name:24s} {1e6 * seconds:10.1f} us {ratio:8.2f}x')
+    return report
 
 
-def measure_network(args, folder: Path) -> None:
+def measure_network(args, folder: Path) -> dict[str, dict[str, float]]:
     """Compares ResNet-18 with one thread, and measures the runtime's scaling."""
+    report = {}
     sample = torch.randn(4, 3, 224, 224)
     float_model = warm_up(resnet18(None), sample)
     binary = pack(warm_up(resnet18('IRConv2d'), sample))
@@ -413,13 +427,17 @@ def measure_network(args, folder: Path) -> None:
         ours = next(iter(candidates))
         two = Session(binary, 2)
         candidates['runtime, 2 threads'] = partial(two.predict, array)
-        candidates |= dict(torch_candidates(float_model, x))
-        candidates |= dict(onnx_candidates(partial(to_onnx, packed), array, folder))
-        candidates |= dict(openvino_candidates(packed, array, folder))
+        if not args.only_ours:
+            candidates |= dict(torch_candidates(float_model, x))
+            candidates |= dict(onnx_candidates(partial(to_onnx, packed), array, folder))
+            candidates |= dict(openvino_candidates(packed, array, folder))
         times = alternate(candidates, args.rounds, 0.2)
-        show(f'ResNet-18, 224x224, batch {batch}', times, ours)
+        title = f'ResNet-18, 224x224, batch {batch}'
+        report[title] = times
+        show(title, times, ours)
         ratio = times[ours] / times['runtime, 2 threads']
         print(f'  two threads against one: {ratio:.2f}x')
+    return report
 
 
 def main() -> None:
@@ -430,16 +448,29 @@ def main() -> None:
     )
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--rounds', type=int, default=10)
+    parser.add_argument(
+        '--only-ours', action='store_true', help='time no other runtime'
+    )
+    parser.add_argument('--out', help='JSON file with the median seconds')
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         if args.what in ('blocks', 'all'):
-            measure_blocks(args, Path(folder))
+            seconds |= measure_blocks(args, Path(folder))
         if args.what in ('recipes', 'all'):
-            measure_recipes(args)
+            seconds |= measure_recipes(args)
         if args.what in ('network', 'all'):
-            measure_network(args, Path(folder))
+            seconds |= measure_network(args, Path(folder))
+    if args.out:
+        machine = dict(
+            date=date.today().isoformat(),
+            cpu=device_name(torch.device('cpu')),
+            instruction_sets=instruction_sets(),
+            versions=dict(mmirnet=mmirnet.__version__, torch=torch.__version__),
+        )
+        print(write_json(args.out, dict(machine, seconds=seconds)))
 
 
 if __name__ == '__main__':
