@@ -1,8 +1,8 @@
 _base_ = [
     '../_base_/models/resnet20_cifar.py',
-    '../_base_/datasets/cifar10_folder.py',
+    '../_base_/datasets/cifar10_folder_in_memory.py',
     '../_base_/schedules/cifar10_400e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/fast_runtime.py',
 ]
 
 # As for the lossless images.

@@ -1,0 +1,3 @@
+_base_ = './resnet20_bireal_cifar10-jpeg.py'
+
+model = dict(backbone=dict(structure='normal'))
