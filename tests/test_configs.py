@@ -104,6 +104,14 @@ SETTINGS = {
     'resnet20_bireal_fashionmnist': (0.1, 1e-4, 400, 1e-3),
     'resnet20_normal_fashionmnist': (0.1, 1e-4, 400, 1e-3),
     'resnet20_w1a32_fashionmnist': (0.1, 1e-4, 400, 0.1),
+    'resnet20_normal_cifar10-jpeg': (0.1, 1e-4, 400, 1e-3),
+    'resnet20_w1a32_cifar10-jpeg': (0.1, 1e-4, 400, 0.1),
+    'resnet20_fp_cifar10-jpeg': (0.1, 1e-4, 400, None),
+    'resnet20_bireal_fp_cifar10-jpeg': (0.1, 1e-4, 400, None),
+    'vgg-small_cifar10-jpeg': (0.007, 1e-4, 300, 0.1),
+    'vgg-small_fp_cifar10-jpeg': (0.007, 1e-4, 300, None),
+    'resnet18_normal_cifar10-jpeg': (0.1, 1e-5, 400, 0.1),
+    'resnet18_fp_cifar10-jpeg': (0.1, 1e-5, 400, None),
     'resnet20_fp_fashionmnist': (0.1, 1e-4, 400, None),
     'vgg-small_cifar10': (0.007, 1e-4, 300, 0.1),
     'vgg-small_fashionmnist': (0.007, 1e-4, 300, 0.1),
@@ -286,7 +294,7 @@ def test_the_comparison_changes_the_recipe_alone(name):
         del cfg['custom_hooks']
         return cfg
 
-    wanted = rest('fair/fair_irnet_cifar10.py')
+    wanted = rest('fair/fair_irnet_cifar10-jpeg.py')
     if '_own_' in name:
         wanted['model']['backbone'].pop('act_cfg')
     if 'react_own' in name or 'adabin_own' in name:

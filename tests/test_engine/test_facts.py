@@ -188,6 +188,7 @@ WRAPPERS = {
         type='ClassBalancedDataset', oversample_thr=0.1, dataset=d
     ),
     'folded': lambda d: dict(type='KFoldDataset', num_splits=2, dataset=d),
+    'in memory': lambda d: dict(type='InMemory', device='cpu', dataset=d),
     'nested': lambda d: WRAPPERS['repeated'](WRAPPERS['concatenated'](d)),
 }
 

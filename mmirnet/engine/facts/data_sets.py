@@ -82,6 +82,8 @@ def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
         raise DataError(f'{key} cannot be built: {first_line(error)}') from error
     except (OSError, RuntimeError, MissingPackageError) as error:
         absent = error
+    if find_class(DATASETS, spec['type']) is InMemory:
+        spec = spec['dataset']  # whose images InMemory would read
     try:
         return DATASETS.build(_with(spec, download=False, lazy_init=True))
     except Exception:  # data sets without their files may raise anything

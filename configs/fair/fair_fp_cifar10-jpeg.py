@@ -1,5 +1,5 @@
 # The same network in full precision.
-_base_ = './fair_irnet_cifar10.py'
+_base_ = './fair_irnet_cifar10-jpeg.py'
 
 model = dict(backbone=dict(conv_cfg=None))
 custom_hooks = []

@@ -1,5 +1,5 @@
 # With activation and shortcuts of ReActNet.
-_base_ = './fair_react_cifar10.py'
+_base_ = './fair_react_cifar10-jpeg.py'
 
 model = dict(
     backbone=dict(

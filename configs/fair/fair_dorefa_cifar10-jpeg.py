@@ -1,4 +1,4 @@
-_base_ = './fair_irnet_cifar10.py'
+_base_ = './fair_irnet_cifar10-jpeg.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='DoReFaConv2d')))
 custom_hooks = []

@@ -1,3 +1,3 @@
-_base_ = './fair_irnet_cifar10.py'
+_base_ = './fair_irnet_cifar10-jpeg.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='AdaBinConv2d')))

@@ -1,4 +1,4 @@
 # With the shortcuts of ReCU.
-_base_ = './fair_recu_cifar10.py'
+_base_ = './fair_recu_cifar10-jpeg.py'
 
 model = dict(backbone=dict(shortcut='avg_pad'))
