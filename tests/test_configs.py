@@ -44,10 +44,7 @@ def names(*folders):
 
 
 CONFIGS = names(*LAYERS, 'fair')
-ABLATION = names('ablation')
-
-
-IN1K = 'irnet/resnet18_bireal_in1k.py'
+ABLATION = names('ablation', 'ablation_cifar10')
 
 
 @functools.cache
@@ -98,6 +95,14 @@ def test_learning_rate_is_that_of_its_batch(name):
 SETTINGS = {
     'resnet20_bireal_cifar10': (0.1, 1e-4, 400, 1e-3),
     'resnet20_bireal_cifar10-jpeg': (0.1, 1e-4, 400, 1e-3),
+    'resnet20_normal_cifar10-jpeg': (0.1, 1e-4, 400, 1e-3),
+    'resnet20_w1a32_cifar10-jpeg': (0.1, 1e-4, 400, 0.1),
+    'resnet20_fp_cifar10-jpeg': (0.1, 1e-4, 400, None),
+    'resnet20_bireal_fp_cifar10-jpeg': (0.1, 1e-4, 400, None),
+    'resnet18_normal_cifar10-jpeg': (0.1, 1e-5, 400, 0.1),
+    'resnet18_fp_cifar10-jpeg': (0.1, 1e-5, 400, None),
+    'vgg-small_cifar10-jpeg': (0.007, 1e-4, 300, 0.1),
+    'vgg-small_fp_cifar10-jpeg': (0.007, 1e-4, 300, None),
     'resnet20_normal_cifar10': (0.1, 1e-4, 400, 1e-3),
     'resnet20_w1a32_cifar10': (0.1, 1e-4, 400, 0.1),
     'resnet20_fp_cifar10': (0.1, 1e-4, 400, None),
@@ -154,8 +159,10 @@ def test_training_settings(name):
         assert cfg.train_dataloader.batch_size == 128
 
 
-def test_imagenette_has_the_recipe_of_imagenet_in_proportion():
-    cfg, full = load('irnet/resnet18_bireal_imagenette.py'), load(IN1K)
+@pytest.mark.parametrize('kind', ['bireal', 'w1a32', 'fp'])
+def test_imagenette_has_the_recipe_of_imagenet_in_proportion(kind):
+    cfg = load(f'irnet/resnet18_{kind}_imagenette.py')
+    full = load(f'irnet/resnet18_{kind.replace("fp", "w1a32")}_in1k.py')
     iterations = 9469 // cfg.train_dataloader.batch_size + 1
     ours, theirs = cfg.optim_wrapper.optimizer, full.optim_wrapper.optimizer
     assert ours.lr / 128 == theirs.lr / 2048
@@ -164,9 +171,42 @@ def test_imagenette_has_the_recipe_of_imagenet_in_proportion():
     epochs = cfg.train_cfg.max_epochs
     assert warmup.end == round(2500 / (100 * 625) * epochs * iterations)
     assert [100 * m / epochs for m in steps.milestones] == [30, 60, 90]
-    assert cfg.custom_hooks == full.custom_hooks
+    assert cfg.custom_hooks == ([] if kind == 'fp' else full.custom_hooks)
     assert cfg.train_pipeline == full.train_pipeline
-    assert cfg.model.backbone == full.model.backbone
+    conv = dict(type='Conv2d') if kind == 'fp' else full.model.backbone.conv_cfg
+    assert cfg.model.backbone == dict(full.model.backbone, conv_cfg=conv)
+
+
+JPEG = [name for name in names('irnet') if name.endswith('_cifar10-jpeg.py')]
+
+
+@pytest.mark.parametrize('name', JPEG)
+def test_the_jpeg_copy_has_the_recipe_of_the_lossless_images(name):
+    def recipe(cfg):
+        keys = 'model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks'
+        normalisation = {k: cfg.data_preprocessor[k] for k in ('mean', 'std')}
+        return {key: cfg[key] for key in keys} | normalisation
+
+    lossless = name.replace('-jpeg', '')
+    wanted = recipe(load(lossless.replace('bireal_fp', 'bireal')))
+    if 'bireal_fp' in name:
+        wanted['custom_hooks'] = []
+        wanted['model'] = copy.deepcopy(wanted['model'])
+        wanted['model']['backbone']['conv_cfg'] = None
+    assert recipe(load(name)) == wanted
+
+
+@pytest.mark.parametrize('name', names('ablation_cifar10'))
+def test_the_ablation_changes_what_that_of_fashion_mnist_does(name):
+    changed = {
+        key: load(name)[key]
+        for key in load(name)
+        if load(name)[key] != load('ablation_cifar10/irnet.py')[key]
+    }
+    assert changed.keys() <= {'model', 'custom_hooks'}
+    assert bool(changed) == (name != 'ablation_cifar10/irnet.py')
+    other = load(name.replace('_cifar10', ''))
+    assert all(changed[key] == other[key] for key in changed)
 
 
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/resnet18_w1a32.py',
+    '../_base_/datasets/imagenette_in_memory.py',
+    '../_base_/schedules/imagenette_200e.py',
+    '../_base_/fast_runtime.py',
+]
+
+model = dict(head=dict(num_classes=10, topk=(1,)))
