@@ -3,7 +3,7 @@
 import hashlib
 import json
 import multiprocessing
-import time
+import shlex
 from collections.abc import Iterable, Sequence
 from concurrent.futures import (
     ProcessPoolExecutor,
@@ -17,12 +17,15 @@ import mmengine
 import mmpretrain
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from .. import __version__
 from ..analysis.results import read_results
 from ..analysis.runs import read_scalars
+from ..datasets.copies import cifar10_copy
 from ..engine.config import load_config, merge_options
-from ..engine.speed import device_name
+from ..engine.facts import parts
+from ..engine.speed import precision
 from ..errors import ConfigError, MmirnetError
 from .training import train
 
@@ -42,7 +45,9 @@ def run_all(
 
     Runs with a line in the file are skipped, and interrupted runs continue from their
     last checkpoint. A line contains the digest of the config with everything that it
-    inherits, the seed, versions, device and time.
+    inherits, seed, versions and command; the accuracy of the last, the best and every
+    epoch; the epochs of the run and of the recipe, the precision, and the copy of
+    CIFAR-10; the seconds of all iterations and the devices, across interruptions.
 
     Args:
         configs (Iterable[str | Path]): Config files.
@@ -119,25 +124,24 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
     Returns:
         dict: The line that :func:`run_all` writes.
     """
-    name = Path(config).stem
     settings = digest(config, cfg_options)
-    folder = Path(work_dir) / f'{name}-seed{seed}-{settings[:8]}'
+    folder = Path(work_dir) / f'{Path(config).stem}-seed{seed}-{settings[:8]}'
     options = {'log_level': 'WARNING', **(cfg_options or {}), 'randomness.seed': seed}
-    start = time.time()
     runner = train(config, work_dir=str(folder), resume='auto', cfg_options=options)
-    scalars, _ = read_scalars(folder)
-    curve = [round(value, 2) for value in scalars[METRIC][1]]
     return dict(
-        config=name,
+        config=Path(config).stem,
         digest=settings,
         seed=seed,
-        accuracy=curve[-1],
-        curve=curve,
+        **_accuracies(folder),
         epochs=runner.max_epochs,
-        seconds=round(time.time() - start, 1),
-        device=device_name(next(runner.model.parameters()).device),
+        recipe_epochs=load_config(str(config), '', 'none').train_cfg.max_epochs,
+        precision=precision(runner),
+        copy=_copy(runner),
+        seconds=_seconds(runner),
+        device=', '.join(_devices(runner)),
         threads=torch.get_num_threads(),
         date=date.today().isoformat(),
+        command=_command(config, seed, cfg_options),
         versions=dict(
             mmirnet=__version__,
             torch=torch.__version__,
@@ -145,6 +149,47 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
             mmpretrain=mmpretrain.__version__,
         ),
     )
+
+
+def _accuracies(folder: Path) -> dict:
+    """Returns accuracy of the last and of the best epoch, and of all."""
+    epochs, values = read_scalars(folder)[0][METRIC]
+    curve = [round(value, 2) for value in values]
+    best = max(curve)
+    return dict(
+        accuracy=curve[-1],
+        best=best,
+        best_epoch=int(epochs[curve.index(best)]),
+        curve=curve,
+    )
+
+
+def _copy(runner: Runner) -> str | None:
+    """Says which copy of CIFAR-10 the run was validated on; None for other data."""
+    return cifar10_copy(parts(runner.val_dataloader.dataset)[0])
+
+
+def _seconds(runner: Runner) -> float:
+    """Sums the time of all iterations, which the checkpoints keep.
+
+    That includes those before an interruption, on whatever machine, but not iterations
+    that were lost and repeated.
+    """
+    scalars = runner.message_hub.log_scalars
+    timed = [scalars[f'{phase}/time'].data[0] for phase in ('train', 'val')]
+    return round(float(sum(times.sum() for times in timed)), 1)
+
+
+def _devices(runner: Runner) -> list[str]:
+    """Returns the devices that the run was on, in order."""
+    return runner.message_hub.get_info('made_with')['devices']
+
+
+def _command(config: str, seed: int, cfg_options: dict | None) -> str:
+    words = ['python', 'tools/experiments/run.py', str(config), '--seeds', str(seed)]
+    if cfg_options:
+        words += ['--cfg-options', *(f'{k}={v}' for k, v in cfg_options.items())]
+    return shlex.join(words)
 
 
 def digest(config: str | Path, cfg_options: dict | None = None) -> str:

@@ -4,9 +4,12 @@ import platform
 from pathlib import Path
 
 import torch
+from mmengine.optim import AmpOptimWrapper
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .amp import Bf16OptimWrapper
 
 
 def compile_model(model: nn.Module, **options) -> None:
@@ -62,6 +65,25 @@ def allow_tf32(allow: bool) -> None:
     """
     torch.backends.cudnn.allow_tf32 = allow
     torch.backends.cuda.matmul.allow_tf32 = allow
+
+
+def precision(runner: Runner) -> str:
+    """Returns the type in which a run computes convolutions and matrix products.
+
+    Args:
+        runner (Runner): The runner, after it has built its optimizer.
+
+    Returns:
+        str: ``'bfloat16'``, ``'float16'``, ``'tf32'`` or ``'float32'``.
+    """
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, Bf16OptimWrapper):
+        return 'bfloat16'
+    if isinstance(wrapper, AmpOptimWrapper):
+        return str(wrapper.cast_dtype or torch.float16).removeprefix('torch.')
+    on_gpu = next(runner.model.parameters()).is_cuda
+    rounded = torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    return 'tf32' if on_gpu and rounded else 'float32'
 
 
 def device_name(device: torch.device) -> str:

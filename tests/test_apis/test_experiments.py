@@ -1,12 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
+import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmpretrain.registry import MODELS
 from small_run import ROOT, small_config
 
 from mmirnet.analysis import results
 from mmirnet.apis import experiments
 from mmirnet.binary import binary_layers
+from mmirnet.engine.speed import precision
 from mmirnet.errors import ConfigError, MmirnetError
 
 ABLATION = ROOT / 'configs/ablation'
@@ -47,6 +51,13 @@ class TestRunAll:
         assert new['curve'] == [new['accuracy']]
         assert new['digest'] == experiments.digest(config, options)
         assert {'torch', 'mmirnet'} <= new['versions'].keys()
+        assert (new['best'], new['best_epoch']) == (new['accuracy'], 1)
+        assert (new['recipe_epochs'], new['precision']) == (2, 'float32')
+        assert new['copy'] is None
+        assert new['command'] == (
+            f'python tools/experiments/run.py {config} --seeds 3 '
+            '--cfg-options train_cfg.max_epochs=1'
+        )
 
     def test_what_is_done_is_skipped(self, made, monkeypatch):
         config, results, options, _ = made
@@ -57,6 +68,52 @@ class TestRunAll:
     def test_other_settings_are_another_run(self, made):
         config, _, options, _ = made
         assert experiments.digest(config) != experiments.digest(config, options)
+
+
+def test_an_interrupted_run_ends_as_the_unbroken_one(tmp_path):
+    config = str(small_config(tmp_path / 'small', 'val_evaluator = dict(topk=(1,))'))
+    whole = experiments.run_one(config, 0, str(tmp_path / 'whole'), None)
+    (folder,) = (tmp_path / 'whole').iterdir()
+    first = torch.load(folder / 'epoch_1.pth', weights_only=False)
+    history = first['message_hub']['log_scalars']['train/time']
+    history._log_history += 1000.0  # as if an iteration of it had taken long
+    first['message_hub']['runtime_info']['made_with']['devices'] = ['elsewhere']
+    broken = tmp_path / 'broken' / folder.name
+    broken.mkdir(parents=True)
+    torch.save(first, broken / 'epoch_1.pth')
+    (log,) = folder.glob('*/vis_data/scalars.json')
+    lines = log.read_text().splitlines(keepends=True)
+    half = next(i for i, text in enumerate(lines) if 'accuracy' in text) + 1
+    part = broken / '20200101_000000' / 'vis_data'
+    part.mkdir(parents=True)
+    (part / 'scalars.json').write_text(''.join(lines[:half]))
+
+    line = experiments.run_one(config, 0, str(tmp_path / 'broken'), None)
+
+    assert line['device'] == f'elsewhere, {whole["device"]}'
+    assert line['seconds'] > 1000 > whole['seconds'] > 0
+    timed = {'seconds', 'device', 'versions', 'date'}
+    assert {k: v for k, v in line.items() if k not in timed} == {
+        k: v for k, v in whole.items() if k not in timed
+    }
+    states = [
+        torch.load(run / 'epoch_2.pth', weights_only=False)['state_dict']
+        for run in (folder, broken)
+    ]
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    'wrapper, wanted',
+    [('OptimWrapper', 'float32'), ('Bf16OptimWrapper', 'bfloat16')],
+)
+def test_precision(wrapper, wanted):
+    network = torch.nn.Linear(1, 1)
+    spec = dict(type=wrapper, optimizer=torch.optim.SGD(network.parameters()))
+    runner = SimpleNamespace(model=network, optim_wrapper=OPTIM_WRAPPERS.build(spec))
+    assert precision(runner) == wanted
 
 
 def test_failures_are_named_when_all_have_run(tmp_path):

@@ -131,8 +131,11 @@ class ResumeHook(Hook):
         """Makes schedules follow the config, and reports the changes."""
         if not hasattr(self, 'made'):
             return
+        earlier = []
         if self.checkpoint is not None:
             self._tell(runner, self._differences(runner))
+            earlier = self.old.get('devices') or filter(None, [self.old.get('device')])
+        self.made['devices'] = list(dict.fromkeys([*earlier, self.made['device']]))
         runner.message_hub.update_info('made_with', self.made)
 
     def _tell(self, runner: Runner, lines: list[str]) -> None:
