@@ -35,6 +35,12 @@ def parse_args() -> argparse.Namespace:
         '--compile', action='store_true', help='compile the backbone with torch.compile'
     )
     parser.add_argument(
+        '--capture',
+        action='store_true',
+        help='replay whole training steps as CUDA graphs (needs a GPU; sets '
+        '--in-memory; --amp means bfloat16)',
+    )
+    parser.add_argument(
         '--in-memory',
         action='store_true',
         help='keep the images on the device and augment whole batches there',

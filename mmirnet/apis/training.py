@@ -14,7 +14,7 @@ from ..engine.checkpoint import (
     handed_over,
     on_main_process,
 )
-from ..engine.config import load_config, set_hook
+from ..engine.config import load_config, set_captured_loop, set_hook
 from ..engine.weights import check_checkpoint
 from ..errors import ConfigError
 from .running import build_runner, prepare_config
@@ -27,6 +27,7 @@ def train(
     resume: str | None = None,
     amp: bool = False,
     compile: bool = False,
+    capture: bool = False,
     in_memory: bool = False,
     no_validate: bool = False,
     auto_scale_lr: bool = False,
@@ -48,6 +49,9 @@ def train(
             Defaults to False.
         compile (bool): Compile the backbone, see
             :class:`~mmirnet.engine.hooks.CompileHook`. Defaults to False.
+        capture (bool): Replay whole training steps as CUDA graphs, see
+            :class:`~mmirnet.engine.CapturedEpochLoop`. Sets ``in_memory``, and ``amp``
+            means bfloat16. Defaults to False.
         in_memory (bool): Keep the images on the device and augment whole batches
             there, see :func:`~mmirnet.datasets.keep_in_memory`. Defaults to False.
         no_validate (bool): Skip validation. Defaults to False.
@@ -76,7 +80,9 @@ def train(
         set_hook(cfg, 'compile', type='CompileHook')
     if no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    if amp and torch.cuda.is_available():
+    if capture:
+        set_captured_loop(cfg)
+    if amp and torch.cuda.is_available() and not capture:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     elif amp:
@@ -105,7 +111,7 @@ def train(
         loaders,
         pin_memory=not no_pin_memory,
         persistent_workers=not no_persistent_workers,
-        in_memory=in_memory,
+        in_memory=in_memory or capture,
     )
     found = cfg.get('resume') and not cfg.get('load_from')
     if found:

@@ -26,6 +26,7 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.structures import DataSample
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import ConfigError
@@ -131,8 +132,16 @@ class InMemory(Dataset):
                 f'{_WAY_OUT}'
             )
 
-    def _draw(self, seed: int, epoch: int) -> Draws:
-        """Draws the augmentation of all samples in an epoch."""
+    def draw(self, seed: int, epoch: int) -> Draws:
+        """Draws the augmentation of all samples in an epoch.
+
+        Args:
+            seed (int): Seed of the run.
+            epoch (int): Number of the epoch.
+
+        Returns:
+            Draws: The parameters, the same for the same arguments.
+        """
         if self._drawn_for != (seed, epoch):
             words = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(words[0]))
@@ -164,7 +173,7 @@ class InMemory(Dataset):
             raise ConfigError('InMemory needs num_workers=0: the images are in memory')
         chosen = torch.tensor(indices, device='cpu')
         rows = chosen.to(self.images.device)
-        images = self.images[self.rows[rows]]
+        draws = None
         if self.augmentation.draws:
             if not isinstance(indices[0], SeededIndex):
                 raise ConfigError(
@@ -172,20 +181,49 @@ class InMemory(Dataset):
                     "sampler=dict(type='DeterministicSampler')"
                 )
             seed, _, epoch, _ = indices[0].seed
-            images = self.augmentation(images, self._draw(seed, epoch), chosen)
-        samples = []
-        for index, label in zip(indices, self.labels[rows].split(1), strict=True):
-            sample = DataSample()
-            # Twice as fast as set_gt_label, whose checks are not needed here.
-            sample.set_field(label, 'gt_label')
+            draws = self.draw(seed, epoch)
+        images = self.take(chosen, draws)
+        samples = labelled(self.labels[rows])
+        for index, sample in zip(indices, samples, strict=True):
             sample.set_field(int(index), 'sample_idx', field_type='metainfo')
-            samples.append(sample)
         return dict(inputs=images, data_samples=samples)
+
+    def take(self, chosen: Tensor, draws: Draws | None) -> Tensor:
+        """Returns the augmented images of a batch.
+
+        Args:
+            chosen (Tensor): (N,), int64, the samples; on the CPU if colours change.
+            draws (Draws | None): Output of :meth:`draw`; None leaves the images as
+                they are.
+
+        Returns:
+            Tensor: (N, C, H, W) on the device.
+        """
+        images = self.images[self.rows[chosen.to(self.images.device)]]
+        return images if draws is None else self.augmentation(images, draws, chosen)
 
     def __getitem__(self, index: int) -> dict:
         """Returns one sample in the format of an ordinary pipeline."""
         batch = self.__getitems__([index])
         return dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
+
+
+def labelled(labels: Tensor) -> list[DataSample]:
+    """Returns data samples with labels.
+
+    Args:
+        labels (Tensor): (N,), int64.
+
+    Returns:
+        list[DataSample]: N samples, whose labels are views of the tensor.
+    """
+    samples = []
+    for label in labels.split(1):
+        sample = DataSample()
+        # Twice as fast as set_gt_label, whose checks are not needed here.
+        sample.set_field(label, 'gt_label')
+        samples.append(sample)
+    return samples
 
 
 @FUNCTIONS.register_module()

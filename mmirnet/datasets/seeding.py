@@ -75,7 +75,11 @@ class DeterministicSampler(DefaultSampler):
     start = 0
 
     def __iter__(self):
-        """Yields the indices of this rank's samples."""
+        """Yields the indices of this rank's samples, with seeds."""
+        yield from map(self.seeded, self.order())
+
+    def order(self) -> list[int]:
+        """Returns the indices of this rank's samples from ``start`` on."""
         start, self.start = self.start, 0
         whole = copy.copy(self)
         whole.rank, whole.world_size, whole.total_size = 0, 1, len(self.dataset)
@@ -84,8 +88,11 @@ class DeterministicSampler(DefaultSampler):
         if self.round_up and rest:
             missing = -len(rest) % self.world_size
             rest += itertools.islice(itertools.cycle(order), missing)
-        for i in rest[self.rank :: self.world_size]:
-            yield SeededIndex(i, (self.seed, self.rank, self.epoch, i))
+        return rest[self.rank :: self.world_size]
+
+    def seeded(self, index: int) -> SeededIndex:
+        """Returns an index with the seed of its sample in this epoch."""
+        return SeededIndex(index, (self.seed, self.rank, self.epoch, index))
 
     def left(self, start: int) -> int:
         """Returns the number of this rank's samples after skipping ``start`` images."""

@@ -4,6 +4,7 @@ check_versions()
 
 from . import checkpoint, renamed
 from .amp import Bf16OptimWrapper
+from .captured_loop import CapturedEpochLoop
 from .hooks import (
     AtomicCheckpointHook,
     BinaryStatsHook,
@@ -27,6 +28,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'Bf16OptimWrapper',
     'BinaryStatsHook',
+    'CapturedEpochLoop',
     'ChannelsLastHook',
     'CheckHook',
     'CompileHook',

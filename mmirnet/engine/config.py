@@ -10,7 +10,7 @@ from typing import Any
 
 import mmengine
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import Runner
 
 from ..datasets.in_memory import is_in_memory
@@ -211,6 +211,33 @@ def set_hook(cfg: Config, key: str, **hook) -> None:
     """
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {**hooks, key: {**(hooks.get(key) or {}), **hook}}
+
+
+def set_captured_loop(cfg: Config) -> None:
+    """Lets a config train in the loop that replays steps as CUDA graphs.
+
+    Args:
+        cfg (Config): The config, changed in place.
+
+    Raises:
+        ConfigError: If its loop has no captured form.
+
+    Example:
+        >>> cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=4)))
+        >>> set_captured_loop(cfg)
+        >>> cfg.train_cfg
+        {'max_epochs': 4, 'type': 'CapturedEpochLoop'}
+    """
+    train_cfg = cfg.get('train_cfg') or {}
+    by_epoch = train_cfg.pop('by_epoch', False)
+    kind = train_cfg.get('type', 'EpochBasedTrainLoop' if by_epoch else None)
+    names = ('EpochBasedTrainLoop', 'DeterministicEpochLoop', 'CapturedEpochLoop')
+    if find_class(LOOPS, kind) not in [find_class(LOOPS, name) for name in names]:
+        raise ConfigError(
+            f'--capture needs an epoch-based loop, and train_cfg.type is {kind!r}: set '
+            "'DeterministicEpochLoop', or leave out --capture"
+        )
+    train_cfg.type = 'CapturedEpochLoop'
 
 
 def add_default_hooks(cfg: Config) -> None:

@@ -137,23 +137,33 @@ class _DeterministicLoop:
 
     def _batches(self, epoch: int, seen: int):
         """Iterates over index and content of the remaining batches of an epoch."""
+        first = self._enter(epoch, seen)
+        if first == len(self.dataloader):
+            return
+        for number, batch in enumerate(self.dataloader, first):
+            # Before the iteration, so that a checkpoint at its end contains it.
+            seen = self._note_place(epoch, seen, number)
+            yield number, batch
+
+    def _enter(self, epoch: int, seen: int) -> int:
+        """Prepares the sampler; returns the index of the first remaining batch."""
         sampler = self.dataloader.sampler
         # A resumed run without a seed in its config uses that of the checkpoint.
         sampler.seed = self.runner.seed
         sampler.set_epoch(epoch)
         first = self._first_batch(seen)
-        if first == len(self.dataloader):
-            return
-        sampler.start = seen
-        step = self.dataloader.batch_size * sampler.world_size
-        for number, batch in enumerate(self.dataloader, first):
-            last = number + 1 == len(self.dataloader)
-            seen = self._images if last else min(seen + step, self._images)
-            # Before the iteration, so that a checkpoint at its end contains it.
-            self.runner.message_hub.update_info(
-                'place_in_data', dict(epoch=epoch, seen=seen, images=self._images)
-            )
-            yield number, batch
+        sampler.start = seen if first < len(self.dataloader) else 0
+        return first
+
+    def _note_place(self, epoch: int, seen: int, number: int) -> int:
+        """Notes for checkpoints, and returns, the images seen after a batch."""
+        step = self.dataloader.batch_size * self.dataloader.sampler.world_size
+        last = number + 1 == len(self.dataloader)
+        seen = self._images if last else min(seen + step, self._images)
+        self.runner.message_hub.update_info(
+            'place_in_data', dict(epoch=epoch, seen=seen, images=self._images)
+        )
+        return seen
 
     def _first_batch(self, seen: int) -> int:
         """Returns the index of the first batch after the images seen."""

@@ -206,7 +206,7 @@ class TestPipeline:
         data = data(jitter)
         indices = list(DeterministicSampler(data, seed=3))
         batch = data.__getitems__(indices)['inputs']
-        draws, kept = data._draw(3, 0), arrays(data.images)
+        draws, kept = data.draw(3, 0), arrays(data.images)
         crop = build('RandomResizedCrop', scale=16, backend='pillow')
         for index, ours in zip(indices, batch, strict=True):
             crop.rand_crop_params = lambda img, i=index: draws.boxes[i].tolist()

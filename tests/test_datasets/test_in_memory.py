@@ -97,7 +97,7 @@ class TestDraws:
     @classmethod
     def draws(cls):
         data = InMemory(digits(split='train'))
-        drawn = [data._draw(3, epoch) for epoch in range(cls.epochs)]
+        drawn = [data.draw(3, epoch) for epoch in range(cls.epochs)]
         return tuple(torch.stack(x) for x in zip(*(d[:2] for d in drawn), strict=True))
 
     def test_offsets_are_uniform_on_the_grid(self, draws):
@@ -129,7 +129,7 @@ class TestDraws:
         [batch] = batches(data_loader)
         data = data_loader.dataset
         index = [s.sample_idx for s in batch['data_samples']]
-        offsets, flips = data._draw(3, 0)[:2]
+        offsets, flips = data.draw(3, 0)[:2]
         wanted = crop_and_flip(data.images[index], offsets[index], flips[index], 4)
         assert torch.equal(batch['inputs'], wanted)
         assert torch.equal(labels(batch), data.labels[index])

@@ -88,6 +88,40 @@ class FiniteLossHook(Hook):
         if not math.isfinite(loss):
             self._stop(runner, f'the loss is {loss}: {_cause(runner)}')
 
+    def are_finite(self) -> Tensor | None:
+        """Computes on the device whether each weight and statistic is finite.
+
+        Returns:
+            Tensor | None: (tensors,), bool; None if there are none.
+        """
+        return _are_finite(self._watched)
+
+    def check_iterations(
+        self, runner: Runner, first: int, losses: list[float], finite: Tensor | None
+    ) -> None:
+        """Checks iterations that a loop ran at once, as if one by one.
+
+        Args:
+            runner (Runner): The runner.
+            first (int): Index of the first iteration.
+            losses (list[float]): Loss of each iteration.
+            finite (Tensor | None): (iterations, tensors), outputs of
+                :meth:`are_finite` before each iteration.
+
+        Raises:
+            ArithmeticError: If a loss, weight or statistic is not finite.
+        """
+        self._last_good = runner.message_hub.runtime_info.get('last_ckpt')
+        for i, loss in enumerate(losses):
+            self._iteration = first + i + 1
+            fine = finite is None or finite[i].all()
+            if not fine and (names := _names(self._watched, finite[i])):
+                self._stop(runner, f'{_listed(names)} not finite{_since(first + i)}')
+            if not math.isfinite(loss):
+                # What is watched was finite before, and is not after later iterations.
+                cause = _cause(runner, known=self._watched)
+                self._stop(runner, f'the loss is {loss}: {cause}')
+
     def after_train_epoch(self, runner: Runner) -> None:
         """Checks weights and statistics after the last iteration.
 
@@ -176,10 +210,10 @@ def _since(iterations: int) -> str:
     )
 
 
-def _cause(runner: Runner) -> str:
+def _cause(runner: Runner, known: Iterable[str] = ()) -> str:
     """Finds the origin of a NaN loss if all checked tensors are finite."""
     buffers = unwrap(runner.model).named_buffers()
-    if names := [n for n, b in buffers if not _is_finite(b)]:
+    if names := [n for n, b in buffers if n not in known and not _is_finite(b)]:
         return f'{_listed(names)} not finite'
     return (
         'weights, statistics and images were finite, so the forward pass or the loss '
