@@ -1,17 +1,23 @@
 """The documentation site: ``python -m sphinx -W docs docs/_build``."""
 
 import importlib
+import re
+import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from types import FunctionType
 
-from docutils.nodes import Element, SkipNode
+from docutils.nodes import Element, Node, SkipNode
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 import mmirnet
 from mmirnet.binary import RECIPES
+
+sys.path.insert(0, str(Path(__file__).parent / '_demo'))
+import make_demo
 
 project = 'mmirnet'
 author = 'the mmirnet authors'
@@ -20,7 +26,7 @@ release = version = mmirnet.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 myst_enable_extensions = ['attrs_inline', 'dollarmath']
 myst_heading_anchors = 3
-exclude_patterns = ['_build', '_pictures']
+exclude_patterns = ['_build', '_demo', '_pictures']
 
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 autodoc_member_order = 'bysource'
@@ -36,6 +42,10 @@ html_css_files = ['math.css']
 
 #: Pictures of the method: functions of `mmirnet.analysis.plots`.
 PICTURES = ('ede_family', 'ede_stages', 'estimator_errors')
+
+#: What leads to the page that runs networks: lines of the front page, and links.
+DEMO_LINE = re.compile(r'^(demo|- \*\*\[.*\]\(demo\.md\).*)\n', re.MULTILINE)
+DEMO_LINK = re.compile(r'\[([^]]+)\]\([./]*demo\.md\)')
 
 #: Packages whose names are used as ``from PACKAGE import NAME``.
 FACES = (
@@ -96,9 +106,38 @@ def draw_pictures(app: Sphinx) -> None:
             function(dark=dark).savefig(folder / f'{name}-{shade}.png', dpi=150)
 
 
+def build_demo(app: Sphinx) -> None:
+    """Builds what the page `demo` loads, or leaves that page out and says why."""
+    if reason := make_demo.missing():
+        print(f'the page "Try it in the page" is left out: {reason}', file=sys.stderr)
+        app.config.exclude_patterns.append('demo.md')
+        app.connect('source-read', leave_demo_out)
+        return
+    static = Path(app.doctreedir) / 'demo_static'
+    shutil.rmtree(static, ignore_errors=True)
+    make_demo.build(static / 'demo')
+    app.config.html_static_path.append(str(static))
+    app.connect('html-page-context', load_demo)
+
+
+def leave_demo_out(app: Sphinx, page: str, source: list[str]) -> None:
+    """Takes out of a page what leads to the page `demo`."""
+    text = DEMO_LINE.sub('', source[0]) if page == 'index' else source[0]
+    source[0] = DEMO_LINK.sub(r'\1', text)
+
+
+def load_demo(app: Sphinx, page: str, template: str, context: dict, tree: Node) -> None:
+    """Lets the page `demo`, and no other, load its scripts."""
+    if page == 'demo':
+        app.add_css_file(f'demo/{make_demo.STYLE}')
+        for script in make_demo.SCRIPTS:
+            app.add_js_file(f'demo/{script}', loading_method='defer')
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer('mathml', (inline_math, None), (displayed_math, None))
     app.connect('builder-inited', draw_pictures)
+    app.connect('builder-inited', build_demo)
     app.connect('autodoc-skip-member', skip_fields)
     show_where_imported()

@@ -3,8 +3,10 @@
 import importlib
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from small_run import PATIENCE, ROOT, environment
@@ -30,7 +32,17 @@ def site(tmp_path_factory):
 
 def test_every_page_is_built(site):
     pages = {page.relative_to(DOCS).with_suffix('.html') for page in DOCS.rglob('*.md')}
+    if shutil.which('emcc') is None:
+        pages.remove(Path('demo.html'))  # left out
     assert pages and all((site / page).is_file() for page in pages)
+
+
+@pytest.mark.skipif(shutil.which('emcc') is None, reason='there is no emcc')
+def test_one_page_loads_the_demo(site):
+    sources = re.compile(r'src="(_static/demo/\w+\.js)')
+    loaded = sources.findall((site / 'demo.html').read_text())
+    assert len(loaded) == 4 and all((site / script).is_file() for script in loaded)
+    assert not sources.findall((site / 'index.html').read_text())
 
 
 def test_the_site_needs_no_network(site):

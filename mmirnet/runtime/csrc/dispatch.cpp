@@ -11,7 +11,11 @@ double avx512_peak_rate();
 #ifdef MMIRNET_NEON
 extern const Kernels kNeon;
 #endif
+#ifdef __wasm_simd128__  // the only kernels there: a page loads them all
+extern const Kernels kWasm;
+#else
 extern const Kernels kPortable;
+#endif
 
 const Kernels* const kAllKernels[] = {
 #ifdef MMIRNET_X86
@@ -20,7 +24,12 @@ const Kernels* const kAllKernels[] = {
 #ifdef MMIRNET_NEON
     &kNeon,
 #endif
-    &kPortable, nullptr};
+#ifdef __wasm_simd128__
+    &kWasm,
+#else
+    &kPortable,
+#endif
+    nullptr};
 
 double peak_rate() {
 #ifdef MMIRNET_X86
