@@ -38,7 +38,8 @@ html_title = 'mmirnet'
 html_math_renderer = 'mathml'
 html_show_copyright = False
 html_static_path = ['_static']
-html_css_files = ['math.css']
+html_css_files = ['math.css', 'sortable.css']
+html_js_files = ['sortable.js']
 
 #: Pictures of the method: functions of `mmirnet.analysis.plots`.
 PICTURES = ('ede_family', 'ede_stages', 'estimator_errors')

@@ -12,6 +12,7 @@ import yaml
 from mmengine.config import Config
 
 from ..analysis.cost.count import summarize_config
+from ..analysis.paper import PAPER, PaperAccuracy
 from ..errors import ConfigError
 from .index import Entry, parse_index
 from .names import MIM, PREFIX, SCHEME, dataset_of
@@ -116,47 +117,6 @@ COLLECTIONS = {
 }
 
 
-class PaperAccuracy(NamedTuple):
-    """Accuracy of a network in the paper, in %."""
-
-    top1: float
-    top5: float | None = None
-    source: str = 'paper'
-
-
-#: Most papers after IR-Net report the epoch that was best on the test set.
-_BEST = 'paper, best test epoch'
-#: The papers' figures by name of the config.
-PAPER = {
-    'resnet20_bireal_cifar10': PaperAccuracy(86.5),
-    # From the paper's ablation, quoted from memory.
-    'resnet20_normal_cifar10': PaperAccuracy(85.4, source='paper, recalled'),
-    'resnet20_w1a32_cifar10': PaperAccuracy(90.8),
-    'resnet18_normal_cifar10': PaperAccuracy(91.5),
-    'vgg-small_cifar10': PaperAccuracy(90.4),
-    'resnet18_bireal_in1k': PaperAccuracy(58.1, 80.0),
-    'resnet18_w1a32_in1k': PaperAccuracy(66.5, 86.8),
-    'resnet34_bireal_in1k': PaperAccuracy(62.9, 84.1),
-    'resnet34_w1a32_in1k': PaperAccuracy(70.4, 89.5),
-    'reste_resnet20_normal_cifar10': PaperAccuracy(86.75, source=_BEST),
-    'reste_resnet20_bireal_cifar10': PaperAccuracy(87.92, source=_BEST),
-    'reste_resnet18_normal_cifar10': PaperAccuracy(92.63, source=_BEST),
-    'reste_vgg-small_cifar10': PaperAccuracy(92.55, source=_BEST),
-    'reste_resnet18_bireal_in1k': PaperAccuracy(60.88, source=_BEST),
-    'recu_resnet20_bireal_cifar10': PaperAccuracy(87.5, source=_BEST),
-    'recu_resnet18_normal_cifar10': PaperAccuracy(92.8, source=_BEST),
-    'recu_vgg-small_cifar10': PaperAccuracy(92.2, source=_BEST),
-    'recu_resnet18_bireal_in1k': PaperAccuracy(60.98, source=_BEST),
-    'adabin_resnet20_bireal_cifar10': PaperAccuracy(88.1, source=_BEST),
-    'adabin_vgg-small_cifar10': PaperAccuracy(92.3, source=_BEST),
-    'adabin_resnet18_bireal_in1k': PaperAccuracy(63.1, source=_BEST),
-    'react_resnet18_bireal_step2_in1k': PaperAccuracy(65.9, source=_BEST),
-    'ovsw_resnet18_bireal_in1k': PaperAccuracy(61.6, source=_BEST),
-    'biper_resnet20_bireal_step2_cifar10': PaperAccuracy(86.98, source=_BEST),
-    'biper_resnet18_normal_step2_cifar10': PaperAccuracy(93.75, source=_BEST),
-    'biper_vgg-small_step2_cifar10': PaperAccuracy(92.46, source=_BEST),
-    'biper_resnet18_bireal_step2_in1k': PaperAccuracy(61.4, source=_BEST),
-}
 _METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
 _STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
 #: Fields on the training of a published model, by key of the index.

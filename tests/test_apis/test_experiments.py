@@ -7,7 +7,7 @@ from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmpretrain.registry import MODELS
 from small_run import ROOT, small_config
 
-from mmirnet.analysis import results
+from mmirnet.analysis.readme import description
 from mmirnet.apis import experiments
 from mmirnet.binary import binary_layers
 from mmirnet.engine.speed import precision
@@ -28,7 +28,7 @@ def test_ablations_change_nothing_but_model_and_schedule_of_t(name):
     }
     assert changed <= {'model', 'custom_hooks'}
     assert bool(changed) == (name != 'irnet')
-    assert results.description(ABLATION / f'{name}.py')
+    assert description(ABLATION / f'{name}.py')
 
 
 @pytest.fixture(scope='module')

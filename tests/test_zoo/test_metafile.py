@@ -139,6 +139,8 @@ def readme_rows(folder):
         cells = [cell.strip() for cell in line.split('|')[1:-1]]
         if cells[:1] == ['config']:
             header = cells
+        elif 'W/A bits' not in header:
+            continue  # a table of results
         elif cells and (stem := re.match(r'\[(.+?)\]\(\1\.py\)', cells[0])):
             rows[stem[1]] = dict(zip(header, cells, strict=True))
     return rows

@@ -1,13 +1,15 @@
-"""Writes tables and plots of a folder's results into its README.md."""
+"""Writes tables and plots of the results into the pages that show them."""
 
 import argparse
+from pathlib import Path
 
 
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('folder', nargs='?', default='configs/ablation')
-    parser.add_argument('--page', help='write only the tables, into PAGE')
+    parser.add_argument(
+        'pages', nargs='*', help='pages, such as README.md (default: all of them)'
+    )
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.
     try:
@@ -16,10 +18,11 @@ def main() -> None:
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with one_line_errors():
-        from mmirnet.analysis.results import update_readme
+        from mmirnet.analysis.readme import pages, update_page
 
-        update_readme(args.folder, args.page)
-        print(args.page or f'{args.folder}/README.md')
+        for page in args.pages or pages(Path(__file__).parents[2]):
+            update_page(page)
+            print(page)
 
 
 if __name__ == '__main__':

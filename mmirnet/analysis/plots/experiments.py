@@ -65,8 +65,7 @@ def accuracy_and_costs(
     medians = {name: statistics.median(a) for name, a in accuracies.items()}
     names = sorted(accuracies, key=medians.get)
     y = [medians[name] for name in names]
-    margin = 0.06 * max(y[-1] - y[0], 1)
-    height, limits = 4.2, (y[0] - margin, y[-1] + margin)
+    height, limits = 4.2, _limits(y)
     with styled(dark) as style:
         widths = [1] * (len(costs) - 1) + [2]
         figure, (axes,) = new_axes(
@@ -89,7 +88,8 @@ def accuracy_and_costs(
         axes[0].set_ylabel('test accuracy (%)')
         line = 0.19 / height * (limits[1] - limits[0])  # height of a text line
         right = 1.15 * max(x)
-        axis.set_xlim(right=right * (max(x) / min(x)) ** 0.6)
+        room = 2 if axis.get_xscale() == 'linear' else (max(x) / min(x)) ** 0.6
+        axis.set_xlim(right=right * room)
         for name, place, *point in zip(names, _apart(y, line), x, y, strict=True):
             axis.annotate(
                 name,
@@ -100,6 +100,13 @@ def accuracy_and_costs(
                 arrowprops=dict(arrowstyle='-', color=style.rule, lw=0.6),
             )
     return figure
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the limits of an axis for increasing values, at least 2 apart."""
+    low, high = values[0], values[-1]
+    margin = max(0.06 * (high - low), (2 - high + low) / 2, 0.06)
+    return low - margin, high + margin
 
 
 def _apart(values: Sequence[float], step: float) -> np.ndarray:
