@@ -18,7 +18,7 @@
     digits: 'Draw a digit, choose one of scikit-learn\u2019s below, or drop a photograph here.',
     'Fashion-MNIST':
       'Draw a garment, or drop a photograph of one on a black ground here.',
-    'CIFAR-10': 'Drop a photograph here.',
+    'CIFAR-10': 'Drop a photograph of one of the ten classes here.',
   };
   // A shirt in the middle of the pad, for networks that have no samples.
   const SHIRT = 'M92 48 L108 60 L148 60 L164 48 L218 88 L194 124 L178 112 L178 212 L78 212 ' +
@@ -46,7 +46,6 @@
   const networks = element('select', { id: 'demo-network' });
   const facts = element('p', { className: 'demo-facts' });
   const pad = canvas(PAD, PAD, 'demo-pad', 'Drawing pad');
-  pad.tabIndex = 0;
   pad.setAttribute('aria-describedby', 'demo-hint demo-keys');
   const hint = element('p', { className: 'demo-hint', id: 'demo-hint' });
   const keys = element('p', {
@@ -69,22 +68,24 @@
   const time = element('p', { className: 'demo-time' });
   const problem = element('p', { className: 'demo-problem', attributes: { role: 'alert' } });
 
+  const columns = element('div', { className: 'demo-columns' },
+    element('div', { className: 'demo-input' },
+      pad, hint, element('p', { className: 'demo-buttons' }, clear, file, choose)),
+    element('div', { className: 'demo-output' },
+      element('div', { attributes: { 'aria-live': 'polite' } }, answer),
+      table,
+      element('div', { className: 'demo-below' },
+        element('figure', {}, seen,
+          element('figcaption', { textContent: 'what the network reads' })),
+        time)),
+    element('div', { className: 'demo-more' }, samples, keys));
+
   root.replaceChildren(
     element('p', { className: 'demo-choice' },
       element('label', { htmlFor: 'demo-network' }, 'Network '), networks),
     facts,
     problem,
-    element('div', { className: 'demo-columns' },
-      element('div', { className: 'demo-input' },
-        pad, hint, element('p', { className: 'demo-buttons' }, clear, file, choose)),
-      element('div', { className: 'demo-output' },
-        element('div', { attributes: { 'aria-live': 'polite' } }, answer),
-        table,
-        element('div', { className: 'demo-below' },
-          element('figure', {}, seen,
-            element('figcaption', { textContent: 'what the network reads' })),
-          time)),
-      element('div', { className: 'demo-more' }, samples, keys)),
+    columns,
   );
 
   // ------------------------------------------------------------------------
@@ -116,13 +117,17 @@
   let drawn = false; // whether the pad has a drawing, and no other picture
 
   async function start(name) {
+    let chosen;
     try {
-      network = await open(name);
+      chosen = await open(name);
     } catch (error) {
       complain(error);
       return;
     }
     if (networks.value !== name) return; // somebody has chosen another one
+    network = chosen;
+    columns.inert = false;
+    time.replaceChildren();
     const before = model;
     model = data.models.find((entry) => entry.name === name);
     const binarized = network.layers.some((layer) => layer.binarized);
@@ -133,8 +138,11 @@
     hint.textContent = HINTS[model.dataset];
     const digits = model.dataset === 'digits';
     samples.hidden = !digits;
-    clear.hidden = keys.hidden = model.dataset === 'CIFAR-10';
-    pad.classList.toggle('demo-draws', !clear.hidden);
+    const draws = model.dataset !== 'CIFAR-10';
+    clear.hidden = keys.hidden = !draws;
+    pad.classList.toggle('demo-draws', draws);
+    pad.tabIndex = draws ? 0 : -1;
+    pad.setAttribute('aria-label', draws ? 'Drawing pad' : 'The photograph');
     showLayers();
     if (before && before.dataset === model.dataset) predict(picture());
     else if (digits) showSample(0);
@@ -283,7 +291,7 @@
     });
   }
 
-  const draws = () => network !== null && model !== null && !clear.hidden;
+  const draws = () => !clear.hidden;
 
   pad.addEventListener('pointerdown', (event) => {
     if (!draws() || event.button !== 0) return;
@@ -493,7 +501,7 @@
     return [made, draw];
   }
 
-  const percent = (part, whole) => `${((100 * part) / whole).toFixed(0)} %`;
+  const percent = (part, whole) => `${((100 * part) / whole).toFixed(0)}\u00a0%`;
   const count = (number) => number.toLocaleString('en');
   const colourOf = (bit) => (bit ? PLUS : MINUS);
 
@@ -585,6 +593,7 @@
   networks.addEventListener('change', () => start(networks.value));
   showSamples();
   blank();
+  columns.inert = true; // until there is a network
   start(networks.value);
 
   mmirnet.open = open;

@@ -65,6 +65,8 @@ def compile_runtime() -> bytes:
     result = CACHE / f'runtime-{digest.hexdigest()[:16]}.wasm'
     with FileLock(CACHE / 'lock'):
         if not result.exists():
+            for old in CACHE.glob('runtime-*.wasm'):
+                old.unlink()
             _compile(sources, result)
     return result.read_bytes()
 

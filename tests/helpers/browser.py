@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 from contextlib import contextmanager
+from threading import Timer
 
 import pytest
+from small_run import PATIENCE
 
 _ARGUMENTS = [
     '--headless=new',
@@ -128,9 +130,13 @@ def browser(folder):
     )
     os.close(theirs_in)
     os.close(theirs_out)
+    # Who waits for a browser that hangs then finds that it has ended.
+    patience = Timer(PATIENCE, process.kill)
+    patience.start()
     with open(ours_out, 'wb') as commands, open(ours_in, 'rb') as replies:
         try:
             yield Page(commands, replies)
         finally:
+            patience.cancel()
             process.kill()
             process.wait()

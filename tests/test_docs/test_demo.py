@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import re
 import sys
 
 import numpy as np
@@ -19,7 +20,7 @@ from mmirnet.datasets import Digits
 from mmirnet.packed import pack, read, write
 from mmirnet.packed.preparation import prepare
 from mmirnet.packed.simulation import Simulation
-from mmirnet.runtime import Session
+from mmirnet.runtime import Session, plan
 
 DOCS = ROOT / 'docs'
 INDEX = json.loads((ROOT / 'zoo' / 'index.json').read_text())['models']
@@ -400,6 +401,13 @@ def test_what_does_not_fit_is_named(page):
     call = f"mmirnet.open({RESNET20!r}).then((n) => n.runtime.call('set_output', 99))"
     message = page.run(f'{call}.then(() => "", (error) => error.message)')
     assert message == 'no such tensor'
+
+
+def test_the_plan_knows_the_limits_of_the_runtime():
+    script = (DOCS / '_demo' / 'network.js').read_text()
+    stated = dict(re.findall(r'const ([A-Z_]+) = (\d+);', script))
+    names = ['ALIGNMENT', 'GAP', 'FLOAT_LANES', 'WORD', 'MAX_BINARY_KERNEL']
+    assert stated == {name: str(getattr(plan, name)) for name in names}
 
 
 def test_without_emscripten_the_page_is_left_out(tmp_path, monkeypatch, capsys):

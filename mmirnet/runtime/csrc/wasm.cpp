@@ -23,7 +23,7 @@ const char* problem;
 }  // namespace
 
 // Nothing is caught in WebAssembly: what is thrown ends the call, and the page asks
-// why. The library's own functions would say nothing.
+// why. The library's own functions would say nothing. All exceptions are std's.
 extern "C" void* __cxa_allocate_exception(size_t size) noexcept {
   return std::malloc(size);
 }
