@@ -2,7 +2,7 @@
 
 A safetensors file whose metadata holds one JSON text under ``mmirnet``::
 
-    {"version": 3,
+    {"version": 4,
      "input": {"channels": 3, "height": 224, "width": 224,
                "mean": [...], "std": [...],
                "order": "rgb", "read": {...}, "steps": [...]},
@@ -27,8 +27,9 @@ or dilation is one integer or [vertical, horizontal], a padding one integer or
 any number of them, those of at least ``threshold``, or the best ``topk``. Files of
 version 1 have neither: they are read with
 :func:`mmirnet.packed.preparation.default` and softmax. Files of version 2 have binary
-layers with ``exponent`` alone, and no ``prelu``. A network that needs no more is still
-written as version 2, for earlier releases to read.
+layers with ``exponent`` alone, and no ``prelu``. Files of version 3 have no operations
+on 8-bit integers (:mod:`mmirnet.packed.ops.int8`). A network is written as the earliest
+version from 2 on that has what it needs, for earlier releases to read.
 
 Beside ``mmirnet`` stands ``sha256``, see :func:`digest`: it finds bits that a disk or a
 network turned, not those of somebody who writes a digest to them.
@@ -54,7 +55,7 @@ from .limits import MAX_ACTIVATION_BYTES, MAX_FILE_BYTES, MAX_OPERATIONS, MAX_SI
 from .ops import OPERATIONS, shape_of
 from .ops.lowering import Lowered
 
-VERSION = 3
+VERSION = 4
 #: One class an image.
 SOFTMAX = {'scores': 'softmax', 'threshold': None, 'topk': None}
 # What files before version 3 have not.
@@ -134,8 +135,26 @@ def _check_head(head: Any, classes: int) -> None:
         integer(head, 'topk', 1, classes)
 
 
+def pixels_of(spec: dict[str, Any]) -> np.ndarray:
+    """What makes pixels of the normalised image again: std and mean, as float32."""
+    return np.array([spec['std'], spec['mean']], np.float32)
+
+
+def gives_pixels(spec: dict[str, Any]) -> bool:
+    """Whether every pixel is found again in float32, after it was normalised."""
+    std, mean = pixels_of(spec)
+    pixels = np.arange(256, dtype=np.float32)[:, None]
+    with np.errstate(over='ignore', invalid='ignore'):
+        return bool((np.rint((pixels - mean) / std * std + mean) == pixels).all())
+
+
+def _check_pixels(spec: dict[str, Any], pixels: np.ndarray) -> None:
+    need(np.array_equal(pixels, pixels_of(spec)), 'pixels differ from std and mean')
+    need(gives_pixels(spec), 'mean and std leave too little of a pixel in float32')
+
+
 def new_parts(packed: Packed, operation: dict[str, Any]) -> list[str]:
-    """What an operation has that files before version 3 have not."""
+    """What an operation has, of other recipes, that files before version 3 have not."""
     if operation['op'] == 'prelu':
         return ['prelu']
     return sorted(_NEW_ROLES.intersection(packed.operation_tensors(operation)))
@@ -143,8 +162,10 @@ def new_parts(packed: Packed, operation: dict[str, Any]) -> list[str]:
 
 def version_of(packed: Packed) -> int:
     """The earliest version, from 2 on, that has all that a network needs."""
-    new = any(new_parts(packed, operation) for operation in packed.graph)
-    return VERSION if new else 2
+    return max(
+        max(2, OPERATIONS[op['op']].version, 3 if new_parts(packed, op) else 2)
+        for op in packed.graph
+    )
 
 
 def _footprint(shape: tuple[int, int, int]) -> int:
@@ -206,6 +227,8 @@ def check(packed: Packed) -> Packed:
             total += sum(_footprint(shapes[name]) for name in copied)
             need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')
             shapes[operation['dst']] = shape
+            if 'pixels' in tensors:
+                _check_pixels(spec, tensors['pixels'])
         field_name = 'output'
         need(shape[1:] == (1, 1), f'logits of shape {shape} are no vector')
         need(

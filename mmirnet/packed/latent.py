@@ -127,6 +127,11 @@ def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
     state = {}
     for operation in packed.graph:
         arrays = packed.operation_tensors(operation)
+        if OPERATIONS[operation['op']].version > 3:
+            raise PackedFileError(
+                f'{operation["dst"]}: its numbers are 8-bit integers, from which '
+                'training does not go on; train on from the checkpoint that was packed'
+            )
         new = new_parts(packed, operation)
         if new:
             raise PackedFileError(

@@ -18,3 +18,5 @@ MAX_STRIDE = 64
 MAX_BINARY_KERNEL = 31
 # ... and their 16-bit partial sums hold this many products.
 MAX_BINARY_WINDOW = 65535
+# The kernels on bytes sum this many products in 32 bits.
+MAX_BYTE_WINDOW = 65535

@@ -9,9 +9,11 @@ as floats, as bits, or as both, whatever its consumers need. Where two consumers
 bit from different thresholds on, the second one has a step that makes its bits.
 
 Float convolutions and linear layers read the image as it comes; for anything else it
-is first brought into the layout of the other values. The kernels on bits know square
-windows that move alike in both directions. A binary convolution of another geometry
-becomes a float one, over signs that are floats: its sums are the same, and exact.
+is first brought into the layout of the other values. A convolution of pixels reads the
+image's bytes, and one of 8-bit integers makes bytes of what it reads. The kernels on
+bits know square windows that move alike in both directions. A binary convolution of
+another geometry becomes a float one, over signs that are floats: its sums are the same,
+and exact.
 """
 
 from collections import Counter
@@ -25,6 +27,7 @@ from ..packed.limits import MAX_BINARY_KERNEL
 from ..packed.ops.lowering import (
     Affine,
     Alias,
+    ByteProduct,
     Clamp,
     Kernel,
     Lowered,
@@ -44,6 +47,9 @@ FLOAT_LANES = 16
 # Channels in a word of bits.
 WORD = 64
 
+#: Steps that compute with 8-bit integers.
+BYTE_KINDS = 'byte_conv', 'pixel_conv'
+
 
 @dataclass
 class Step:
@@ -53,7 +59,7 @@ class Step:
     activation of a shift `before`, `slopes`, and a shift `after`.
     """
 
-    kind: str  # 'image', or what the native Network has as add_KIND
+    kind: str  # 'image', 'pixel_conv', or what the native Network has as add_KIND
     source: str
     output: str
     shape: tuple[int, int, int]  # of the output
@@ -88,7 +94,7 @@ class Buffer:
 
     value: str
     shape: tuple[int, int, int]
-    kind: str  # 'image', 'floats' or 'bits'
+    kind: str  # 'image', 'pixels', 'floats' or 'bits'
     pad: int
     size: int
     first: int
@@ -144,6 +150,12 @@ class _Fusion:
                 kind, source = self.operand(source, lowered)
                 shape = self.packed.shapes[output]
                 self.append(Step(kind, source, output, shape, window, op))
+            case ByteProduct(window, scale, zero_point, pixels):
+                kind = 'pixel_conv' if pixels else 'byte_conv'
+                shape = self.packed.shapes[output]
+                step = Step(kind, source, output, shape, window, op)
+                step.arguments = scale, zero_point
+                self.append(step)
             case Kernel(name, window, arguments, fuses):
                 shape = self.packed.shapes[output]
                 step = Step(name, source, output, shape, window)
@@ -182,8 +194,7 @@ class _Fusion:
 
     def has_bias(self, step: Step) -> bool:
         """A bias rounds before a BatchNorm does: they are two passes."""
-        operation = step.operation
-        return bool(operation) and 'bias' in self.packed.operation_tensors(operation)
+        return 'bias' in _tensors(step, self.packed)
 
     def extend(self, step: Step, output: str) -> None:
         self.made_by[output] = self.made_by[step.output]
@@ -253,9 +264,16 @@ def _reads_image(packed: Packed, lowered: list[Lowered]) -> bool:
         if names.intersection(op['src']):
             if isinstance(what, Alias):
                 names.add(op['dst'])
-            elif not isinstance(what, Product) or what.binarize:
+            elif not _as_it_comes(what):
                 return True
     return packed.graph[-1]['dst'] in names
+
+
+def _as_it_comes(what: Lowered) -> bool:
+    """Whether an operation reads an image in the layout in which it comes."""
+    if isinstance(what, Product):
+        return not what.binarize
+    return isinstance(what, ByteProduct) and what.pixels
 
 
 def _choose_forms(steps: list[Step], logits: str) -> None:
@@ -294,6 +312,8 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
         padding = pad.get(value, 0) if kind == 'bits' else 0
         if kind == 'bits':
             size = 8 * height * (width + 2 * padding) * -(-channels // WORD)
+        elif kind == 'pixels':
+            size = height * width * channels
         else:
             padded = -(-channels // FLOAT_LANES) * FLOAT_LANES
             lanes = channels if kind == 'image' else padded
@@ -301,13 +321,22 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
         end = last.get(value, first)
         return Buffer(value, shape, kind, padding, _aligned(size + GAP), first, end)
 
-    result = [buffer('input', packed.shapes['input'], 'image', -1)]
+    image = packed.shapes['input']
+    kinds = {image_kind(step) for step in steps} - {None}
+    result = [buffer('input', image, kind, -1) for kind in sorted(kinds)]
     for index, step in enumerate(steps):
         if step.floats:
             result.append(buffer(step.output, step.shape, 'floats', index))
         if step.bits:
             result.append(buffer(step.output, step.shape, 'bits', index))
     return result, _place(result, steps)
+
+
+def image_kind(step: Step) -> str | None:
+    """In which form a step reads the image, if it reads it as it comes."""
+    if step.source != 'input':
+        return None
+    return {'conv': 'image', 'image': 'image', 'pixel_conv': 'pixels'}.get(step.kind)
 
 
 def _place(result: list[Buffer], steps: list[Step]) -> int:
@@ -362,7 +391,10 @@ def activation(step: Step) -> np.ndarray | None:
 
 
 def _tensors(step: Step, packed: Packed) -> dict[str, np.ndarray]:
-    return packed.operation_tensors(step.operation) if step.operation else {}
+    """What the epilogue takes of an operation; sums of bytes have their own."""
+    if not step.operation or step.kind in BYTE_KINDS:
+        return {}
+    return packed.operation_tensors(step.operation)
 
 
 def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import ConfigError, MissingPackageError, NonFiniteError
 from ..packed.bits import pack_bits
 from ..packed.format import Packed, read
+from ..packed.ops.windows import classes
 from . import plan
 
 MAX_THREADS = 1024  # as in csrc/limits.h
@@ -185,6 +186,7 @@ class Session:
         self._tensors = {}
         kinds = {
             'image': native.Kind.IMAGE,
+            'pixels': native.Kind.BYTES,
             'floats': native.Kind.FLOATS,
             'bits': native.Kind.BITS,
         }
@@ -194,7 +196,7 @@ class Session:
                 kinds[place.kind], height, width, channels, place.pad, place.offset
             )
         self._network.set_input(
-            self._tensors['input', 'image'],
+            *(self._tensors.get(('input', kind), -1) for kind in ('image', 'pixels')),
             np.array(packed.input['mean'], np.float32),
             np.array(packed.input['std'], np.float32),
         )
@@ -217,12 +219,10 @@ class Session:
 
     def _source(self, step: plan.Step) -> int:
         kind = 'bits' if step.kind == 'binary_conv' else 'floats'
-        if step.source == 'input' and step.kind in ('conv', 'image'):
-            kind = 'image'
-        return self._tensors[step.source, kind]
+        return self._tensors[step.source, plan.image_kind(step) or kind]
 
     def _add(self, step: plan.Step, packed: Packed) -> None:
-        kind = 'map' if step.kind == 'image' else step.kind
+        kind = {'image': 'map', 'pixel_conv': 'byte_conv'}.get(step.kind, step.kind)
         arguments = [self._source(step)]
         if step.window is not None:
             arguments.append(_native.Window(*step.window[:4]))
@@ -231,6 +231,8 @@ class Session:
             # The kernels start a word with each position.
             signs = pack_bits(packed.signs(step.operation))
             arguments.append(np.ascontiguousarray(signs))
+        elif kind == 'byte_conv':
+            arguments += _byte_weights(step, packed)
         elif kind == 'conv':
             arguments += [step.window.groups, _weight(step, packed)]
         if step.fuses:
@@ -354,9 +356,27 @@ def _not_finite(images: np.ndarray, logits: np.ndarray) -> str:
 
 def _weight(step: plan.Step, packed: Packed) -> np.ndarray:
     """Weight of a float convolution as (out, height, width, in)."""
-    weight = packed.arrays(step.operation)['weight']
+    return _filters(step, packed.arrays(step.operation)['weight'])
+
+
+def _filters(step: plan.Step, weight: np.ndarray) -> np.ndarray:
     weight = weight.reshape(len(weight), -1, *step.window.kernel)
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1), np.float32)
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1))
+
+
+def _byte_weights(step: plan.Step, packed: Packed) -> list[np.ndarray]:
+    """Weights, scales, what is added, and its classes of rows and columns."""
+    arrays = packed.arrays(step.operation)
+    scale = arrays['scale']
+    if step.kind == 'pixel_conv':
+        both = classes(packed.shapes['input'], step.window)
+        rest, of = arrays['table'], [found.of for found in both]
+    else:
+        rest = arrays.get('bias', np.zeros_like(scale))
+        of = [[0] * side for side in step.shape[1:]]
+    weight = _filters(step, arrays['weight_int8'])
+    of = [np.array(found, np.int32) for found in of]
+    return [weight, scale, np.ascontiguousarray(rest), *of]
 
 
 def load(

@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'helpers'))
 
+from int8_networks import int8_network
 from networks import EveryOperation, mixed_network, warm_up
 
 from mmirnet.packed import PackedFileError, format, pack, read, write
@@ -54,6 +55,7 @@ def main() -> None:
     for network in (mixed_network(), EveryOperation()):
         seed = corpus / f'{type(network).__name__}.safetensors'
         write(pack(warm_up(network, 3, 9, 9), (9, 9)), seed)
+    write(int8_network(3, 8, (9, 9), padding=1), corpus / 'int8.safetensors')
     options = ['-max_len=40000', '-rss_limit_mb=2048', '-timeout=30', '-len_control=0']
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:], str(corpus)], one)
     atheris.Fuzz()

@@ -92,7 +92,7 @@ PAD = dict(
     mode='constant',
 )
 BAD_SPECS = {
-    'version: 4': put('version', value=4),
+    'version: 5': put('version', value=5),
     'version: True': put('version', value=True),
     r'input: fields must be': put('input', 'extra', value=1),
     r'input: order must be one of': put('input', 'order', value='hsv'),
@@ -244,7 +244,8 @@ def other(tmp_path_factory):
     packed = pack(model, (9, 9), list('abcde'))
     used = {op['op'] for op in packed.graph}
     used |= {op['op'] for op in pack(mixed_network().eval(), (9, 9)).graph}
-    assert used == set(OPERATIONS)
+    integers = {name for name, op in OPERATIONS.items() if op.version == 4}
+    assert used == set(OPERATIONS) - integers  # see test_quantising.py
     write(packed, path)
     return without_digest(path.read_bytes())
 

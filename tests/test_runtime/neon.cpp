@@ -38,7 +38,7 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   const int pooled = network.add_tensor(Tensor::kFloats, 1, 1, sign ? 16 : out, 0,
                                         5 * place);
   const std::vector<float> zero(channels, 0.0f), one(channels, 1.0f);
-  network.set_input(image, {zero.data(), zero.size()}, {one.data(), one.size()});
+  network.set_input(image, -1, {zero.data(), zero.size()}, {one.data(), one.size()});
   EpilogueSpec epilogue{{}, {}, -INFINITY, INFINITY, -1, -1, bits};
   add_conv(network, image, Window::square(1, 1, 0), 1, {eye.data(), eye.size()},
            epilogue);

@@ -35,6 +35,27 @@ OPTIONAL = ('exponent', 'scale', 'threshold', 'offset', 'affine_input', 'bias')
 _MAX_SCALE = 2.0**MAX_EXPONENT
 
 
+def check_words(signs: np.ndarray, window: int) -> None:
+    """Checks that words of signs are those of a window.
+
+    Args:
+        signs: (out, words).
+        window: How many signs a filter has.
+
+    Raises:
+        Reject: If they are not.
+    """
+    need(
+        signs.ndim == 2 and signs.size > 0 and signs.shape[1] == -(-window // 64),
+        f'signs {signs.shape} do not fit a window of {window}',
+    )
+    if window % 64:
+        need(
+            not (signs[:, -1] >> np.uint64(window % 64)).any(),
+            'signs beyond the end of the window',
+        )
+
+
 def check_signs(
     fields: dict, window: int, channels: int, tensors: dict[str, np.ndarray]
 ) -> None:
@@ -51,15 +72,7 @@ def check_signs(
     """
     signs = tensors['signs']
     need(window <= MAX_BINARY_WINDOW, 'binary window too large')
-    need(
-        signs.ndim == 2 and signs.size > 0 and signs.shape[1] == -(-window // 64),
-        f'signs {signs.shape} do not fit a window of {window}',
-    )
-    if window % 64:
-        need(
-            not (signs[:, -1] >> np.uint64(window % 64)).any(),
-            'signs beyond the end of the window',
-        )
+    check_words(signs, window)
     boolean(fields, 'binarize_input')
     out = len(signs)
     need(

@@ -61,6 +61,25 @@ class Product:
 
 
 @dataclass(frozen=True)
+class ByteProduct:
+    """A convolution or linear layer of 8-bit integers, whose sums are exact.
+
+    Its arrays are ``weight_int8``, ``scale`` and ``bias`` or ``table``.
+
+    Attributes:
+        window: How it moves.
+        input_scale: How real numbers become integers ...
+        zero_point: ... see :mod:`mmirnet.packed.ops.int8`.
+        pixels: Whether it reads the image's pixels instead.
+    """
+
+    window: Geometry
+    input_scale: float = 1.0
+    zero_point: int = 0
+    pixels: bool = False
+
+
+@dataclass(frozen=True)
 class Kernel:
     """A kernel of the runtime, ``Network.add_NAME``.
 
@@ -77,4 +96,4 @@ class Kernel:
     fuses: bool = False
 
 
-Lowered = Alias | Affine | Clamp | Slopes | Sum | Product | Kernel
+Lowered = Alias | Affine | Clamp | Slopes | Sum | Product | ByteProduct | Kernel

@@ -16,7 +16,7 @@ Shape = tuple[int, int, int]
 #: The tensors of one operation by their role.
 Arrays = dict[str, np.ndarray]
 
-_DTYPES = {'signs': ('U64',), 'exponent': ('I8',)}
+_DTYPES = {'signs': ('U64',), 'exponent': ('I8',), 'weight_int8': ('I8',)}
 _FLOAT_DTYPES = ('F32', 'F16', 'BF16')
 
 
@@ -50,6 +50,7 @@ class Operation:
         tensors: Roles of the tensors that it needs.
         optional: Roles of those that it may have.
         operands: How many values it reads.
+        version: The first version of packed files that has it.
         arrays: (fields, inputs, tensors) -> the float32 arrays that `simulate`,
             `to_onnx` and the runtime's float layers compute with. By default those of
             the file.
@@ -69,6 +70,7 @@ class Operation:
     tensors: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     operands: int = 1
+    version: int = 1
     arrays: Callable[[dict, list[Shape], Arrays], Arrays] = _as_in_the_file
     signs: Callable[[dict, list[Shape], Arrays], np.ndarray] | None = None
     copied: Callable[[dict, Arrays], list[str]] = _copies_the_image

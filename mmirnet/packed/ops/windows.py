@@ -96,6 +96,37 @@ def output_size(shape: tuple[int, int, int], window: Geometry) -> tuple[int, int
     )
 
 
+class Classes(NamedTuple):
+    """Which part of a window lies inside of the image, along one side.
+
+    Attributes:
+        of: The class of each output.
+        parts: First tap inside and the one behind the last, of each class.
+    """
+
+    of: list[int]
+    parts: list[tuple[int, int]]
+
+
+def classes(shape: tuple[int, int, int], window: Geometry) -> tuple[Classes, Classes]:
+    """Classes of output rows and of output columns, in the order in which they come.
+
+    Args:
+        shape: (channels, height, width) of the image.
+        window: How it moves; without dilation.
+    """
+    found = []
+    for side, outputs in enumerate(output_size(shape, window)):
+        parts: dict[tuple[int, int], int] = {}
+        of = []
+        for i in range(outputs):
+            start = i * window.stride[side] - window.padding[side]
+            inside = max(0, -start), min(window.kernel[side], shape[1 + side] - start)
+            of.append(parts.setdefault(inside, len(parts)))
+        found.append(Classes(of, list(parts)))
+    return found[0], found[1]
+
+
 def pooled_shape(
     fields: dict, shape: tuple[int, int, int], most: int = MAX_SIDE
 ) -> tuple[int, int, int]:

@@ -26,6 +26,8 @@ struct Avx2 {
   using Float = __m256;
   static constexpr int kWidth = 8;
   static constexpr int kPixels = 4;
+  static constexpr int kBytePixels = 3;
+  static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
@@ -86,6 +88,134 @@ struct Avx2 {
             destination[((ptrdiff_t{tap} * words + word) * 8 + n) * kGroup +
                         byte] = bits >> (4 * n) & 15;
         }
+  }
+
+  static void to_bytes(Float v, int zero, uint8_t* p) {
+    const __m256i q =
+        _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(zero));
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(q),
+                                           _mm256_extracti128_si256(q, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+  }
+
+  // maddubs saturates sums of two products. Where weights are so small that it
+  // cannot, it is used; else they are 16 bits wide, as pmaddwd takes them.
+  static bool is_narrow(int narrow) { return narrow >= 8; }
+
+  static size_t byte_weight_bytes(const ByteConv& c) {
+    return (is_narrow(c.narrow) ? 1 : 2) * lane_byte_weight_bytes(c);
+  }
+
+  static void pack_byte_weights(const ByteConv& c, const int8_t* weights,
+                                int group, uint8_t* destination) {
+    if (is_narrow(c.narrow))
+      return lane_pack_byte_weights(c, weights, group, destination);
+    each_byte_weight(c, weights, group, [&](ptrdiff_t at, int16_t weight) {
+      std::memcpy(destination + 2 * at, &weight, 2);
+    });
+  }
+
+  // 16 channels from `lane` on. A register holds 4 channels by 4 inputs; the two
+  // sums of a channel are added at the end.
+  template <int P>
+  static void wide_dot(const DotTask& t, int lane) {
+    __m256i sum[P][4];
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < 4; ++v) sum[p][v] = _mm256_setzero_si256();
+    const uint8_t* w = t.weights + 8 * lane;
+    for (int r = 0; r < t.rows; ++r)
+      for (int c = 0; c < t.columns; ++c) {
+        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
+        for (int i = 0; i < t.words; ++i, w += 8 * t.lanes) {
+          __m256i x[P];
+          for (int p = 0; p < P; ++p)
+            x[p] = _mm256_cvtepu8_epi16(_mm_set1_epi32(
+                static_cast<int>(load_word(in + p * t.in_step + 4 * i))));
+          for (int v = 0; v < 4; ++v)
+            for (int p = 0; p < P; ++p)
+              sum[p][v] = _mm256_add_epi32(
+                  sum[p][v],
+                  _mm256_madd_epi16(x[p], _mm256_load_si256(
+                                              reinterpret_cast<const __m256i*>(w) + v)));
+        }
+      }
+    for (int p = 0; p < P; ++p)
+      for (int half = 0; half < 2; ++half) {
+        const __m256i both = _mm256_permute4x64_epi64(
+            _mm256_hadd_epi32(sum[p][2 * half], sum[p][2 * half + 1]), 0xd8);
+        const int at = lane + 8 * half;
+        _mm256_store_si256(reinterpret_cast<__m256i*>(t.sums + p * kGroup + at),
+                           _mm256_add_epi32(both, load_int(t.start + at)));
+      }
+  }
+
+  // 8 * V channels from `lane` on, 8 by 4 inputs in a register: 16-bit sums of
+  // two products, widened before they can overflow.
+  template <int P, int V>
+  static void narrow_dot(const DotTask& t, int lane) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i sum[P][V];
+    const auto total = [&](int p, int v) {
+      return reinterpret_cast<__m256i*>(t.sums + p * kGroup + lane + 8 * v);
+    };
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < V; ++v) {
+        sum[p][v] = _mm256_setzero_si256();
+        _mm256_store_si256(total(p, v), load_int(t.start + lane + 8 * v));
+      }
+    const auto widen = [&] {
+      for (int p = 0; p < P; ++p)
+        for (int v = 0; v < V; ++v) {
+          __m256i* const to = total(p, v);
+          _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to),
+                                                  _mm256_madd_epi16(sum[p][v], ones)));
+          sum[p][v] = _mm256_setzero_si256();
+        }
+    };
+    int words = 0;  // since the last widening
+    const uint8_t* w = t.weights + 4 * lane;
+    for (int r = 0; r < t.rows; ++r)
+      for (int c = 0; c < t.columns; ++c) {
+        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
+        for (int i = 0; i < t.words;) {
+          const int end = std::min(t.words, i + t.narrow - words);
+          words += end - i;
+          for (; i < end; ++i, w += 4 * t.lanes)
+            for (int p = 0; p < P; ++p) {
+              const __m256i x = _mm256_set1_epi32(
+                  static_cast<int>(load_word(in + p * t.in_step + 4 * i)));
+              for (int v = 0; v < V; ++v)
+                sum[p][v] = _mm256_add_epi16(
+                    sum[p][v],
+                    _mm256_maddubs_epi16(x, _mm256_load_si256(
+                                                reinterpret_cast<const __m256i*>(w) + v)));
+            }
+          if (words == t.narrow) {
+            widen();
+            words = 0;
+          }
+        }
+      }
+    widen();
+  }
+
+  template <int P>
+  static void dot_lanes(const DotTask& t) {
+    int lane = 0;
+    if (is_narrow(t.narrow)) {
+      for (; lane + 32 <= t.lanes; lane += 32) narrow_dot<P, 4>(t, lane);
+      if (lane < t.lanes) narrow_dot<P, 2>(t, lane);
+    } else {
+      for (; lane < t.lanes; lane += 16) wide_dot<P>(t, lane);
+    }
+  }
+
+  static void dot(const DotTask& t) {
+    switch (t.pixels) {
+      case 1: return dot_lanes<1>(t);
+      case 2: return dot_lanes<2>(t);
+      default: return dot_lanes<3>(t);
+    }
   }
 
   // Adds H halves of 32 channels for P pixels. Bytes hold up to 63 nibbles of

@@ -11,6 +11,8 @@ struct Neon {
   using Float = float32x4_t;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
+  static constexpr int kBytePixels = 4;
+  static constexpr int kByteStart = 128;
 
   static Float load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Float v) { vst1q_f32(p, v); }
@@ -44,6 +46,55 @@ struct Neon {
 
   static constexpr auto weight_bytes = lane_weight_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
+
+  static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
+  static constexpr auto pack_byte_weights = lane_pack_byte_weights;
+
+  static void to_bytes(Float v, int zero, uint8_t* p) {
+    const int32x4_t q = vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(zero));
+    for (int i = 0; i < 4; ++i) p[i] = static_cast<uint8_t>(q[i]);
+  }
+
+  // 16 output channels from `lane` on, 4 by 4 inputs in a register. Products of
+  // signed bytes: those of an image lose 128, which the start of the sums has.
+  template <int P>
+  static void dot_block(const DotTask& t, int lane) {
+    int32x4_t low[P][4], high[P][4];  // of the first two and the last two channels
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < 4; ++v) low[p][v] = high[p][v] = vdupq_n_s32(0);
+    const int8_t* w = reinterpret_cast<const int8_t*>(t.weights) + 4 * lane;
+    for (int r = 0; r < t.rows; ++r)
+      for (int c = 0; c < t.columns; ++c) {
+        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
+        for (int i = 0; i < t.words; ++i, w += 4 * t.lanes)
+          for (int p = 0; p < P; ++p) {
+            const int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(
+                load_word(in + p * t.in_step + 4 * i) ^ 0x80808080u));
+            for (int v = 0; v < 4; ++v) {
+              const int8x16_t weight = vld1q_s8(w + 16 * v);
+              low[p][v] = vpadalq_s16(
+                  low[p][v], vmull_s8(vget_low_s8(x), vget_low_s8(weight)));
+              high[p][v] = vpadalq_s16(high[p][v], vmull_high_s8(x, weight));
+            }
+          }
+      }
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < 4; ++v) {
+        const int at = lane + 4 * v;
+        vst1q_s32(t.sums + p * kGroup + at,
+                  vaddq_s32(vld1q_s32(t.start + at),
+                            vpaddq_s32(low[p][v], high[p][v])));
+      }
+  }
+
+  static void dot(const DotTask& t) {
+    for (int lane = 0; lane < t.lanes; lane += 16) switch (t.pixels) {
+        case 1: dot_block<1>(t, lane); break;
+        case 2: dot_block<2>(t, lane); break;
+        case 3: dot_block<3>(t, lane); break;
+        default: dot_block<4>(t, lane);
+      }
+  }
 
   // 16 output channels from `lane` on.
   template <int P>

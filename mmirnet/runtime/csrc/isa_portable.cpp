@@ -8,6 +8,8 @@ struct Portable {
   using Float = float;
   static constexpr int kWidth = 1;
   static constexpr int kPixels = 1;
+  static constexpr int kBytePixels = 1;
+  static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return *p; }
   static void store(float* p, Float v) { *p = v; }
@@ -32,6 +34,26 @@ struct Portable {
 
   static constexpr auto weight_bytes = lane_weight_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
+
+  static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
+  static constexpr auto pack_byte_weights = lane_pack_byte_weights;
+
+  static void to_bytes(Float v, int zero, uint8_t* p) {
+    *p = static_cast<uint8_t>(static_cast<int>(std::nearbyint(v)) + zero);
+  }
+
+  static void dot(const DotTask& t) {
+    std::memcpy(t.sums, t.start, sizeof(int32_t) * t.lanes);
+    const int8_t* w = reinterpret_cast<const int8_t*>(t.weights);
+    for (int r = 0; r < t.rows; ++r)
+      for (int c = 0; c < t.columns; ++c) {
+        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
+        for (int i = 0; i < t.words; ++i, w += 4 * t.lanes)
+          for (int lane = 0; lane < t.lanes; ++lane)
+            for (int k = 0; k < 4; ++k)
+              t.sums[lane] += in[4 * i + k] * w[4 * lane + k];
+      }
+  }
 
   static uint32_t popcount(uint32_t v) {
     v -= v >> 1 & 0x55555555u;

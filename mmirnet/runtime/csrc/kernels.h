@@ -76,6 +76,31 @@ struct BinaryConv {
   const int32_t* inside;
 };
 
+// A convolution of bytes with 8-bit weights. Windows lie inside of `in`, whose
+// rows have their padding; a row of a window is `columns` runs of `run` bytes.
+// An output is sum * factor + rest, each operation rounded.
+struct ByteConv {
+  int rows, columns, run;
+  ptrdiff_t in_row, in_column;  // bytes to the next row and run of a window
+  ptrdiff_t in_step, in_down;   // ... to the window on the right and below
+  int out_width, out_channels;
+  const uint8_t* weights;  // Kernels::pack_byte_weights' layout
+  // Dwords of products whose sums by pairs fit into 16 bits.
+  int narrow;
+  const int32_t* start;  // of the sums, one for each channel
+  const float* factor;   // for each channel
+  // [row class][column class][out_channels rounded up to kGroup]
+  const float* rest;
+  const int32_t *row_class, *column_class;
+  int column_classes;
+};
+
+// What real numbers become as bytes: rint(x * scale) + zero, within a byte.
+struct Quantisation {
+  float scale;
+  int zero;
+};
+
 struct Kernels {
   const char* name;
   bool (*supported)();
@@ -87,6 +112,17 @@ struct Kernels {
   // Rows [y0, y1) of output channels [64 * group, 64 * group + 64).
   void (*binary_conv)(const BinaryConv&, const Epilogue&, int bit_pad,
                       const uint64_t* in, int group, int y0, int y1);
+  // The same of bytes; `weights` = [out][row][column][run], and sums begin with
+  // the weights' own times `byte_start` less than without a zero point.
+  size_t (*byte_weight_bytes)(const ByteConv&);
+  void (*pack_byte_weights)(const ByteConv&, const int8_t* weights, int group,
+                            uint8_t* destination);
+  int byte_start;
+  // `in` is the first row that output row y0 reads.
+  void (*byte_conv)(const ByteConv&, const Epilogue&, int bit_pad,
+                    const uint8_t* in, int group, int y0, int y1);
+  // Who made the values has looked for NaN, which becomes any byte.
+  void (*quantise)(const Quantisation&, const float* in, int count, uint8_t* out);
   // The epilogue over `pixels` float pixels; bits advance one pixel at a time.
   void (*map)(const Epilogue&, int channels, int pixels, const float* in);
   // Maximum over a window, then the epilogue, for one output row.

@@ -12,6 +12,10 @@
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
 //   I::kPixels               most output pixels of one block
 //   I::count(task)           popcounts of a block into task.counts[pixel][64]
+//   I::kBytePixels, I::dot(task)
+//                            the same of products of bytes
+//   I::kByteStart            what it takes from each byte before it multiplies
+//   I::to_bytes(v, zero, p)  v rounded, plus zero, as bytes
 #pragma once
 
 #include <algorithm>
@@ -36,6 +40,25 @@ struct CountTask {
   int pixels;
   int32_t* counts;
 };
+
+// A block of sums of bytes times 8-bit weights.
+struct DotTask {
+  const uint8_t* in;                     // first byte of the first window
+  ptrdiff_t in_row, in_column, in_step;  // as in ByteConv
+  int rows, columns, words;              // of the window; words of 4 bytes
+  const uint8_t* weights;
+  const int32_t* start;  // of the group's sums
+  int lanes;             // output channels of the group, rounded up to 16
+  int pixels;
+  int narrow;
+  int32_t* sums;  // [pixel][kGroup]
+};
+
+inline uint32_t load_word(const uint8_t* p) {
+  uint32_t word;
+  std::memcpy(&word, p, 4);
+  return word;
+}
 
 inline int words32(int channels) { return (channels + 31) / 32; }
 
@@ -138,6 +161,20 @@ struct Implementation {
     });
   }
 
+  // A group's word of the first pixel in row y, after the zero columns of that
+  // row were cleared; null without bits.
+  static uint64_t* bit_row(const Epilogue& e, int channels, int width, int pad,
+                           int group, int y) {
+    if (!e.bits) return nullptr;
+    const int pixel = (channels + 63) / 64;
+    uint64_t* bits = e.bits + ptrdiff_t{y} * (width + 2 * pad) * pixel + group;
+    for (int x = 0; x < pad; ++x) {
+      bits[x * pixel] = 0;
+      bits[(pad + width + x) * pixel] = 0;
+    }
+    return bits + pad * pixel;
+  }
+
   // Sums of the input's signs in the windows of a block, of which `in` is the
   // first word, as Kernels::binary_conv finds it: columns first.
   static void sum_signs(const BinaryConv& c, const uint64_t* in, int rows,
@@ -166,7 +203,6 @@ struct Implementation {
     const int lanes = group_lanes(c.out_channels, group);
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
     const int bit_pixel = (c.out_channels + 63) / 64;
-    const int bit_row = (c.out_width + 2 * bit_pad) * bit_pixel;
     const int table = round_up(c.out_channels, kGroup);
     const uint64_t mask = group_mask(c.out_channels, group);
     const uint64_t flip = c.limit ? c.flip[group] : 0;
@@ -197,14 +233,7 @@ struct Implementation {
           (c.in.pad - c.pad) * task.in_pixel;
       task.weights = c.weights + group * group_bytes +
                      skip * (group_bytes / c.kernel);
-      uint64_t* bits = e.bits ? e.bits + y * bit_row + group : nullptr;
-      if (bits) {
-        for (int x = 0; x < bit_pad; ++x) {
-          bits[x * bit_pixel] = 0;
-          bits[(bit_pad + c.out_width + x) * bit_pixel] = 0;
-        }
-        bits += bit_pad * bit_pixel;
-      }
+      uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
       const ptrdiff_t row_table = c.row_class[y] * c.column_classes;
 
       for (int block = 0; block < blocks; ++block) {
@@ -249,6 +278,87 @@ struct Implementation {
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
+  }
+
+  static void byte_conv(const ByteConv& c, const Epilogue& e, int bit_pad,
+                        const uint8_t* in, int group, int y0, int y1) {
+    with_parts(parts_of(e), [&](auto parts) {
+      byte_rows<parts.value>(c, e, bit_pad, in, group, y0, y1);
+    });
+  }
+
+  template <int kParts>
+  static void byte_rows(const ByteConv& c, const Epilogue& e, int bit_pad,
+                        const uint8_t* in, int group, int y0, int y1) {
+    alignas(64) int32_t sums[I::kBytePixels * kGroup];
+    const int channel = group * kGroup;
+    const int lanes = group_lanes(c.out_channels, group);
+    const int float_pixel = round_up(c.out_channels, kFloatLanes);
+    const int bit_pixel = (c.out_channels + 63) / 64;
+    const int table = round_up(c.out_channels, kGroup);
+    const uint64_t mask = group_mask(c.out_channels, group);
+    typename I::Found nan{};
+    const int blocks = (c.out_width + I::kBytePixels - 1) / I::kBytePixels;
+
+    DotTask task;
+    task.in_row = c.in_row;
+    task.in_column = c.in_column;
+    task.in_step = c.in_step;
+    task.rows = c.rows;
+    task.columns = c.columns;
+    task.words = (c.run + 3) / 4;
+    task.weights = c.weights + group * I::byte_weight_bytes(c);
+    task.start = c.start + channel;
+    task.lanes = lanes;
+    task.narrow = c.narrow;
+    task.sums = sums;
+    for (int y = y0; y < y1; ++y) {
+      const uint8_t* row = in + (y - y0) * c.in_down;
+      uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
+      const ptrdiff_t row_table = c.row_class[y] * c.column_classes;
+      for (int block = 0; block < blocks; ++block) {
+        const int x0 = c.out_width * block / blocks;
+        task.pixels = c.out_width * (block + 1) / blocks - x0;
+        task.in = row + x0 * c.in_step;
+        I::dot(task);
+        for (int p = 0; p < task.pixels; ++p) {
+          const int x = x0 + p;
+          const int32_t* sum = sums + p * kGroup;
+          const float* rest =
+              c.rest + (row_table + c.column_class[x]) * table + channel;
+          const ptrdiff_t at =
+              (ptrdiff_t{y} * c.out_width + x) * float_pixel + channel;
+          const uint64_t word =
+              epilogue<kParts>(e, lanes, at, channel, nan, [&](int i) {
+                const Float y = I::mul(I::from_int(sum + i),
+                                       I::load(c.factor + channel + i));
+                return I::add(y, I::load(rest + i));
+              });
+          if (bits) bits[x * bit_pixel] = word & mask;
+        }
+      }
+    }
+    if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
+  }
+
+  static void quantise(const Quantisation& q, const float* in, int count,
+                       uint8_t* out) {
+    const Float scale = I::set(q.scale);
+    const Float low = I::set(static_cast<float>(-q.zero));
+    const Float high = I::set(static_cast<float>(255 - q.zero));
+    const auto bytes = [&](const float* from, uint8_t* to) {
+      const Float v = I::max(I::mul(I::load(from), scale), low);
+      I::to_bytes(I::min(v, high), q.zero, to);
+    };
+    int i = 0;
+    for (; i + I::kWidth <= count; i += I::kWidth) bytes(in + i, out + i);
+    if (i < count) {
+      float tail[I::kWidth] = {};
+      uint8_t made[I::kWidth];
+      std::copy(in + i, in + count, tail);
+      bytes(tail, made);
+      std::copy_n(made, count - i, out + i);
+    }
   }
 
   static void map(const Epilogue& e, int channels, int pixels,
@@ -356,8 +466,21 @@ struct Implementation {
   }
 
   static constexpr Kernels table(const char* name, bool (*supported)()) {
-    return {name, supported, I::weight_bytes, I::pack_weights, binary_conv,
-            map,  max_pool,  normalize,       finite, float_conv};
+    return {name,
+            supported,
+            I::weight_bytes,
+            I::pack_weights,
+            binary_conv,
+            I::byte_weight_bytes,
+            I::pack_byte_weights,
+            I::kByteStart,
+            byte_conv,
+            quantise,
+            map,
+            max_pool,
+            normalize,
+            finite,
+            float_conv};
   }
 };
 
@@ -389,6 +512,36 @@ inline void lane_pack_weights(const BinaryConv& c, const uint64_t* signs,
                              (tap % c.kernel * words + word) * lanes + lane;
         std::memcpy(destination + 4 * at, &bits, 4);
       }
+}
+
+// The layout shared by the paths whose lanes are output channels with 4 inputs
+// each: [window row][column][word][lane][4]. Zeros fill the last word of a run.
+inline size_t lane_byte_weight_bytes(const ByteConv& c) {
+  return size_t{4} * c.rows * c.columns * ((c.run + 3) / 4) * kGroup;
+}
+
+// Calls put(position, weight), with positions of single weights in that layout.
+template <class Put>
+void each_byte_weight(const ByteConv& c, const int8_t* weights, int group,
+                      Put put) {
+  const int lanes = group_lanes(c.out_channels, group);
+  const int words = (c.run + 3) / 4;
+  const int channels = std::min(kGroup, c.out_channels - group * kGroup);
+  for (int lane = 0; lane < channels; ++lane) {
+    const ptrdiff_t filter =
+        (ptrdiff_t{group} * kGroup + lane) * c.rows * c.columns * c.run;
+    for (int tap = 0; tap < c.rows * c.columns; ++tap)
+      for (int i = 0; i < c.run; ++i)
+        put(((ptrdiff_t{tap} * words + i / 4) * lanes + lane) * 4 + i % 4,
+            weights[filter + ptrdiff_t{tap} * c.run + i]);
+  }
+}
+
+inline void lane_pack_byte_weights(const ByteConv& c, const int8_t* weights,
+                                   int group, uint8_t* destination) {
+  each_byte_weight(c, weights, group, [&](ptrdiff_t at, int8_t weight) {
+    destination[at] = static_cast<uint8_t>(weight);
+  });
 }
 
 }  // namespace mmirnet

@@ -12,6 +12,7 @@ constexpr int kMaxSide = 4096;  // of an image and of a window
 constexpr int kMaxStride = 64;
 constexpr int kMaxBinaryKernel = 31;
 constexpr int64_t kMaxBinaryWindow = 65535;  // 16-bit partial sums
+constexpr size_t kMaxByteWindow = 65535;     // sums of bytes in 32 bits
 
 // Of tensors in memory, see mmirnet/runtime/plan.py.
 constexpr size_t kAlignment = 64;  // bytes

@@ -127,7 +127,8 @@ NB_MODULE(_native, m) {
   nb::enum_<Tensor::Kind>(m, "Kind")
       .value("IMAGE", Tensor::kImage)
       .value("FLOATS", Tensor::kFloats)
-      .value("BITS", Tensor::kBits);
+      .value("BITS", Tensor::kBits)
+      .value("BYTES", Tensor::kBytes);
 
   nb::class_<EpilogueSpec>(m, "EpilogueSpec")
       .def(
@@ -164,9 +165,9 @@ NB_MODULE(_native, m) {
       .def("add_tensor", &Network::add_tensor, "kind"_a, "height"_a, "width"_a,
            "channels"_a, "pad"_a, "offset"_a)
       .def("set_input",
-           [](Network& n, int tensor, const Array<float>& mean,
+           [](Network& n, int floats, int bytes, const Array<float>& mean,
               const Array<float>& std) {
-             n.set_input(tensor, span(mean), span(std));
+             n.set_input(floats, bytes, span(mean), span(std));
            })
       .def("set_output", &Network::set_output)
       .def("add_binary_conv",
@@ -182,6 +183,16 @@ NB_MODULE(_native, m) {
            [](Network& n, int in, const Window& window, int groups,
               const Array<float>& weight, const EpilogueSpec& epilogue) {
              add_conv(n, in, window, groups, span(weight), epilogue);
+           })
+      .def("add_byte_conv",
+           [](Network& n, int in, const Window& window, float scale, int zero,
+              const Array<int8_t>& values, const Array<float>& factor,
+              const Array<float>& rest, const Array<int32_t>& row_class,
+              const Array<int32_t>& column_class, const EpilogueSpec& epilogue) {
+             add_byte_conv(n, in, window, scale, zero,
+                           {span(values), span(factor), span(rest),
+                            span(row_class), span(column_class)},
+                           epilogue);
            })
       .def("add_max_pool", &mmirnet::add_max_pool)
       .def("add_map", &mmirnet::add_map)
@@ -205,6 +216,7 @@ NB_MODULE(_native, m) {
   limits["MAX_STRIDE"] = mmirnet::kMaxStride;
   limits["MAX_BINARY_KERNEL"] = mmirnet::kMaxBinaryKernel;
   limits["MAX_BINARY_WINDOW"] = mmirnet::kMaxBinaryWindow;
+  limits["MAX_BYTE_WINDOW"] = mmirnet::kMaxByteWindow;
   limits["ALIGNMENT"] = mmirnet::kAlignment;
   limits["GAP"] = mmirnet::kGap;
   limits["FLOAT_LANES"] = mmirnet::kFloatLanes;

@@ -19,7 +19,7 @@ Bytes allocate(size_t bytes) {
 
 size_t Tensor::bytes() const {
   if (kind == kBits) return size_t{8} * height * bit_shape().row();
-  return size_t{4} * height * width * lanes();
+  return (kind == kBytes ? size_t{1} : size_t{4}) * height * width * lanes();
 }
 
 Network::Network(const std::string& isa, const std::string& library,
@@ -119,14 +119,24 @@ void Network::plan_activation(const EpilogueSpec& epilogue, int channels,
   constant.threshold = part(threshold, 0, zero);
 }
 
-void Network::set_input(int id, Span<float> mean, Span<float> std) {
-  const Tensor& image = tensor(id, Tensor::kImage);
+void Network::set_input(int floats, int bytes, Span<float> mean,
+                        Span<float> std) {
+  if (floats >= 0) tensor(floats, Tensor::kImage);
+  if (bytes >= 0) tensor(bytes, Tensor::kBytes);
+  input_ = floats;
+  pixels_ = bytes;
+  const Tensor& image = input();
+  if (floats >= 0 && bytes >= 0) {
+    const Tensor& pixels = tensor(bytes);
+    require(pixels.height == image.height && pixels.width == image.width &&
+                pixels.channels == image.channels,
+            "images of two sizes");
+  }
   const size_t channels = image.channels;
   require(mean.size == channels && std.size == channels,
           "normalisation of the wrong length");
   mean_.assign(mean.data, mean.data + channels);
   std_.assign(std.data, std.data + channels);
-  input_ = id;
 }
 
 void Network::set_output(int id) {

@@ -35,14 +35,14 @@ struct Span {
 };
 
 struct Tensor {
-  enum Kind { kImage, kFloats, kBits };
+  enum Kind { kImage, kFloats, kBits, kBytes };  // kBytes are an image's pixels
   Kind kind;
   int height, width, channels;
   int pad;        // zero columns on both sides of a row of bits
   size_t offset;  // in the arena
 
-  int lanes() const {  // floats from pixel to pixel
-    return kind == kImage ? channels : round_up(channels, kFloatLanes);
+  int lanes() const {  // values from pixel to pixel
+    return kind == kImage || kind == kBytes ? channels : round_up(channels, kFloatLanes);
   }
   BitShape bit_shape() const { return {height, width, channels, pad}; }
   size_t bytes() const;
@@ -89,7 +89,8 @@ class Network {
 
   int add_tensor(Tensor::Kind kind, int height, int width, int channels,
                  int pad, size_t offset);
-  void set_input(int tensor, Span<float> mean, Span<float> std);
+  // The image as floats, as bytes or both; -1 for what nobody reads.
+  void set_input(int floats, int bytes, Span<float> mean, Span<float> std);
   void set_output(int tensor);
 
   // What operators build with.
@@ -139,7 +140,8 @@ class Network {
   int threads() const { return threads_; }
   // How many of the float layers the library computes.
   int library_layers() const { return library_layers_; }
-  const Tensor& input() const { return tensor(input_); }
+  // Either of the two, for the image's size.
+  const Tensor& input() const { return tensor(input_ < 0 ? pixels_ : input_); }
   const Tensor& output() const { return tensor(output_); }
 
  private:
@@ -163,7 +165,7 @@ class Network {
   std::deque<Tensor> tensors_;  // where they stay: operators refer to them
   std::vector<Operation> operations_;
   std::vector<Bytes> constants_;
-  int input_ = -1, output_ = -1, library_layers_ = 0;
+  int input_ = -1, pixels_ = -1, output_ = -1, library_layers_ = 0;
   std::vector<float> mean_, std_;
 };
 

@@ -15,6 +15,18 @@ void add_binary_conv(Network&, int in, Window window, Span<uint64_t> signs,
 // `weight` is [out][row][column][in / groups].
 void add_conv(Network&, int in, Window window, int groups, Span<float> weight,
               const EpilogueSpec& epilogue);
+// Weights of 8 bits: `values` are [out][row][column][in], `factor` is for each
+// output channel, `rest` [row class][column class][out], with a class for each
+// output row and column. See ByteConv.
+struct ByteWeights {
+  Span<int8_t> values;
+  Span<float> factor, rest;
+  Span<int32_t> row_class, column_class;
+};
+// Of bytes; of floats, too, which become rint(x * scale) + zero first. The
+// padding is `zero`.
+void add_byte_conv(Network&, int in, Window window, float scale, int zero,
+                   const ByteWeights& weights, const EpilogueSpec& epilogue);
 void add_max_pool(Network&, int in, Window window,
                   const EpilogueSpec& epilogue);
 void add_map(Network&, int in, const EpilogueSpec& epilogue);  // of an image too

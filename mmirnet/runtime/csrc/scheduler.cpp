@@ -1,6 +1,8 @@
 // Runs images through a network on the threads of the process.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <mutex>
 #include <stdexcept>
@@ -41,12 +43,26 @@ Network::~Network() {
 template <>
 void Network::load_rows(const Context& context, const uint8_t* image, int begin,
                         int end) const {
-  const Tensor& in = input();
-  const size_t row = size_t{1} * in.width * in.channels;
-  kernels_->normalize(image + begin * row, (end - begin) * row, in.channels,
-                      mean_.data(), std_.data(),
-                      context.at<float>(in) + begin * row);
+  const size_t row = size_t{1} * input().width * input().channels;
+  const uint8_t* const from = image + begin * row;
+  const size_t count = (end - begin) * row;
+  if (input_ >= 0)
+    kernels_->normalize(from, count, input().channels, mean_.data(), std_.data(),
+                        context.at<float>(tensor(input_)) + begin * row);
+  if (pixels_ >= 0)
+    std::copy_n(from, count, context.at<uint8_t>(tensor(pixels_)) + begin * row);
 }
+
+namespace {
+
+// The pixel that was normalised; 0 for NaN, of which the caller knows.
+uint8_t pixel(float value, float mean, float std) {
+  const float scaled = value * std;
+  const float found = std::nearbyint(scaled + mean);
+  return static_cast<uint8_t>(found > 0 ? std::min(found, 255.0f) : 0.0f);
+}
+
+}  // namespace
 
 template <>
 void Network::load_rows(const Context& context, const float* image, int begin,
@@ -54,11 +70,19 @@ void Network::load_rows(const Context& context, const float* image, int begin,
   const Tensor& in = input();
   const size_t plane = size_t{1} * in.height * in.width, width = in.width;
   for (int y = begin; y < end; ++y) {
-    float* to = context.at<float>(in) + y * width * in.channels;
+    const size_t at = y * width * in.channels;
     for (int c = 0; c < in.channels; ++c) {
       const float* row = image + c * plane + y * width;
       if (!kernels_->finite(row, width)) *context.nan = true;
-      for (size_t x = 0; x < width; ++x) to[x * in.channels + c] = row[x];
+      if (input_ >= 0) {
+        float* to = context.at<float>(tensor(input_)) + at;
+        for (size_t x = 0; x < width; ++x) to[x * in.channels + c] = row[x];
+      }
+      if (pixels_ >= 0) {
+        uint8_t* to = context.at<uint8_t>(tensor(pixels_)) + at;
+        for (size_t x = 0; x < width; ++x)
+          to[x * in.channels + c] = pixel(row[x], mean_[c], std_[c]);
+      }
     }
   }
 }
@@ -113,7 +137,7 @@ struct Network::Workspace {
 template <class Pixel>
 void Network::run_images(const Pixel* images, int count, float* logits,
                          const Interrupt& interrupt) {
-  require(input_ >= 0 && output_ >= 0, "the network has no input or output");
+  require((input_ >= 0 || pixels_ >= 0) && output_ >= 0, "the network has no input or output");
   if (count == 0) return;
   State& state = this->state();
   Workspace workspace(state);

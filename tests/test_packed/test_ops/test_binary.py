@@ -8,7 +8,7 @@ from binary_graphs import layer_tensors, op, packed_network, real, simulated
 
 from mmirnet.errors import PackedFileError
 from mmirnet.packed import read, write
-from mmirnet.packed.format import VERSION, version_of
+from mmirnet.packed.format import version_of
 from mmirnet.runtime import Session
 
 WINDOW = dict(kernel=3, stride=1, padding=1)
@@ -183,12 +183,12 @@ def test_slopes_that_do_not_fit(role):
 def test_the_version_is_the_earliest_that_has_it_all():
     assert version_of(layer(form='exponent')) == 2
     for packed in (layer(), layer(form='terms')):
-        assert version_of(packed) == VERSION
+        assert version_of(packed) == 3
     packed = layer(form='exponent', threshold=np.ones(5, np.float32))
-    assert version_of(packed) == VERSION
+    assert version_of(packed) == 3
     graph = [op('y', 'prelu', 'input'), op('logits', 'vector', 'y')]
     slopes = {'y.negative': np.ones(3, np.float32)}
-    assert version_of(packed_network(graph, slopes, (3, 2, 2))) == VERSION
+    assert version_of(packed_network(graph, slopes, (3, 2, 2))) == 3
 
 
 def test_many_thresholds_of_one_value_are_bounded():

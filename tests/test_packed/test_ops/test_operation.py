@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from int8_networks import int8_network
 from networks import EveryOperation, dyadic_images, mixed_network, warm_up
 
 from mmirnet.packed import Packed, Simulation, ops, pack, preparation
@@ -15,7 +16,7 @@ from mmirnet.packed.ops import OPERATIONS, shape_of
 from mmirnet.packed.ops.lowering import Kernel, Lowered
 from mmirnet.runtime import Session, session
 
-SHARED = {'__init__', 'binary', 'lowering', 'operation', 'windows'}
+SHARED = {'__init__', 'binary', 'int8', 'lowering', 'operation', 'windows'}
 every_operation = pytest.mark.parametrize('name', sorted(OPERATIONS))
 
 
@@ -25,9 +26,10 @@ def alone(packed, fields):
     channels, height, width = packed.shapes[sources[0]]
     channels = min(channels, 64)  # as many as an image may have
     graph = [{**fields, 'src': ['input'] * len(sources), 'dst': kind}]
+    rounds = OPERATIONS[kind].version < 4  # sums of integers are exact as they are
     tensors = {
         f'{kind}.{role}': np.round(64 * a) / np.float32(64)
-        if a.dtype.char == 'f'
+        if a.dtype.char == 'f' and rounds
         else a
         for role, a in packed.operation_tensors(fields).items()
     }
@@ -36,6 +38,8 @@ def alone(packed, fields):
     spec = dict(channels=channels, height=height, width=width)
     spec |= dict(mean=[0.0] * channels, std=[1.0] * channels)
     spec |= preparation.default(channels, height, width)
+    if kind == 'pixel_conv2d':
+        spec |= {name: packed.input[name] for name in ('mean', 'std')}
     return check(Packed(spec, graph, tensors, dtypes=dtypes_of(tensors)))
 
 
@@ -48,8 +52,11 @@ def dtypes_of(tensors):
 def examples():
     torch.manual_seed(0)
     found = {}
-    for network in (mixed_network(), EveryOperation()):
-        packed = pack(warm_up(network, 3, 9, 9), (9, 9))
+    networks = [
+        pack(warm_up(network, 3, 9, 9), (9, 9))
+        for network in (mixed_network(), EveryOperation())
+    ]
+    for packed in (*networks, int8_network(3, 8, (9, 9), padding=1)):
         for fields in packed.graph:
             if fields['op'] not in found:
                 found[fields['op']] = alone(packed, fields)

@@ -1,0 +1,235 @@
+"""Float layers of a packed network as layers of 8-bit integers.
+
+Weights become integers of 8 bits, with a scale for each output channel. What a layer
+reads becomes bytes: between -1 and 1 behind a Hardtanh, else in the range that images
+show, which the caller gives. The first convolution reads the pixels themselves, and
+normalisation goes into its weights and what is added to its sums.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError, UnsupportedModelError
+from .format import Packed, check, gives_pixels, pixels_of
+from .ops.operation import Arrays
+from .ops.windows import classes, geometry
+from .simulation import Simulation
+
+#: Roles of tensors that an operation of integers has as the float one had them.
+_KEPT = 'signs', 'bias'
+_KINDS = {
+    'conv2d': 'conv2d_int8',
+    'linear': 'linear_int8',
+    'binary_conv2d': 'binary_conv2d_int8',
+}
+
+
+def quantise(
+    packed: Packed,
+    images: Iterable[np.ndarray] = (),
+    *,
+    ends: bool = True,
+    activations: bool = False,
+) -> Packed:
+    """A packed network that computes with 8-bit integers where it did with floats.
+
+    Args:
+        packed: A checked network.
+        images: Batches to measure ranges with, float32 (N, C, H, W), already
+            normalised. They are read only if there is a range that the network itself
+            does not state.
+        ends: Take the float convolutions and linear layers: the first convolution,
+            shortcuts and the classifier. Convolutions with groups stay as they are.
+        activations: Take the convolutions with 1-bit weights whose input is not
+            binary.
+
+    Returns:
+        The network, in a new object.
+
+    Raises:
+        ConfigError: If images are needed and none are there, or nothing is to do.
+        UnsupportedModelError: If the pixels cannot be told from the normalised image.
+    """
+    taken = [op for op in packed.graph if _is_taken(packed, op, ends, activations)]
+    if not taken:
+        what = 'float layer' if ends else 'layer with 1-bit weights and float inputs'
+        raise ConfigError(f'the network has no {what} that could compute in 8 bits')
+    ranges = _ranges(packed, taken, images)
+    graph, tensors, dtypes = [], dict(packed.tensors), dict(packed.dtypes)
+    for op in packed.graph:
+        if op not in taken:
+            ordered = {'in_order': True} if op['op'] == 'average_pool' else {}
+            graph.append(op | ordered)
+            continue
+        arrays = packed.operation_tensors(op)
+        if _reads_pixels(op):
+            fields, made = _pixel_conv(packed, op, arrays)
+        else:
+            fields, made = _integers(op, arrays, *ranges[op['src'][0]])
+        graph.append(fields)
+        for role in arrays:
+            name = f'{op["dst"]}.{role}'
+            del tensors[name], dtypes[name]
+        for role, array in made.items():
+            name = f'{op["dst"]}.{role}'
+            tensors[name] = array
+            dtypes[name] = {'weight_int8': 'I8', 'signs': 'U64'}.get(role, 'F32')
+    return check(
+        Packed(
+            packed.input,
+            graph,
+            tensors,
+            packed.classes,
+            packed.source,
+            dtypes=dtypes,
+            head=packed.head,
+        )
+    )
+
+
+def _is_taken(packed: Packed, op: dict[str, Any], ends: bool, activations: bool):
+    if op.get('groups', 1) != 1:
+        return False
+    if op['op'] == 'binary_conv2d':
+        offset = 'offset' in packed.operation_tensors(op)
+        return activations and not op['binarize_input'] and not offset
+    if _reads_pixels(op) and op.get('dilation', 1) not in (1, [1, 1]):
+        return False
+    return ends and op['op'] in _KINDS
+
+
+def _reads_pixels(op: dict[str, Any]) -> bool:
+    return op['op'] == 'conv2d' and op['src'] == ['input']
+
+
+# --------------------------------------------------------------------------
+# What layers read.
+
+
+def _ranges(
+    packed: Packed, taken: list[dict], images: Iterable[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """The range of each value that a layer reads, by its name."""
+    made_by = {op['dst']: op for op in packed.graph}
+    names = {op['src'][0] for op in taken if not _reads_pixels(op)}
+    found = {name: _stated(name, made_by) for name in names}
+    unknown = sorted(name for name, ends in found.items() if ends is None)
+    return found | _measured(packed, unknown, images)
+
+
+def _stated(name: str, made_by: dict[str, dict]) -> tuple[float, float] | None:
+    """The range that the operation behind a value states, if it does."""
+    op = made_by.get(name, {'op': 'input'})
+    if op['op'] in ('max_pool2d', 'flatten', 'vector', 'average_pool'):
+        return _stated(op['src'][0], made_by)
+    if op['op'] == 'hardtanh':
+        return -1.0, 1.0
+    if op['op'] == 'clamp' and None not in (op['low'], op['high']):
+        return float(op['low']), float(op['high'])
+    return None
+
+
+def _measured(
+    packed: Packed, names: list[str], images: Iterable[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest number of each value over all images."""
+    if not names:
+        return {}
+    simulation = Simulation(packed).eval()
+    found: dict[str, tuple[float, float]] = {}
+    for batch in images:
+        values = {'input': torch.from_numpy(batch)}
+        with torch.inference_mode():
+            for i, op in enumerate(packed.graph):
+                inputs = (values[name] for name in op['src'])
+                values[op['dst']] = simulation.operation(i, *inputs)
+        for name in names:
+            low, high = found.get(name, (0.0, 0.0))
+            ends = torch.aminmax(values[name])
+            found[name] = min(low, ends.min.item()), max(high, ends.max.item())
+    if not found:
+        raise ConfigError(
+            f'8 bits: the range of {names[0]!r} is not known without images; name a '
+            'folder of some, or the training set'
+        )
+    return found
+
+
+def _input_fields(low: float, high: float) -> dict[str, Any]:
+    """How numbers of a range become bytes; 0 stays 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if -low == high:  # then both of them are numbers of the grid
+        scale, zero = 127 / max(high, 1e-20), 128
+    else:
+        scale = 255 / max(high - low, 1e-20)
+        zero = round(-low * scale)
+    return dict(input_scale=float(np.float32(scale)), zero_point=zero)
+
+
+# --------------------------------------------------------------------------
+# Layers.
+
+
+def _rounded(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (out, ...) as integers within +-127 and the scale of each filter."""
+    most = np.abs(weight).reshape(len(weight), -1).max(1)
+    scale = np.where(most > 0, most, 1).astype(np.float64) / 127
+    each = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.rint(weight / each).astype(np.int8), scale
+
+
+def _integers(
+    op: dict[str, Any], arrays: Arrays, low: float, high: float
+) -> tuple[dict[str, Any], Arrays]:
+    fields = {name: value for name, value in op.items() if name != 'binarize_input'}
+    fields |= dict(op=_KINDS[op['op']], **_input_fields(low, high))
+    made = {role: arrays[role] for role in _KEPT if role in arrays}
+    if 'weight' in arrays:
+        weight, scale = _rounded(arrays['weight'].astype(np.float64))
+        made['weight_int8'] = weight
+    elif 'exponent' in arrays:
+        scale = np.exp2(arrays['exponent'].astype(np.float64))
+    else:
+        scale = arrays['scale'].astype(np.float64)
+    made['scale'] = (scale / fields['input_scale']).astype(np.float32)
+    return fields, made
+
+
+def _pixel_conv(
+    packed: Packed, op: dict[str, Any], arrays: Arrays
+) -> tuple[dict[str, Any], Arrays]:
+    if not gives_pixels(packed.input):
+        raise UnsupportedModelError(
+            '8 bits: pixels cannot be told from the normalised image, whose mean '
+            f'{packed.input["mean"]} and std {packed.input["std"]} leave too little '
+            'of them in float32; take fp32 ends'
+        )
+    fields = {name: op[name] for name in ('src', 'dst', 'stride', 'padding')}
+    std, mean = np.array([packed.input['std'], packed.input['mean']], np.float64)
+    weight, scale = _rounded(arrays['weight'] / std[:, None, None])
+    scale = scale.astype(np.float32)
+    made = dict(weight_int8=weight, scale=scale, pixels=pixels_of(packed.input))
+    made['table'] = _table(packed, fields, weight, scale, mean, arrays.get('bias', 0))
+    return dict(fields, op='pixel_conv2d'), made
+
+
+def _table(
+    packed: Packed,
+    fields: dict[str, Any],
+    weight: np.ndarray,
+    scale: np.ndarray,
+    mean: np.ndarray,
+    bias: np.ndarray | int,
+) -> np.ndarray:
+    """See :mod:`mmirnet.packed.ops.pixel_conv2d`; computed in float64."""
+    window = geometry(fields, weight.shape[2:])
+    rows, columns = classes(packed.shapes['input'], window)
+    taps = np.einsum('oihw,i->ohw', weight.astype(np.float64), mean)
+    sums = [
+        [taps[:, top:bottom, left:right].sum((1, 2)) for left, right in columns.parts]
+        for top, bottom in rows.parts
+    ]
+    return (bias - np.array(sums) * scale.astype(np.float64)).astype(np.float32)

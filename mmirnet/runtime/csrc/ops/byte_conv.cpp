@@ -1,0 +1,189 @@
+// A convolution of bytes with 8-bit weights: of an image's pixels, or of real
+// numbers that become bytes.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+#include <vector>
+
+#include "operators.h"
+#include "windows.h"
+
+namespace mmirnet {
+namespace {
+
+// Bands whose input has about this many bytes stay in the nearest cache.
+constexpr int kBandBytes = 1 << 15;
+
+// The input as bytes, with its padding: row j is row j * sample_y - top of the
+// image. Windows of one pixel leave out what lies between them.
+struct Rows {
+  const Tensor* in;
+  Quantisation quantisation;
+  int top, left, width;  // of a row, with its padding
+  int sample_y, sample_x;
+
+  size_t bytes() const { return size_t{1} * width * in->channels; }
+
+  void fill(const Network::Context& context, const Kernels& kernels, int first,
+            int count, uint8_t* to) const {
+    for (int j = first; j < first + count; ++j, to += bytes()) {
+      const int y = j * sample_y - top;
+      std::fill_n(to, bytes(), static_cast<uint8_t>(quantisation.zero));
+      if (y >= 0 && y < in->height) copy(context, kernels, y, to);
+    }
+  }
+
+ private:
+  void copy(const Network::Context& context, const Kernels& kernels, int y,
+            uint8_t* to) const {
+    const int channels = in->channels, lanes = in->lanes();
+    const ptrdiff_t from = ptrdiff_t{y} * in->width * lanes;
+    to += ptrdiff_t{left} * channels;
+    if (in->kind == Tensor::kBytes) {
+      const uint8_t* row = context.at<uint8_t>(*in) + from;
+      for (int x = 0; x < in->width; x += sample_x)
+        std::copy_n(row + x * lanes, channels, to + x / sample_x * channels);
+      return;
+    }
+    const float* row = context.at<float>(*in) + from;
+    if (sample_x == 1 && lanes == channels)
+      return kernels.quantise(quantisation, row, in->width * lanes, to);
+    for (int x = 0; x < in->width; x += sample_x, to += channels)
+      kernels.quantise(quantisation, row + x * lanes, channels, to);
+  }
+};
+
+Rows make_rows(const Tensor& in, const Window& w, Quantisation quantisation) {
+  Rows rows{&in, quantisation, w.top, w.left, in.width + w.left + w.right, 1, 1};
+  if (w.kernel_height == 1) rows.sample_y = w.stride_y;
+  if (w.kernel_width == 1) rows.sample_x = w.stride_x;
+  rows.width = (rows.width - 1) / rows.sample_x + 1;
+  return rows;
+}
+
+ByteConv make_conv(const Rows& rows, const Window& w, int width, int channels) {
+  ByteConv conv{};
+  const int pixel = rows.in->channels;
+  const bool together = w.dilation_x == 1;
+  conv.rows = w.kernel_height;
+  conv.columns = together ? 1 : w.kernel_width;
+  conv.run = together ? w.kernel_width * pixel : pixel;
+  conv.in_row = w.dilation_y * static_cast<ptrdiff_t>(rows.bytes());
+  conv.in_column = ptrdiff_t{w.dilation_x} * pixel;
+  conv.in_step = ptrdiff_t{w.stride_x} / rows.sample_x * pixel;
+  conv.in_down = w.stride_y / rows.sample_y * static_cast<ptrdiff_t>(rows.bytes());
+  conv.out_width = width;
+  conv.out_channels = channels;
+  return conv;
+}
+
+// See ByteConv::narrow: pairs start with each run.
+int narrow(const ByteConv& conv, Span<int8_t> weight) {
+  int most = 1;
+  for (size_t run = 0; run < weight.size; run += conv.run)
+    for (int i = 0; i < conv.run; i += 2)
+      most = std::max(most, std::abs(weight.data[run + i]) +
+                                (i + 1 < conv.run
+                                     ? std::abs(weight.data[run + i + 1])
+                                     : 0));
+  return 32767 / (255 * most);
+}
+
+// See ByteConv::rest.
+const float* spread(Network& network, Span<float> rest, int channels) {
+  const size_t from = channels, to = round_up(channels, kGroup);
+  std::vector<float> table(rest.size / from * to, 0.0f);
+  for (size_t i = 0; i < rest.size; ++i)
+    table[i / from * to + i % from] = rest.data[i];
+  return network.keep(table);
+}
+
+void add_weights(Network& network, ByteConv& conv, const ByteWeights& weights,
+                 int zero) {
+  const Kernels* const kernels = network.kernels();
+  const int groups = round_up(conv.out_channels, kGroup) / kGroup;
+  conv.narrow = narrow(conv, weights.values);
+  const size_t bytes = kernels->byte_weight_bytes(conv);
+  uint8_t* const packed = network.reserve(bytes * groups);
+  for (int group = 0; group < groups; ++group)
+    kernels->pack_byte_weights(conv, weights.values.data, group,
+                               packed + group * bytes);
+  conv.weights = packed;
+  std::vector<int32_t> start(groups * kGroup, 0);
+  const size_t filter = weights.values.size / conv.out_channels;
+  for (int i = 0; i < conv.out_channels; ++i) {
+    const int8_t* const from = weights.values.data + i * filter;
+    start[i] = (kernels->byte_start - zero) * std::accumulate(from, from + filter, 0);
+  }
+  conv.start = network.keep(start);
+  conv.factor = network.keep(weights.factor, groups * kGroup);
+  conv.rest = spread(network, weights.rest, conv.out_channels);
+}
+
+// The largest class, and whether there is one for each of `outputs`.
+int count_classes(Span<int32_t> classes, int outputs) {
+  require(classes.size == static_cast<size_t>(outputs), "classes of the wrong length");
+  const auto ends =
+      std::minmax_element(classes.data, classes.data + classes.size);
+  require(*ends.first >= 0 && *ends.second < outputs, "class out of range");
+  return *ends.second + 1;
+}
+
+}  // namespace
+
+void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
+                   const ByteWeights& weights, const EpilogueSpec& epilogue) {
+  const Kernels* const kernels = network.kernels();
+  const Tensor& in = network.tensor(in_id);
+  require(in.kind == Tensor::kBytes || in.kind == Tensor::kFloats,
+          "tensor of the wrong kind");
+  require(std::isfinite(scale) && zero >= 0 && zero <= 255,
+          "quantisation out of range");
+  const auto size = out_size(in, w);
+  const int height = size.first, width = size.second;
+  const size_t depth = size_t{1} * w.kernel_height * w.kernel_width * in.channels;
+  require(depth <= kMaxByteWindow, "window too large");
+  require(weights.values.size > 0 && weights.values.size % depth == 0,
+          "weights of the wrong size");
+  const int channels = static_cast<int>(weights.values.size / depth);
+  const int row_classes = count_classes(weights.row_class, height);
+  const int column_classes = count_classes(weights.column_class, width);
+  require(weights.factor.size == static_cast<size_t>(channels) &&
+              weights.rest.size == weights.factor.size * row_classes * column_classes,
+          "scales of the wrong length");
+  const EpiloguePlan plan =
+      network.plan(epilogue, height, width, channels, in_id);
+
+  const Rows rows = make_rows(in, w, {scale, zero});
+  ByteConv conv = make_conv(rows, w, width, channels);
+  conv.row_class = network.keep(weights.row_class, height);
+  conv.column_class = network.keep(weights.column_class, width);
+  conv.column_classes = column_classes;
+  add_weights(network, conv, weights, zero);
+
+  const int extent = w.extent_y(), threads = network.threads();
+  const int down = w.stride_y / rows.sample_y;
+  const int fit = (kBandBytes / static_cast<int>(rows.bytes()) - extent) / down;
+  const int most = std::max(1, std::min(fit + 1, (height + threads - 1) / threads));
+  const int bands = (height + most - 1) / most;
+  const int groups = round_up(channels, kGroup) / kGroup;
+  const size_t scratch = rows.bytes() * ((most - 1) * down + extent);
+  network.need_scratch(scratch / sizeof(float) + kGap);
+  const auto run = [=](const Network::Context& context, int begin, int end) {
+    const Epilogue e = plan.at(context);
+    uint8_t* const bytes = reinterpret_cast<uint8_t*>(context.scratch);
+    for (int item = begin; item < end; ++item) {
+      const int band = item / groups;
+      const int y0 = height * band / bands, y1 = height * (band + 1) / bands;
+      if (item == begin || item % groups == 0)
+        rows.fill(context, *kernels, y0 * down, (y1 - 1 - y0) * down + extent,
+                  bytes);
+      kernels->byte_conv(conv, e, plan.bits ? plan.bits->pad : 0, bytes,
+                         item % groups, y0, y1);
+    }
+  };
+  network.add({bands * groups, run});
+}
+
+}  // namespace mmirnet

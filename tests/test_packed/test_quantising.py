@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+from int8_networks import int8_network, normalised, pixels_of, with_statistics
+from networks import EveryOperation, mixed_network, warm_up
+from torch import nn
+
+from mmirnet.errors import ConfigError, PackedFileError, UnsupportedModelError
+from mmirnet.packed import Simulation, format, read, write
+from mmirnet.packed.format import version_of
+from mmirnet.packed.latent import latent_state_dict
+from mmirnet.packed.quantising import quantise
+from mmirnet.runtime import Session
+
+
+def kinds(packed):
+    return [op['op'] for op in packed.graph if op['op'].endswith(('_int8', 'l_conv2d'))]
+
+
+@pytest.fixture(scope='module')
+def network():
+    torch.manual_seed(0)
+    return with_statistics(warm_up(mixed_network(), 3, 9, 9), (9, 9))
+
+
+@pytest.fixture(scope='module')
+def images(network):
+    return normalised(pixels_of(network, 4), network.input)
+
+
+def test_ends_and_activations_are_chosen_apart(network, images):
+    ends = ['pixel_conv2d', 'linear_int8']
+    assert kinds(quantise(network, [images])) == ends
+    one_bit = quantise(network, [images], ends=False, activations=True)
+    assert kinds(one_bit) == ['binary_conv2d_int8']
+    with pytest.raises(ConfigError, match='no layer with 1-bit weights and float'):
+        quantise(one_bit, [images], ends=False, activations=True)
+
+
+def test_the_network_stays_as_it_is(network, images):
+    before = {name: array.copy() for name, array in network.tensors.items()}
+    graph = [dict(op) for op in network.graph]
+    quantise(network, [images], activations=True)
+    assert network.graph == graph
+    assert all((network.tensors[name] == array).all() for name, array in before.items())
+
+
+def test_groups_stay_float():
+    torch.manual_seed(0)
+    packed = with_statistics(warm_up(EveryOperation(), 3, 9, 9), (9, 9))
+    images = normalised(pixels_of(packed), packed.input)
+    assert kinds(quantise(packed, [images])) == ['conv2d_int8', 'linear_int8']
+
+
+def test_a_range_that_the_network_states_needs_no_images():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Hardtanh(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3)
+    )
+    packed = with_statistics(nn.Sequential(*network, nn.Flatten()), (8, 8))
+    fields = quantise(packed).graph[3]
+    assert fields['op'] == 'conv2d_int8'
+    assert (fields['input_scale'], fields['zero_point']) == (127.0, 128)
+
+
+def test_a_range_that_is_not_known_asks_for_images(network):
+    with pytest.raises(ConfigError, match=r'range of .* is not known without images'):
+        quantise(network)
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'scale', 'zero'),
+    [(0.0, 5.0, 51.0, 0), (-5.0, 0.0, 51.0, 255), (2.0, 5.1, 50.0, 0)],
+)
+def test_ranges(low, high, scale, zero):
+    from mmirnet.packed.quantising import _input_fields
+
+    fields = _input_fields(low, high)
+    assert fields['zero_point'] == zero
+    assert fields['input_scale'] == pytest.approx(scale)
+
+
+def test_pixels_that_float32_loses_are_refused(network, images):
+    packed = format.check(
+        format.Packed(
+            network.input | dict(mean=[1e9] * 3, std=[1e6] * 3),
+            network.graph,
+            network.tensors,
+            dtypes=network.dtypes,
+        )
+    )
+    with pytest.raises(UnsupportedModelError, match='take fp32 ends'):
+        quantise(packed, [images])
+
+
+def test_padding_is_the_mean_of_the_pixels():
+    """Where all pixels are the mean, a normalised image is 0, and so are sums."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False))
+    network.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten())
+    packed = with_statistics(network, (6, 7))
+    packed.input['mean'] = [10.0, 200.0, 77.0]
+    pixels = np.broadcast_to(np.uint8([10, 200, 77]), (1, 6, 7, 3))
+    assert abs(Session(quantise(packed), 1).predict(pixels)).max() < 1e-5
+
+
+def test_logits_stay_near(network, images):
+    """Of a network without signs, which would turn."""
+    plain = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    )
+    torch.manual_seed(0)
+    packed = with_statistics(plain, (9, 9))
+    with torch.no_grad():
+        wanted = Simulation(packed)(torch.from_numpy(images)).numpy()
+    got = Session(quantise(packed, [images]), 1).predict(images)
+    assert abs(got - wanted).max() < 0.02 * abs(wanted).max()
+
+
+def test_the_file_says_the_version_that_it_needs(network, images, tmp_path):
+    assert version_of(network) == 2
+    packed = quantise(network, [images], activations=True)
+    assert version_of(packed) == 4
+    path = tmp_path / 'model.safetensors'
+    write(packed, path)
+    logits = [Session(net, 1).predict(images) for net in (packed, read(path))]
+    np.testing.assert_array_equal(*logits)
+
+
+def test_training_does_not_go_on(network, images):
+    with pytest.raises(PackedFileError, match='8-bit integers, from which training'):
+        latent_state_dict(quantise(network, [images]))
+
+
+def _last(**fields):
+    return lambda packed: packed.graph[-1].update(fields)
+
+
+def _first(packed):
+    return packed.graph[0]['dst']
+
+
+@pytest.mark.parametrize(
+    ('change', 'match'),
+    [
+        (_last(zero_point=256), 'zero_point must be an integer'),
+        (
+            _last(input_scale=0.1),
+            'input_scale must be a',
+        ),
+        (
+            _last(input_scale=0.0),
+            'input_scale must be a',
+        ),
+        (_last(input_scale=-1.0), 'input_scale must be'),
+        (lambda p: p.tensors.update({'18.scale': p.tensors['18.scale'][:-1]}), 'scale'),
+        (
+            lambda p: p.tensors.update(
+                {f'{_first(p)}.pixels': 2 * p.tensors[f'{_first(p)}.pixels']}
+            ),
+            'pixels differ from std and mean',
+        ),
+        (
+            lambda p: p.tensors.update(
+                {f'{_first(p)}.table': p.tensors[f'{_first(p)}.table'][1:]}
+            ),
+            'table .* is not of shape',
+        ),
+        (lambda p: p.graph[0].update(padding=0), 'table .* is not of shape'),
+        (lambda p: p.dtypes.update({'18.weight_int8': 'F32'}), r"not \('I8',\)"),
+    ],
+)
+def test_hostile_files_are_refused(network, images, change, match):
+    packed = quantise(network, [images])
+    packed.graph = [dict(op) for op in packed.graph]
+    packed.tensors, packed.dtypes = dict(packed.tensors), dict(packed.dtypes)
+    packed.tensors = {
+        name.replace(packed.graph[-1]['dst'], '18'): array
+        for name, array in packed.tensors.items()
+    }
+    packed.dtypes = {
+        name.replace(packed.graph[-1]['dst'], '18'): kind
+        for name, kind in packed.dtypes.items()
+    }
+    packed.graph[-1]['dst'] = '18'
+    format.check(packed)
+    change(packed)
+    with pytest.raises(PackedFileError, match=match):
+        format.check(packed)
+
+
+def test_onnx_gives_the_same_predictions(network, images, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    from mmirnet.packed.onnx import export, largest_difference
+
+    packed = int8_network(3, 20, (11, 9), stride=2, padding=1)
+    path = tmp_path / 'model.onnx'
+    export(packed, path)
+    images = normalised(pixels_of(packed, 6), packed.input)
+    assert largest_difference(packed, path, images) <= 1e-6
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    logits = session.run(None, {'input': images})[0]
+    wanted = Session(packed, 1).predict(images)
+    np.testing.assert_array_equal(logits.argmax(1), wanted.argmax(1))

@@ -1,0 +1,99 @@
+"""8-bit layers give the simulation's bits on every instruction set."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from int8_networks import int8_network, normalised, pixels_of
+from networks import mixed_network, warm_up
+
+from mmirnet.errors import NonFiniteError
+from mmirnet.packed import Simulation, pack
+from mmirnet.packed.quantising import quantise
+from mmirnet.runtime import Session, instruction_sets
+
+
+def simulated(packed, images):
+    with torch.no_grad():
+        return Simulation(packed)(torch.from_numpy(images)).numpy()
+
+
+def check(packed, pixels):
+    """The same logits of pixels and of floats, whatever computes them."""
+    images = normalised(pixels, packed.input)
+    wanted = simulated(packed, images)
+    assert len(np.unique(wanted)) > 1
+    for isa in instruction_sets():
+        for threads in (1, 2):
+            session = Session(packed, threads, isa)
+            for given_images in (pixels[:1], pixels, images):
+                logits = session.predict(given_images)
+                np.testing.assert_array_equal(logits, wanted[: len(logits)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    channels=st.integers(1, 4),
+    out=st.integers(2, 150),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    size=st.tuples(st.integers(9, 20), st.integers(9, 20)),
+    data=st.data(),
+)
+def test_shapes(channels, out, kernel, stride, size, data):
+    padding = data.draw(st.integers(0, kernel - 1))
+    size = tuple(side + 8 * kernel for side in size)
+    packed = int8_network(channels, out, size, kernel, stride=stride, padding=padding)
+    check(packed, pixels_of(packed))
+
+
+def test_dilation():
+    torch.manual_seed(0)
+    network = warm_up(mixed_network(), 3, 12, 12)
+    network[3] = torch.nn.Conv2d(24, 48, 3, padding=2, dilation=2)
+    packed = pack(network, (12, 12))
+    images = normalised(pixels_of(packed), packed.input)
+    packed = quantise(packed, [images], activations=True)
+    assert packed.graph[3]['op'] == 'conv2d_int8'
+    check(packed, pixels_of(packed))
+
+
+@pytest.mark.parametrize('value', [-128, 127])
+def test_the_largest_sums_do_not_saturate(value):
+    """All weights and all pixels at their ends."""
+    packed = int8_network(3, 16, (9, 9), padding=1)
+    for name, array in packed.tensors.items():
+        if name.endswith('weight_int8'):
+            packed.tensors[name] = np.full_like(array, value)
+    check(packed, pixels_of(packed) | 0xFC)
+
+
+def test_halves_round_to_even():
+    packed = int8_network(3, 16, (9, 9))
+    packed.graph[2]['input_scale'] = 2.0  # of multiples of a quarter
+    for name in ('0.scale', '0.table'):
+        packed.tensors[name] = np.full_like(packed.tensors[name], 0.25)
+    check(packed, pixels_of(packed))
+
+
+def test_floats_that_are_no_pixels_become_the_nearest():
+    packed = int8_network(3, 8, (9, 9))
+    pixels = pixels_of(packed)
+    images = normalised(pixels + 0.3, packed.input)
+    np.testing.assert_array_equal(
+        Session(packed, 1).predict(images), Session(packed, 1).predict(pixels)
+    )
+    beyond = normalised(np.full(pixels.shape, 300.0), packed.input)
+    np.testing.assert_array_equal(
+        Session(packed, 1).predict(beyond.astype('f4')),
+        Session(packed, 1).predict(np.full_like(pixels, 255)),
+    )
+
+
+def test_nan_is_not_lost_in_a_byte():
+    packed = int8_network(3, 8, (9, 9))
+    images = normalised(pixels_of(packed), packed.input)
+    images[1, 2, 3, 4] = np.nan
+    with pytest.raises(NonFiniteError, match='image 1 holds nan'):
+        Session(packed, 1).predict(images)
