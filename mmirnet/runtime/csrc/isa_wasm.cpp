@@ -35,6 +35,8 @@ struct Wasm {
   using Float = v128_t;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
+  static constexpr int kBytePixels = 4;
+  static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return wasm_v128_load(p); }
   static void store(float* p, Float v) { wasm_v128_store(p, v); }
@@ -73,6 +75,53 @@ struct Wasm {
 
   static constexpr auto weight_bytes = lane_weight_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
+
+  static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
+  static constexpr auto pack_byte_weights = lane_pack_byte_weights;
+
+  static void to_bytes(Float v, int zero, uint8_t* p) {
+    int32_t q[kWidth];
+    wasm_v128_store(q, wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(v)));
+    for (int i = 0; i < kWidth; ++i) p[i] = static_cast<uint8_t>(q[i] + zero);
+  }
+
+  // 4 output channels from `lane` on, by 4 inputs, as 16-bit numbers. A register
+  // of sums has two for each of 2 channels.
+  template <int P>
+  static void dot_block(const DotTask& t, int lane) {
+    v128_t low[P], high[P];
+    for (int p = 0; p < P; ++p) low[p] = high[p] = wasm_i32x4_const_splat(0);
+    const uint8_t* w = t.weights + 4 * lane;
+    for (int r = 0; r < t.rows; ++r)
+      for (int c = 0; c < t.columns; ++c) {
+        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
+        for (int i = 0; i < t.words; ++i, w += 4 * t.lanes) {
+          const v128_t first = wasm_i16x8_load8x8(w), last = wasm_i16x8_load8x8(w + 8);
+          for (int p = 0; p < P; ++p) {
+            const v128_t x = wasm_u16x8_extend_low_u8x16(
+                wasm_v128_load32_splat(in + p * t.in_step + 4 * i));
+            low[p] = wasm_i32x4_add(low[p], wasm_i32x4_dot_i16x8(x, first));
+            high[p] = wasm_i32x4_add(high[p], wasm_i32x4_dot_i16x8(x, last));
+          }
+        }
+      }
+    for (int p = 0; p < P; ++p) {
+      const v128_t sum =
+          wasm_i32x4_add(wasm_i32x4_shuffle(low[p], high[p], 0, 2, 4, 6),
+                         wasm_i32x4_shuffle(low[p], high[p], 1, 3, 5, 7));
+      wasm_v128_store(t.sums + p * kGroup + lane,
+                      wasm_i32x4_add(sum, wasm_v128_load(t.start + lane)));
+    }
+  }
+
+  static void dot(const DotTask& t) {
+    for (int lane = 0; lane < t.lanes; lane += 4) switch (t.pixels) {
+        case 1: dot_block<1>(t, lane); break;
+        case 2: dot_block<2>(t, lane); break;
+        case 3: dot_block<3>(t, lane); break;
+        default: dot_block<4>(t, lane);
+      }
+  }
 
   // 16 output channels from `lane` on.
   template <int P>

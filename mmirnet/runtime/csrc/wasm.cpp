@@ -52,7 +52,7 @@ MMIRNET_EXPORT int add_tensor(int kind, int height, int width, int channels,
 
 MMIRNET_EXPORT void set_input(int tensor, const float* mean, size_t means,
                               const float* std, size_t stds) {
-  network->set_input(tensor, {mean, means}, {std, stds});
+  network->set_input(tensor, -1, {mean, means}, {std, stds});
 }
 
 MMIRNET_EXPORT void set_output(int tensor) { network->set_output(tensor); }
