@@ -321,7 +321,8 @@ def models(page: Path, folders: list[Path], names: list[str]) -> str:
         {
             'model': f'`irnet://{name}`',
             'bytes': f'{model["bytes"]:,}',
-            'accuracy in %': f'{model["metrics"]["accuracy/top1"]:.2f}',
+            'simulation, %': _top1(model['metrics']),
+            'runtime, %': _top1(model.get('runtime_metrics')),
             'epochs': str(model['epochs']),
             'data': model['dataset'],
             'date': model['date'],
@@ -329,6 +330,10 @@ def models(page: Path, folders: list[Path], names: list[str]) -> str:
         for name, model in index.items()
         if name.endswith(tuple(names)) or not names
     )
+
+
+def _top1(metrics: dict[str, float] | None) -> str:
+    return f'{metrics["accuracy/top1"]:.2f}' if metrics else ''
 
 
 def _picture(

@@ -7,6 +7,7 @@
                          "sha256": "1a2b3c4d...", "config": "irnet/NAME.py",
                          "dataset": "Fashion-MNIST",
                          "metrics": {"accuracy/top1": 91.2},
+                         "runtime_metrics": {"accuracy/top1": 91.2},
                          "epochs": 25, "seed": 0, "date": "2026-11-23",
                          "command": "python tools/train.py ...",
                          "log": "NAME-1a2b3c4d.jsonl"}}}
@@ -48,12 +49,14 @@ class Entry:
         sha256 (str): Its digest, 64 hexadecimal digits.
         config (str): Its config, relative to ``configs/``.
         dataset (str): Its training data.
-        metrics (dict[str, float]): Metrics of the packed file, by name.
+        metrics (dict[str, float]): Metrics of the packed file in simulation, by name.
         epochs (int | None): Length of the training.
         seed (int | None): Seed of the training.
         date (str | None): Day of the training, ``YYYY-MM-DD``.
         command (str | None): Command that trained it.
         log (str | None): Name of the training log in the zoo's folder.
+        runtime_metrics (dict[str, float] | None): Its metrics on the 1-bit runtime.
+        copy (str | None): Copy of CIFAR-10 that the metrics are of.
     """
 
     file: str
@@ -67,6 +70,8 @@ class Entry:
     date: str | None = None
     command: str | None = None
     log: str | None = None
+    runtime_metrics: dict[str, float] | None = None
+    copy: str | None = None
 
 
 def _is_text(value: Any) -> bool:
@@ -111,6 +116,8 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     'date': (_is_text, 'a text'),
     'command': (_is_text, 'a text'),
     'log': (_is_plain_name, _PLAIN),
+    'runtime_metrics': (_are_metrics, 'numbers by name'),
+    'copy': (_is_text, 'a text'),
 }
 
 

@@ -12,7 +12,7 @@ from mmirnet.apis import publishing as module
 from mmirnet.apis.publishing import publish, short_log, training_command
 from mmirnet.engine.checkpoint import load_checkpoint_file
 from mmirnet.engine.config import load_config
-from mmirnet.errors import ZooError
+from mmirnet.errors import PackedFileError, ZooError
 from mmirnet.packed import read
 from mmirnet.zoo import fetch, metafile
 
@@ -64,6 +64,8 @@ def test_publish(trained, tmp_path, monkeypatch):
     assert read(file).classes == [str(i) for i in range(10)]
     metrics = apis.evaluate(config, str(file), work_dir=str(tmp_path))
     assert entry['metrics'] == pytest.approx(metrics, abs=1e-4)
+    assert entry['runtime_metrics'] == entry['metrics']
+    assert 'copy' not in entry
     assert entry['dataset'] == 'Digits'  # the name says nothing
     assert entry['config'] == f'{name}/{name}.py'
     meta = load_checkpoint_file(str(folder / 'epoch_3.pth'))['meta']
@@ -109,7 +111,7 @@ def test_a_name_that_no_index_can_have_is_refused_first(trained, tmp_path, name)
     config = shutil.copy(trained[0], tmp_path / f'{name}.py')
     with pytest.raises(ZooError, match=f'{name!r} is no name of a model'):
         publish(str(config), 'absent.pth', tmp_path / 'zoo')
-    assert not (tmp_path / 'zoo').exists()
+    assert not list((tmp_path / 'zoo').iterdir())
 
 
 def test_what_the_index_cannot_hold_is_not_written(trained, tmp_path, monkeypatch):
@@ -186,3 +188,15 @@ def test_the_metafile_is_that_of_the_checkouts_zoo(tmp_path, monkeypatch):
     assert written == 'irnet/metafile.yml: written'
     assert 'it lists' in module._write_metafile(tmp_path / 'elsewhere', name)
     assert 'none lists mine' in module._write_metafile(tmp_path / 'zoo', 'mine')
+
+
+def test_a_runtime_that_predicts_something_else_is_refused(
+    trained, tmp_path, monkeypatch
+):
+    config, folder = trained
+    monkeypatch.setattr(
+        module, 'evaluate', lambda *_, runtime, **__: {'top1': 97.0 if runtime else 98}
+    )
+    with pytest.raises(PackedFileError, match=r'top1 .* is 98\.0 in simul.* 97\.0 on'):
+        publish(config, str(folder / 'epoch_3.pth'), tmp_path / 'zoo')
+    assert not list((tmp_path / 'zoo').iterdir())
