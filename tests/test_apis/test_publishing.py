@@ -111,7 +111,7 @@ def test_a_name_that_no_index_can_have_is_refused_first(trained, tmp_path, name)
     config = shutil.copy(trained[0], tmp_path / f'{name}.py')
     with pytest.raises(ZooError, match=f'{name!r} is no name of a model'):
         publish(str(config), 'absent.pth', tmp_path / 'zoo')
-    assert not list((tmp_path / 'zoo').iterdir())
+    assert not (tmp_path / 'zoo').exists()
 
 
 def test_what_the_index_cannot_hold_is_not_written(trained, tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_what_the_index_cannot_hold_is_not_written(trained, tmp_path, monkeypatc
     monkeypatch.setattr(module, 'evaluate', lambda *_, **__: {'f1': float('nan')})
     with pytest.raises(ZooError, match=r'f1|metrics'):
         publish(config, str(folder / 'epoch_3.pth'), tmp_path / 'zoo')
-    assert not list((tmp_path / 'zoo').iterdir())
+    assert not (tmp_path / 'zoo').exists()
 
 
 def test_the_command_trains_the_same(trained, tmp_path):
