@@ -11,15 +11,14 @@
   const LARGEST = 1024; // longer photographs are made smaller before they are prepared
   const MOST = 64; // filters and channels of a picture of weights
   const WIDE = 270; // about the width of a picture of bits
-  const PLUS = [255, 184, 77];
-  const MINUS = [38, 64, 104];
+  const COLOURS = [[255, 184, 77], [38, 64, 104]]; // of +1 and -1
 
+  // Of data sets whose images can be drawn.
   const HINTS = {
     digits: 'Draw a digit, choose one of scikit-learn\u2019s below, or drop a photograph here.',
-    'Fashion-MNIST':
-      'Draw a garment, or drop a photograph of one on a black ground here.',
-    'CIFAR-10': 'Drop a photograph of one of the ten classes here.',
+    'Fashion-MNIST': 'Draw a garment, or drop a photograph of one on a black ground here.',
   };
+  const PHOTOGRAPHS = 'Drop a photograph of one of the ten classes here.';
   // A shirt in the middle of the pad, for networks that have no samples.
   const SHIRT = 'M92 48 L108 60 L148 60 L164 48 L218 88 L194 124 L178 112 L178 212 L78 212 ' +
     'L78 112 L62 124 L38 88 Z';
@@ -135,16 +134,16 @@
       `1 bit for a weight and ${binarized ? '1' : '32'} for an activation in binary layers; a ` +
       `packed file of ${count(Math.round(model.bytes / 1000))} kB; ${model.accuracy.toFixed(1)} % ` +
       `of the test images of ${model.dataset} classified correctly.`;
-    hint.textContent = HINTS[model.dataset];
+    hint.textContent = HINTS[model.dataset] || PHOTOGRAPHS;
     const digits = model.dataset === 'digits';
     samples.hidden = !digits;
-    const draws = model.dataset !== 'CIFAR-10';
+    const draws = model.dataset in HINTS;
     clear.hidden = keys.hidden = !draws;
     pad.classList.toggle('demo-draws', draws);
     pad.tabIndex = draws ? 0 : -1;
     pad.setAttribute('aria-label', draws ? 'Drawing pad' : 'The photograph');
     showLayers();
-    if (before && before.dataset === model.dataset) predict(picture());
+    if (before && before.dataset === model.dataset) predict();
     else if (digits) showSample(0);
     else drawShirt();
   }
@@ -221,12 +220,12 @@
     ink.imageSmoothingEnabled = false;
     ink.drawImage(greyPicture(values, 8), 0, 0, PAD, PAD);
     picture = () => mmirnet.digit(values);
-    predict(picture());
+    predict();
   }
 
   function greyPicture(values, side) {
     const made = element('canvas', { width: side, height: side });
-    paint(made, (y, x) => Array(3).fill((255 / 16) * values[side * y + x]));
+    paint(made, (y, x) => GREYS[Math.round((255 / 16) * values[side * y + x])]);
     return made;
   }
 
@@ -236,7 +235,7 @@
     blank();
     ink.fillStyle = '#bbb';
     if (model.dataset === 'Fashion-MNIST') ink.fill(new Path2D(SHIRT));
-    predict(picture());
+    predict();
   }
 
   async function showPhotograph(blob) {
@@ -253,13 +252,13 @@
       context.drawImage(bitmap, 0, 0, width, height);
       const image = rgb(context, width, height);
       picture = () => mmirnet.prepare(image, network.packed.input);
-      predict(picture());
       drawn = false;
       ink.imageSmoothingEnabled = true;
       blank();
       const cover = PAD / Math.min(width, height);
       const [w, h] = [cover * width, cover * height];
       ink.drawImage(context.canvas, (PAD - w) / 2, (PAD - h) / 2, w, h);
+      predict();
     } catch (error) {
       complain(error);
     }
@@ -287,7 +286,7 @@
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
-      predict(picture());
+      predict();
     });
   }
 
@@ -353,7 +352,7 @@
     drawn = false;
     startDrawing();
     blank();
-    predict(picture());
+    predict();
   });
 
   file.addEventListener('change', () => {
@@ -395,15 +394,20 @@
   // ------------------------------------------------------------------------
   // What comes out.
 
-  // Colours a canvas, pixel by pixel: [red, green, blue], or null for nothing.
+  // A colour as the four bytes of a pixel; 0 is none.
+  const opaque = (red, green, blue) => new Uint32Array(
+    Uint8ClampedArray.of(red, green, blue, 255).buffer)[0];
+  const [PLUS, MINUS] = COLOURS.map((colour) => opaque(...colour));
+  const GREYS = Uint32Array.from({ length: 256 }, (_, i) => opaque(i, i, i));
+
+  // Colours a canvas, pixel by pixel.
   function paint(target, colour) {
     const { width, height } = target;
     const image = new ImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    let at = 0;
     for (let y = 0; y < height; ++y) {
-      for (let x = 0; x < width; ++x) {
-        const found = colour(y, x);
-        if (found) image.data.set([...found, 255], 4 * (y * width + x));
-      }
+      for (let x = 0; x < width; ++x) pixels[at++] = colour(y, x);
     }
     target.getContext('2d').putImageData(image, 0, 0);
   }
@@ -418,9 +422,21 @@
 
   const className = (i) => (network.packed.classes ? network.packed.classes[i] : `class ${i}`);
 
-  function predict(pixels) {
+  function predict() {
     problem.textContent = '';
-    const logits = network.predict(pixels);
+    try {
+      const pixels = picture();
+      const logits = network.predict(pixels);
+      showAnswer(logits);
+      showSeen(pixels);
+      drawActivations();
+      measure(pixels);
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  function showAnswer(logits) {
     const scores = scoresOf(logits, network.packed.head);
     const best = scores.indexOf(Math.max(...scores));
     answer.replaceChildren(
@@ -428,9 +444,6 @@
       element('span', { textContent: `${(100 * scores[best]).toFixed(1)} %` }),
     );
     showLogits(logits, scores, best);
-    showSeen(pixels);
-    drawActivations();
-    measure(pixels);
   }
 
   function showLogits(logits, scores, best) {
@@ -453,11 +466,11 @@
     Object.assign(seen, { width, height });
     const floats = pixels instanceof Float32Array;
     paint(seen, (y, x) =>
-      [0, 1, 2].map((c) => {
+      opaque(...[0, 1, 2].map((c) => {
         if (!floats) return pixels[(y * width + x) * channels + (c % channels)];
         const from = order === 'bgr' ? 2 - c : c % channels;
         return pixels[(from * height + y) * width + x] * std[from] + mean[from];
-      }));
+      })));
   }
 
   let timer = 0;
@@ -496,7 +509,7 @@
       paint(made, (y, x) => {
         const [row, column] = [Math.floor(y / (height + 1)), Math.floor(x / (width + 1))];
         const [v, u] = [y % (height + 1), x % (width + 1)];
-        return v < height && u < width ? colour(row, column, v, u) : null;
+        return v < height && u < width ? colour(row, column, v, u) : 0;
       });
     return [made, draw];
   }
@@ -547,11 +560,11 @@
           }
         }
       }
-      const grey = (v) => Array(3).fill((255 * (v - low)) / (high - low || 1));
+      const grey = (v) => GREYS[Math.round((255 * (v - low)) / (high - low || 1))];
       const colour = layer.binarized ? colourOf : grey;
       draw((row, column, y, x) => {
         const c = row * columns + column;
-        return c < channels ? colour(value(c, y, x)) : null;
+        return c < channels ? colour(value(c, y, x)) : 0;
       });
       caption.textContent = layer.binarized
         ? `${what} bits, ${percent(plus, total)} of them +1`
@@ -562,13 +575,12 @@
 
   function showLayers() {
     pictures = [];
-    const swatch = (colour) => {
+    const [plus, minus] = COLOURS.map((colour) => {
       const made = element('span', { className: 'demo-swatch' });
       made.style.background = `rgb(${colour})`;
       return made;
-    };
-    const legend = element('p', { className: 'demo-legend' },
-      swatch(PLUS), ' +1 ', swatch(MINUS), ' \u22121');
+    });
+    const legend = element('p', { className: 'demo-legend' }, plus, ' +1 ', minus, ' \u22121');
     const layers = network.layers.map((layer, i) =>
       element('section', { className: 'demo-layer' },
         element('h3', { textContent: `Binary layer ${i + 1}` }),

@@ -114,10 +114,8 @@ def test_200_digits_have_the_logits_of_the_runtime(page):
     same_bits(found, session.predict(images))
 
 
-@pytest.mark.parametrize('name', [name for name in INDEX if name != RESNET20])
+@pytest.mark.parametrize('name', [model['name'] for model in make_demo.models()])
 def test_networks_of_the_zoo_have_the_logits_of_the_runtime(page, name):
-    if INDEX[name]['dataset'] not in make_demo.DATASETS:
-        pytest.skip('the page does not show it')
     session = Session(read(ROOT / 'zoo' / INDEX[name]['file']), threads=1)
     sizes = [session.input[side] for side in ('height', 'width', 'channels')]
     images = np.random.default_rng(0).integers(0, 256, (4, *sizes), np.uint8)
@@ -401,6 +399,29 @@ def test_what_does_not_fit_is_named(page):
     call = f"mmirnet.open({RESNET20!r}).then((n) => n.runtime.call('set_output', 99))"
     message = page.run(f'{call}.then(() => "", (error) => error.message)')
     assert message == 'no such tensor'
+
+
+def test_the_page_shows_binary_networks_of_its_data_sets(tmp_path, monkeypatch):
+    (tmp_path / 'zoo').mkdir()
+    binary = form('exponent')
+    tensors = {'y.weight': np.ones((2, 3), np.float32)}
+    real_one = packed_network([op('y', 'linear', 'input')], tensors, (3, 1, 1))
+    write(binary, tmp_path / 'zoo' / 'binary')
+    write(real_one, tmp_path / 'zoo' / 'real')
+    listed = [
+        ('a', 'CIFAR-10 (JPEG)', 'binary'),
+        ('b', 'CIFAR-10', 'real'),
+        ('c', 'ImageNet-1k', 'binary'),
+        ('d', 'digits', 'binary'),
+    ]
+    metrics = {'accuracy/top1': 90.0}
+    entries = {
+        name: dict(dataset=dataset, file=file, bytes=9, metrics=metrics)
+        for name, dataset, file in listed
+    }
+    (tmp_path / 'zoo' / 'index.json').write_text(json.dumps(dict(models=entries)))
+    monkeypatch.setattr(make_demo, 'ROOT', tmp_path)
+    assert [model['name'] for model in make_demo.models()] == ['d', 'a']
 
 
 def test_the_plan_knows_the_limits_of_the_runtime():
