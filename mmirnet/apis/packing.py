@@ -21,15 +21,18 @@ from torch import Tensor, nn
 from ..engine.config import load_config, merge_options
 from ..engine.facts import Facts, gather, normalised_twice, samples, turns
 from ..engine.wrappers import unwrap
-from ..errors import ConfigError, UnsupportedModelError
+from ..errors import ConfigError, UnsupportedModelError, check_choice
 from ..files import check_writable
 from ..packed import onnx
 from ..packed.format import SOFTMAX, Packed
+from ..packed.ops import OPERATIONS
 from ..packed.packing import pack, write
 from ..packed.pipelines import preparation
 from ..packed.preparation import normalise
+from ..packed.quantising import quantise
 from ..packed.simulation import unpack
 from ..runtime.session import Session, load
+from .calibration import calibration
 
 
 def pack_checkpoint(
@@ -40,6 +43,9 @@ def pack_checkpoint(
     size: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     float_dtype: str = 'fp32',
+    ends: str = 'fp32',
+    activations: str = 'fp32',
+    calibrate: str | os.PathLike | None = None,
     cfg_options: dict | None = None,
 ) -> str:
     """Packs the checkpoint of a config.
@@ -53,11 +59,17 @@ def pack_checkpoint(
         classes (Sequence[str], optional): Class names. Defaults to those of the
             checkpoint, or else of the data set.
         float_dtype (str): See :func:`mmirnet.packed.pack`.
+        ends (str): 'fp32', or 'int8' for 8-bit integers in the float layers, see
+            :func:`mmirnet.packed.quantise`. Defaults to 'fp32'.
+        activations (str): The same for the inputs of layers with 1-bit weights that
+            are not binary. Defaults to 'fp32'.
+        calibrate (str | os.PathLike, optional): A folder of images that show the
+            ranges of 8-bit integers. Defaults to the config's training set.
         cfg_options (dict, optional): Settings by dotted key that override the config.
 
     Returns:
         str: A report with the sizes of file and checkpoint and, for a reduced float
-        dtype, its effect on the test set of the config.
+        dtype or 8-bit integers, their effect on the test set of the config.
 
     Raises:
         ConfigError: If size or classes cannot be determined, or if the model is not a
@@ -66,6 +78,8 @@ def pack_checkpoint(
         UnsupportedModelError: If the format does not support a layer.
     """
     check_writable(out, config, checkpoint)
+    for name, value in dict(ends=ends, activations=activations).items():
+        check_choice(name, value, ('fp32', 'int8'))
     if not str(out).endswith('.safetensors'):
         raise ConfigError(f'{out}: the name of a packed file must end in .safetensors')
     cfg = load_config(config, None, 'none')
@@ -76,6 +90,11 @@ def pack_checkpoint(
     how = dict(image=image, head=head_of(model, facts.kind))
     packed = pack(model, facts.size, facts.classes, float_dtype, **how)
     _check_preprocessor(facts, packed, 'mean' in (image or {}))
+    source = ''
+    if 'int8' in (ends, activations):
+        source, images = calibration(facts, packed, calibrate)
+        chosen = dict(ends=ends == 'int8', activations=activations == 'int8')
+        packed = quantise(packed, images, **chosen)
     write(packed, out)
     weights = sum(4 * p.numel() for p in model.parameters())
     packed_bytes = Path(out).stat().st_size
@@ -85,7 +104,10 @@ def pack_checkpoint(
     ]
     if facts.classes is None:
         lines.append('the class names are not known: set them with --classes')
-    if float_dtype != 'fp32':
+    if source:
+        layers = sum(OPERATIONS[op['op']].version >= 4 for op in packed.graph)
+        lines.append(f'8-bit integers in {layers} layers; ranges by {source}')
+    if source or float_dtype != 'fp32':
         full = pack(model, facts.size, facts.classes)
         lines.append(_float_effect(facts, full, packed))
     return '\n'.join(lines)
@@ -212,7 +234,7 @@ def export_checkpoint(
 
 
 def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
-    """Reports the effect of a reduced float dtype on the test set of the config."""
+    """Reports the effect of fewer bits on the test set of the config."""
     which = 'test' if facts.cfg.get('test_dataloader') else 'val'
     if facts.dataset is None or not getattr(facts.dataset, '_fully_initialized', True):
         return 'its effect is not measured: the test set is missing'

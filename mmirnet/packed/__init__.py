@@ -1,7 +1,7 @@
 """Packed files: a network as data, its binary weights as bits.
 
 Reading one needs numpy and safetensors. What makes or simulates one needs torch, and
-is imported when it is first used: `pack`, `write`, `unpack` and `Simulation`.
+is imported when it is first used: `pack`, `quantise`, `write`, `unpack`, `Simulation`.
 """
 
 from importlib import import_module
@@ -15,14 +15,19 @@ __all__ = [
     'PackedFileError',
     'Simulation',
     'pack',
+    'quantise',
     'read',
     'unpack',
     'write',
 ]
 
-_TORCH = {'pack': 'packing', 'write': 'packing'} | dict.fromkeys(
-    ('Simulation', 'unpack'), 'simulation'
-)
+_TORCH = {
+    'Simulation': 'simulation',
+    'pack': 'packing',
+    'quantise': 'quantising',
+    'unpack': 'simulation',
+    'write': 'packing',
+}
 
 
 def __getattr__(name: str) -> Any:

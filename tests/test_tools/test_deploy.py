@@ -19,6 +19,7 @@ from small_run import PATIENCE, ROOT, TEST_IMAGES, TOOLS, environment, small_con
 from mmirnet import apis
 from mmirnet.apis.packing import pack_checkpoint
 from mmirnet.errors import ConfigError
+from mmirnet.packed import read
 
 
 def call(tool, *arguments, **variables):
@@ -52,6 +53,49 @@ def test_pack_says_how_much_smaller_the_file_is(made):
     assert f'{size:,} bytes' in made[3]
     times = float(re.search(r'([\d.]+) times smaller', made[3]).group(1))
     assert 15 < times < 32
+
+
+def test_pack_with_8_bit_ends_prints_their_effect(made, tmp_path):
+    config, checkpoint, *_ = made
+    out = tmp_path / 'int8.safetensors'
+    printed = call('deploy/pack.py', config, checkpoint, out, '--ends', 'int8')
+    assert '8-bit integers in 2 layers; ranges by images of the training set' in printed
+    assert re.search(r'top1 [\d.]+ in fp32, [\d.]+ now, on \d+ test images', printed)
+    assert re.search(r'the likeliest class changes on \d+', printed)
+    kinds = {op['op'] for op in read(out).graph}
+    assert {'pixel_conv2d', 'linear_int8'} <= kinds
+    assert not {'conv2d', 'linear'} & kinds
+
+
+def test_a_folder_calibrates(made, tmp_path):
+    config, checkpoint, *_ = map(str, made)
+    photos = tmp_path / 'photos'
+    out, how = tmp_path / 'int8.safetensors', dict(ends='int8', calibrate=photos)
+    with pytest.raises(ConfigError, match=r'photos: there is no such folder'):
+        pack_checkpoint(config, checkpoint, out, **how)
+    photos.mkdir()
+    with pytest.raises(ConfigError, match=r'photos: there are no images in it'):
+        pack_checkpoint(config, checkpoint, out, **how)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(image).save(photos / 'photo.png')
+    assert f'ranges by images of {photos}' in pack_checkpoint(
+        config, checkpoint, out, **how
+    )
+
+
+def test_without_a_training_set_a_folder_is_asked_for(made, tmp_path):
+    out = tmp_path / 'int8.safetensors'
+    options = dict(train_dataloader=None, train_cfg=None, optim_wrapper=None)
+    with pytest.raises(ConfigError, match='name a folder of images with --calibrate'):
+        pack_checkpoint(
+            str(made[0]), str(made[1]), out, ends='int8', cfg_options=options
+        )
+
+
+def test_bits_are_checked(made, tmp_path):
+    out = tmp_path / 'int8.safetensors'
+    with pytest.raises(ConfigError, match=r"ends must be one of .*got 'int4'"):
+        pack_checkpoint(str(made[0]), str(made[1]), out, ends='int4')
 
 
 def test_run_prints_the_best_classes(made, tmp_path):

@@ -35,6 +35,25 @@ def main() -> None:
         help='dtype of first convolution, shortcuts and classifier; fp16 and bf16 '
         'print their effect on the test set',
     )
+    parser.add_argument(
+        '--ends',
+        choices=('fp32', 'int8'),
+        default='fp32',
+        help='int8: first convolution, shortcuts and classifier compute with 8-bit '
+        'integers; prints its effect on the test set',
+    )
+    parser.add_argument(
+        '--activations',
+        choices=('fp32', 'int8'),
+        default='fp32',
+        help='int8: so do layers with 1-bit weights and inputs that are not binary',
+    )
+    parser.add_argument(
+        '--calibrate',
+        metavar='FOLDER',
+        help='images that show the ranges of 8-bit integers (default: the training '
+        'set)',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.
@@ -54,6 +73,9 @@ def main() -> None:
                 size=args.size and tuple(args.size),
                 classes=args.classes,
                 float_dtype=args.float_dtype,
+                ends=args.ends,
+                activations=args.activations,
+                calibrate=args.calibrate,
                 cfg_options=args.cfg_options,
             )
         )

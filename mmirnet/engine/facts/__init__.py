@@ -29,6 +29,7 @@ from .data_sets import (
     parts,
     samples,
     test_set,
+    training_set,
     transforms,
 )
 from .networks import (
@@ -68,6 +69,7 @@ __all__ = [
     'samples',
     'takes',
     'test_set',
+    'training_set',
     'transforms',
     'turns',
 ]

@@ -61,6 +61,32 @@ def test_set(cfg: Config) -> Dataset | None:
 test_set.__test__ = False
 
 
+def training_set(cfg: Config) -> Dataset | None:
+    """Builds the training set of a config, in the pipeline of its test set.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Dataset | None: The data set, as :func:`test_set` builds it. None if the config
+        has no such loader.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    loaders = [cfg.get(f'{name}_dataloader') for name in ('train', 'test', 'val')]
+    specs = [loader['dataset'] for loader in loaders if isinstance(loader, dict)]
+    if not isinstance(loaders[0], dict) or len(specs) < 2:
+        return None
+    spec = _with(specs[0], pipeline=_pipeline(specs[1]))
+    return build_dataset(spec, 'train_dataloader.dataset')
+
+
+def _pipeline(spec: dict) -> list:
+    """The pipeline of a data set, or of the first one inside it."""
+    while 'pipeline' not in spec and ('dataset' in spec or 'datasets' in spec):
+        spec = spec['dataset'] if 'dataset' in spec else spec['datasets'][0]
+    return spec.get('pipeline', [])
+
+
 def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
     """Builds a data set without downloads, with its images if they are available.
 

@@ -115,6 +115,11 @@ struct Avx2 {
     });
   }
 
+  // Four times the same 4 bytes. A load alone, where a shuffle would compete.
+  static __m128i spread_word(const uint8_t* p) {
+    return _mm_castps_si128(_mm_broadcast_ss(reinterpret_cast<const float*>(p)));
+  }
+
   // 16 channels from `lane` on. A register holds 4 channels by 4 inputs; the two
   // sums of a channel are added at the end.
   template <int P>
@@ -129,8 +134,7 @@ struct Avx2 {
         for (int i = 0; i < t.words; ++i, w += 8 * t.lanes) {
           __m256i x[P];
           for (int p = 0; p < P; ++p)
-            x[p] = _mm256_cvtepu8_epi16(_mm_set1_epi32(
-                static_cast<int>(load_word(in + p * t.in_step + 4 * i))));
+            x[p] = _mm256_cvtepu8_epi16(spread_word(in + p * t.in_step + 4 * i));
           for (int v = 0; v < 4; ++v)
             for (int p = 0; p < P; ++p)
               sum[p][v] = _mm256_add_epi32(
