@@ -57,6 +57,11 @@ run "$work_dir/zoo.txt" tools/test.py "$config" irnet://resnet20_bireal_digits \
 accuracy() {
   "$python" -c "import json; print(f'{json.load(open(\"$1\"))[\"accuracy/top1\"]:.2f} %')"
 }
+
+# The first binary network for CIFAR-10 in the zoo, if there is one.
+cifar10=$("$python" -c 'import json
+models = json.load(open("zoo/index.json"))["models"]
+print(next((name for name in sorted(models) if "cifar10" in name and "_fp_" not in name), ""))')
 cat <<SUMMARY
 
 ResNet-20 with 1-bit weights and activations: $(accuracy "$work_dir/metrics.json") accuracy on the test images.
@@ -68,3 +73,7 @@ Next: train it on Fashion-MNIST
   .venv/bin/python tools/prepare_fashion_mnist.py
   .venv/bin/python tools/train.py configs/irnet/resnet20_bireal_fashionmnist.py
 SUMMARY
+if [[ -n $cifar10 ]]; then
+  echo "or classify your own images with a network trained on CIFAR-10:"
+  echo "  .venv/bin/python tools/infer.py IMAGES --model $cifar10"
+fi

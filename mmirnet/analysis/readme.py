@@ -292,11 +292,13 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
         if all(key in measured[n] for n in values)
     }
     shown = {_label(name, ending): group for name, group in values.items()}
+    real = {name for name in shown if {'fp', 'full'} & set(name.split('_'))}
     return _picture(
         page,
         picture,
-        f'Test accuracy against {", ".join(axes)}; the table has the numbers',
-        lambda dark: plots.accuracy_and_costs(shown, axes, dark),
+        f'Test accuracy against {", ".join(axes)}; rings are networks in full '
+        'precision; the table has the numbers',
+        lambda dark: plots.accuracy_and_costs(shown, axes, dark, real),
     )
 
 

@@ -1,10 +1,11 @@
-"""Measures training step, packed size and latency of the networks in configs/ablation.
+"""Measures training step, packed size and latency of the networks of some configs.
 
 The results are written to costs.json.
 """
 
 import argparse
 import copy
+import math
 import statistics
 from datetime import date
 from pathlib import Path
@@ -51,6 +52,12 @@ def main() -> None:
     parser.add_argument(
         '--repeats', type=int, default=15, help='repeats of each step (15)'
     )
+    parser.add_argument(
+        '--only', default='', metavar='END', help='only configs whose names end so'
+    )
+    parser.add_argument(
+        '--no-step', action='store_true', help='leave out the training step'
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     MMLogger.get_current_instance().setLevel('WARNING')
@@ -60,26 +67,30 @@ def main() -> None:
     # The default of eight compilations is for all networks of a class.
     torch._dynamo.config.cache_size_limit = 100
     steps, costs = {}, {}
-    for path in sorted(args.folder.glob('*.py')):
+    for path in sorted(args.folder.glob(f'*{args.only}.py')):
         model = MODELS.build(Config.fromfile(path).model)
         model.init_weights()
         set_ede(model, 0.5)
         model.train().to(memory_format=torch.channels_last)
-        compiled = copy.deepcopy(model)
-        compile_model(compiled)
-        for way, network in (('eager', model), ('compiled', compiled)):
-            steps[path.stem, way] = step_of(network, x, labels)
-            steps[path.stem, way]()  # warm-up; fills the running statistics
+        if args.no_step:
+            with torch.no_grad():
+                model(x)  # fills the running statistics
+        else:
+            compiled = copy.deepcopy(model)
+            compile_model(compiled)
+            for way, network in (('eager', model), ('compiled', compiled)):
+                steps[path.stem, way] = step_of(network, x, labels)
+                steps[path.stem, way]()  # warm-up; fills the running statistics
         packed = pack(model, (32, 32))
         _, seconds, _ = seconds_an_image(Session(packed, threads=1))
         costs[path.stem] = dict(
             packed_bytes=packed_bytes(packed), runtime_us=round(1e6 * seconds, 1)
         )
-    times = interleaved(steps, args.repeats, x.device)
-    medians = {key: statistics.median(values) for key, values in times.items()}
-    for name, cost in costs.items():
-        fastest = min(medians[name, 'eager'], medians[name, 'compiled'])
-        cost['step_ms'] = round(1e3 * fastest, 1)
+    times = interleaved(steps, args.repeats, x.device) if steps else {}
+    for name, way in times:
+        fastest = statistics.median(times[name, way])
+        cost = costs[name]
+        cost['step_ms'] = min(round(1e3 * fastest, 1), cost.get('step_ms', math.inf))
     report = dict(machine(x.device), date=date.today().isoformat(), configs=costs)
     print(write_json(args.folder / 'costs.json', report).read_text())
 

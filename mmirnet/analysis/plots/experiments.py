@@ -1,7 +1,7 @@
 """Plots of experiments: accuracy by epoch, and against size and speed."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -49,6 +49,7 @@ def accuracy_and_costs(
     accuracies: dict[str, Sequence[float]],
     costs: dict[str, dict[str, float]],
     dark: bool = False,
+    hollow: Collection[str] = (),
 ) -> Figure:
     """Plots accuracy against size and speed.
 
@@ -57,6 +58,7 @@ def accuracy_and_costs(
             seed.
         costs (dict[str, dict[str, float]]): Values by label of the axis and by config.
         dark (bool): Whether the background is dark. Defaults to False.
+        hollow (Collection[str]): Configs with a ring instead of a dot.
 
     Returns:
         Figure: A panel per cost with medians on lines from the lowest to the highest
@@ -65,7 +67,7 @@ def accuracy_and_costs(
     medians = {name: statistics.median(a) for name, a in accuracies.items()}
     names = sorted(accuracies, key=medians.get)
     y = [medians[name] for name in names]
-    height, limits = 4.2, _limits(y)
+    height, limits = max(4.2, 0.19 * len(names) + 1), _limits(y)
     with styled(dark) as style:
         widths = [1] * (len(costs) - 1) + [2]
         figure, (axes,) = new_axes(
@@ -76,12 +78,16 @@ def accuracy_and_costs(
             ranges = [(min(accuracies[n]), max(accuracies[n])) for n in names]
             axis.vlines(x, *zip(*ranges, strict=True), color=style.curves[0], lw=0.8)
             axis.plot(x, y, 'o', color=style.curves[0], markersize=4)
+            for name, *point in zip(names, x, y, strict=True):
+                if name in hollow:
+                    axis.plot(*point, 'o', color=style.paper, markersize=2)
             axis.set(xlabel=label, ylim=limits)
             if max(x) < 4 * min(x):
                 axis.set_xlim(0, 1.15 * max(x))
                 continue
             axis.set_xscale('log')
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            few = dict(subs=(1,), numticks=4) if max(x) > 100 * min(x) else {}
+            axis.xaxis.set_major_locator(LogLocator(**{'subs': (1, 3), **few}))
             axis.xaxis.set_major_formatter('{x:g}')
             axis.xaxis.set_minor_formatter('')
             axis.margins(x=0.15)
@@ -90,7 +96,9 @@ def accuracy_and_costs(
         right = 1.15 * max(x)
         room = 2 if axis.get_xscale() == 'linear' else (max(x) / min(x)) ** 0.6
         axis.set_xlim(right=right * room)
-        for name, place, *point in zip(names, _apart(y, line), x, y, strict=True):
+        for name, place, *point in zip(
+            names, _apart(y, line, limits), x, y, strict=True
+        ):
             axis.annotate(
                 name,
                 point,
@@ -109,17 +117,20 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _apart(values: Sequence[float], step: float) -> np.ndarray:
-    """Moves increasing values as little as necessary to be at least a step apart.
+def _apart(
+    values: Sequence[float], step: float, limits: tuple[float, float]
+) -> np.ndarray:
+    """Moves increasing values within limits to be at least a step apart.
 
     adjustText would also move the labels horizontally.
     """
     places = np.array(values, float)
-    for _ in range(100):
+    for _ in range(1000):
         overlap = step - np.diff(places)
         if (overlap < 1e-6 * step).all():
             break
         push = np.maximum(overlap, 0) / 2
         places[:-1] -= push
         places[1:] += push
+        places = places.clip(*limits)
     return places
