@@ -23,6 +23,7 @@ os.environ.setdefault('MKL_NUM_THREADS', '1')
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from reports import write_json
@@ -31,11 +32,12 @@ from torch import nn
 import mmirnet
 from mmirnet.analysis.cost.measure import interleaved
 from mmirnet.engine.speed import device_name
-from mmirnet.packed import pack
+from mmirnet.packed import pack, quantise
 from mmirnet.packed.onnx import to_onnx
 from mmirnet.runtime import Session, _native, instruction_sets
 
 BLOCKS = ((64, 56), (128, 28), (256, 14), (512, 7))
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'irnet'
 RECIPES = 'IR-Net', 'XNOR-Net', 'ReActNet', 'AdaBin'
 Candidates = dict[str, Callable[[], object]]
 
@@ -73,10 +75,10 @@ class Whole(nn.Module):
         return self.head(self.neck(self.backbone(x)))
 
 
-def resnet18(conv: str | None) -> nn.Module:
+def resnet18(conv: str | None, **options) -> nn.Module:
     """Builds ResNet-18 for ImageNet with Bi-Real structure, binary or not."""
     init_default_scope('mmpretrain')
-    conv_cfg = None if conv is None else dict(type=conv)
+    conv_cfg = None if conv is None else dict(type=conv, **options)
     model = MODELS.build(
         dict(
             type='ImageClassifier',
@@ -348,6 +350,8 @@ def show(title: str, times: dict[str, float], ours: str) -> None:
             print(
                 f'  ours against the fastest {kind}: {min(others) / times[ours]:.2f}x'
             )
+            for name in (name for name in times if name.startswith(f'{ours}, ')):
+                print(f'  {name} against it: {min(others) / times[name]:.2f}x')
 
 
 def measure_blocks(args, folder: Path) -> dict[str, dict[str, float]]:
@@ -410,23 +414,66 @@ def measure_recipes(args) -> dict[str, dict[str, float]]:
     return report
 
 
+def resnet20() -> nn.Module:
+    """Builds the binary ResNet-20 of CIFAR-10."""
+    config = Config.fromfile(CONFIGS / 'resnet20_bireal_cifar10.py')
+    init_default_scope('mmpretrain')
+    return Whole(MODELS.build(config.model)).eval()
+
+
+def runtimes(networks: dict[str, tuple], threads: int = 1) -> Candidates:
+    """Returns a candidate for each network, in each instruction set."""
+    return {
+        f'runtime {isa}{name}': partial(Session(packed, threads, isa).predict, images)
+        for isa in instruction_sets()[:-1]
+        for name, (packed, images) in networks.items()
+    }
+
+
+def measure_small(args) -> dict[str, dict[str, float]]:
+    """Times one image through ResNet-20, with float and with 8-bit ends."""
+    sample = torch.randn(4, 3, 32, 32)
+    packed = pack(warm_up(resnet20(), sample), (32, 32))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    networks = {
+        '': (packed, pixels),
+        ', 8-bit ends': (quantise(packed, [sample.numpy()]), pixels),
+    }
+    title = 'ResNet-20, 32x32, one image'
+    times = alternate(runtimes(networks), args.rounds, 0.2)
+    show(title, times, next(iter(times)))
+    return {title: times}
+
+
 def measure_network(args, folder: Path) -> dict[str, dict[str, float]]:
     """Compares ResNet-18 with one thread, and measures the runtime's scaling."""
     report = {}
     sample = torch.randn(4, 3, 224, 224)
     float_model = warm_up(resnet18(None), sample)
     binary = pack(warm_up(resnet18('IRConv2d'), sample))
+    one_bit = pack(warm_up(resnet18('IRConv2d', binarize_input=False), sample))
+    images = [sample.numpy()]
+    ends = quantise(binary, images)
+    one_bit_int8 = quantise(one_bit, images, activations=True)
     packed = pack(float_model)
     for batch in args.batches:
         x = torch.randn(batch, 3, 224, 224)
         array = x.numpy()
-        candidates = {}
-        for isa in instruction_sets()[:-1]:
-            engine = Session(binary, 1, isa)
-            candidates[f'runtime {isa}'] = partial(engine.predict, array)
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (batch, 224, 224, 3), np.uint8
+        )
+        networks = {
+            '': (binary, array),
+            ', 8-bit ends': (ends, pixels),
+            ', 1/32': (one_bit, array),
+            ', 1/32, 8-bit': (one_bit_int8, pixels),
+        }
+        candidates = runtimes(networks)
         ours = next(iter(candidates))
-        two = Session(binary, 2)
-        candidates['runtime, 2 threads'] = partial(two.predict, array)
+        for name in ('', ', 8-bit ends'):
+            network, given = networks[name]
+            two = Session(network, 2)
+            candidates[f'runtime, 2 threads{name}'] = partial(two.predict, given)
         if not args.only_ours:
             candidates |= dict(torch_candidates(float_model, x))
             candidates |= dict(onnx_candidates(partial(to_onnx, packed), array, folder))
@@ -435,8 +482,9 @@ def measure_network(args, folder: Path) -> dict[str, dict[str, float]]:
         title = f'ResNet-18, 224x224, batch {batch}'
         report[title] = times
         show(title, times, ours)
-        ratio = times[ours] / times['runtime, 2 threads']
-        print(f'  two threads against one: {ratio:.2f}x')
+        for name in ('', ', 8-bit ends'):
+            ratio = times[f'{ours}{name}'] / times[f'runtime, 2 threads{name}']
+            print(f'  two threads against one{name}: {ratio:.2f}x')
     return report
 
 
@@ -444,7 +492,9 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--what', choices=('blocks', 'recipes', 'network', 'all'), default='all'
+        '--what',
+        choices=('blocks', 'recipes', 'small', 'network', 'all'),
+        default='all',
     )
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--rounds', type=int, default=10)
@@ -461,6 +511,8 @@ def main() -> None:
             seconds |= measure_blocks(args, Path(folder))
         if args.what in ('recipes', 'all'):
             seconds |= measure_recipes(args)
+        if args.what in ('small', 'all'):
+            seconds |= measure_small(args)
         if args.what in ('network', 'all'):
             seconds |= measure_network(args, Path(folder))
     if args.out:

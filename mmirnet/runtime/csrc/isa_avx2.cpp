@@ -143,7 +143,10 @@ struct Avx2 {
                                               reinterpret_cast<const __m256i*>(w) + v)));
         }
       }
+    // A loop left here would keep the sums in memory all the time.
+#pragma GCC unroll 4
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         const __m256i both = _mm256_permute4x64_epi64(
             _mm256_hadd_epi32(sum[p][2 * half], sum[p][2 * half + 1]), 0xd8);
@@ -168,7 +171,9 @@ struct Avx2 {
         _mm256_store_si256(total(p, v), load_int(t.start + lane + 8 * v));
       }
     const auto widen = [&] {
+#pragma GCC unroll 4
       for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
           __m256i* const to = total(p, v);
           _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to),
