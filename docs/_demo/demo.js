@@ -129,9 +129,9 @@
     time.replaceChildren();
     const before = model;
     model = data.models.find((entry) => entry.name === name);
-    const binarized = network.layers.some((layer) => layer.binarized);
+    const bits = Math.min(...network.layers.map((layer) => layer.bits));
     facts.textContent =
-      `1 bit for a weight and ${binarized ? '1' : '32'} for an activation in binary layers; a ` +
+      `1 bit for a weight and ${bits} for an activation in binary layers; a ` +
       `packed file of ${count(Math.round(model.bytes / 1000))} kB; ${model.accuracy.toFixed(1)} % ` +
       `of the test images of ${model.dataset} classified correctly.`;
     hint.textContent = HINTS[model.dataset] || PHOTOGRAPHS;
@@ -561,14 +561,14 @@
         }
       }
       const grey = (v) => GREYS[Math.round((255 * (v - low)) / (high - low || 1))];
-      const colour = layer.binarized ? colourOf : grey;
+      const colour = layer.bits === 1 ? colourOf : grey;
       draw((row, column, y, x) => {
         const c = row * columns + column;
         return c < channels ? colour(value(c, y, x)) : 0;
       });
-      caption.textContent = layer.binarized
+      caption.textContent = layer.bits === 1
         ? `${what} bits, ${percent(plus, total)} of them +1`
-        : `${what} numbers of 32 bits, from ${low.toFixed(2)} (black) to ${high.toFixed(2)}`;
+        : `${what} numbers of ${layer.bits} bits, from ${low.toFixed(2)} (black) to ${high.toFixed(2)}`;
     });
     return element('figure', {}, made, caption);
   }

@@ -15,7 +15,7 @@ const mmirnet = (() => {
   const FLOAT_LANES = 16;
   const WORD = 64;
   const MAX_BINARY_KERNEL = 31; // as in mmirnet/packed/limits.py
-  const VERSIONS = [1, 2, 3];
+  const VERSIONS = [1, 2, 3, 4];
   const SOFTMAX = { scores: 'softmax', threshold: null, topk: null };
 
   const roundUp = (value, unit) => Math.ceil(value / unit) * unit;
@@ -90,7 +90,7 @@ const mmirnet = (() => {
 
   const ROLES = [
     'weight', 'signs', 'exponent', 'scale', 'threshold', 'offset', 'affine_input',
-    'bias', 'affine', 'negative', 'positive',
+    'bias', 'affine', 'negative', 'positive', 'weight_int8', 'table',
   ];
 
   function tensorsOf(packed, op) {
@@ -144,7 +144,37 @@ const mmirnet = (() => {
     threshold: some(tensors.threshold, (v) => v !== 0) ? tensors.threshold : null,
   });
 
-  const convWindow = (fields, tensors) => geometry(fields, tensors.weight.shape.slice(2));
+  // Of 8-bit integers, whose sums are exact.
+  const multiplyBytes = (window, fields) => ({
+    kind: 'byte product',
+    window,
+    pixels: fields.op === 'pixel_conv2d',
+    args: [fields.input_scale ?? 1, fields.zero_point ?? 0],
+  });
+
+  const weightOf = ({ weight, weight_int8: bytes }) => weight || bytes;
+  const convWindow = (fields, tensors) => geometry(fields, weightOf(tensors).shape.slice(2));
+
+  const convolution = (how) => ({
+    shape: (fields, [shape], tensors) => [
+      weightOf(tensors).shape[0],
+      ...outputSize(shape, convWindow(fields, tensors)),
+    ],
+    lower: (fields, inputs, tensors) => how(convWindow(fields, tensors), fields, tensors),
+  });
+
+  const binaryConvolution = (how) => ({
+    shape: (fields, [shape], { signs }) => [
+      signs.shape[0],
+      ...outputSize(shape, geometry(fields)),
+    ],
+    lower: (fields, inputs, tensors) => how(geometry(fields), fields, tensors),
+  });
+
+  const linear = (how) => ({
+    shape: (fields, inputs, tensors) => [(weightOf(tensors) || tensors.signs).shape[0], 1, 1],
+    lower: (fields, [shape], tensors) => how(whole(shape), fields, tensors),
+  });
 
   const OPERATIONS = {
     add: { shape: same, lower: () => ({ kind: 'sum' }) },
@@ -165,34 +195,19 @@ const mmirnet = (() => {
       lower: (fields) =>
         kernel('average_pool', { window: geometry(fields), args: [Number(fields.include_pad)] }),
     },
-    binary_conv2d: {
-      shape: (fields, [shape], { signs }) => [
-        signs.shape[0],
-        ...outputSize(shape, geometry(fields)),
-      ],
-      lower: (fields, inputs, tensors) => multiply(geometry(fields), fields, tensors),
-    },
-    binary_linear: {
-      shape: (fields, inputs, { signs }) => [signs.shape[0], 1, 1],
-      lower: (fields, [shape], tensors) => multiply(whole(shape), fields, tensors),
-    },
+    binary_conv2d: binaryConvolution(multiply),
+    binary_conv2d_int8: binaryConvolution(multiplyBytes),
+    binary_linear: linear(multiply),
     clamp: {
       shape: same,
       lower: ({ low, high }) => clamp(low ?? -Infinity, high ?? Infinity),
     },
-    conv2d: {
-      shape: (fields, [shape], tensors) => [
-        tensors.weight.shape[0],
-        ...outputSize(shape, convWindow(fields, tensors)),
-      ],
-      lower: (fields, inputs, tensors) => multiply(convWindow(fields, tensors), fields, tensors),
-    },
+    conv2d: convolution(multiply),
+    conv2d_int8: convolution(multiplyBytes),
     flatten: { shape: same, lower: () => ({ kind: 'alias' }) },
     hardtanh: { shape: same, lower: () => clamp(-1, 1) },
-    linear: {
-      shape: (fields, inputs, { weight }) => [weight.shape[0], 1, 1],
-      lower: (fields, [shape], tensors) => multiply(whole(shape), fields, tensors),
-    },
+    linear: linear(multiply),
+    linear_int8: linear(multiplyBytes),
     max_pool2d: {
       shape: pooled,
       lower: (fields) => kernel('max_pool', { window: geometry(fields), fuses: true }),
@@ -205,6 +220,7 @@ const mmirnet = (() => {
       ],
       lower: ({ stride, before }) => kernel('shortcut', { args: [stride, before] }),
     },
+    pixel_conv2d: convolution(multiplyBytes),
     prelu: {
       shape: same,
       lower: (fields, [shape], { negative, positive }) => ({
@@ -292,15 +308,51 @@ const mmirnet = (() => {
       });
       return weight;
     }
-    const [filters, channels, height, width] = [
-      ...tensors.weight.shape.slice(0, 1),
-      ...(op.op === 'linear' ? packed.shapes[op.src[0]] : tensors.weight.shape.slice(1)),
-    ];
-    const weight = new Float32Array(tensors.weight.length);
-    eachWeight({ filters, height, width, channels }, (at, o, v, u, c) => {
-      weight[at] = tensors.weight[((o * channels + c) * height + v) * width + u];
+    return transposed(packed, op, tensors.weight);
+  }
+
+  // The filters of a file as (out, height, width, in).
+  function transposed(packed, op, weight) {
+    const flat = weight.shape.length === 2; // of a linear layer, (C, H, W) in a row
+    const [channels, height, width] = flat ? packed.shapes[op.src[0]] : weight.shape.slice(1);
+    const made = new weight.constructor(weight.length);
+    eachWeight({ filters: weight.shape[0], height, width, channels }, (at, o, v, u, c) => {
+      made[at] = weight[((o * channels + c) * height + v) * width + u];
     });
-    return weight;
+    return made;
+  }
+
+  // Weights of 8 bits, scales, what is added, and its classes of rows and columns.
+  function byteWeights(packed, step) {
+    const op = step.operation;
+    const { signs, weight_int8: weight, scale, bias, table } = tensorsOf(packed, op);
+    let values;
+    if (signs) {
+      const { filters, height, width, channels, bit } = signsOf(packed, op);
+      values = new Int8Array(filters * height * width * channels);
+      eachWeight({ filters, height, width, channels }, (at, o, v, u, c) => {
+        values[at] = 2 * bit(o, v, u, c) - 1;
+      });
+    } else {
+      values = transposed(packed, op, weight);
+    }
+    const classes = [0, 1].map((side) =>
+      (table
+        ? classesOf(packed.shapes.input, step.window, step.shape, side)
+        : new Uint32Array(step.shape[1 + side])));
+    return [values, scale, table || bias || new Float32Array(scale.length), ...classes];
+  }
+
+  // Outputs of a class have the same part of the window inside of the image.
+  function classesOf(image, window, output, side) {
+    const parts = new Map();
+    return Uint32Array.from({ length: output[1 + side] }, (_, i) => {
+      const start = i * window.stride[side] - window.padding[side];
+      const end = Math.min(window.kernel[side], image[1 + side] - start);
+      const part = `${Math.max(0, -start)} ${end}`;
+      if (!parts.has(part)) parts.set(part, parts.size);
+      return parts.get(part);
+    });
   }
 
   // ------------------------------------------------------------------------
@@ -362,6 +414,10 @@ const mmirnet = (() => {
       } else if (lowered.kind === 'product') {
         const [kind, from] = this.operand(source, lowered);
         this.append(newStep(kind, from, output, shape, { window: lowered.window, operation: op }));
+      } else if (lowered.kind === 'byte product') {
+        const { window, args, pixels } = lowered;
+        const kind = pixels ? 'pixel_conv' : 'byte_conv';
+        this.append(newStep(kind, source, output, shape, { window, args, operation: op }));
       } else {
         const { window = null, args, fuses } = lowered;
         this.append(newStep(lowered.name, source, output, shape, { window, args, fuses }));
@@ -402,7 +458,7 @@ const mmirnet = (() => {
 
     // A bias rounds before a BatchNorm does: they are two passes.
     hasBias(step) {
-      return step.operation !== null && 'bias' in tensorsOf(this.packed, step.operation);
+      return 'bias' in stepTensors(step, this.packed);
     }
 
     extend(step, output) {
@@ -449,13 +505,16 @@ const mmirnet = (() => {
     }
   }
 
+  const readsAsItComes = ({ kind, binarize, pixels }) =>
+    (kind === 'product' && !binarize) || (kind === 'byte product' && pixels);
+
   // Whether the image is needed in the layout of the other values.
   function readsImage(packed, lowered) {
     const names = new Set(['input']);
     for (const [i, op] of packed.graph.entries()) {
       if (!op.src.some((name) => names.has(name))) continue;
       if (lowered[i].kind === 'alias') names.add(op.dst);
-      else if (lowered[i].kind !== 'product' || lowered[i].binarize) return true;
+      else if (!readsAsItComes(lowered[i])) return true;
     }
     return names.has(packed.graph.at(-1).dst);
   }
@@ -495,13 +554,16 @@ const mmirnet = (() => {
       const pad = kind === 'bits' ? pads[value] || 0 : 0;
       const pixel = {
         image: () => 4 * channels,
+        pixels: () => channels,
         floats: () => 4 * roundUp(channels, FLOAT_LANES),
         bits: () => (WORD / 8) * Math.ceil(channels / WORD),
       }[kind]();
       result.push({ value, shape, kind, pad, pixel, offset });
       offset += roundUp(height * (width + 2 * pad) * pixel + GAP, ALIGNMENT);
     };
-    place('input', packed.shapes.input, 'image');
+    for (const kind of ['image', 'pixels']) {
+      if (steps.some((step) => imageKind(step) === kind)) place('input', packed.shapes.input, kind);
+    }
     for (const step of steps) {
       if (step.floats) place(step.output, step.shape, 'floats');
       if (step.bits) place(step.output, step.shape, 'bits');
@@ -509,7 +571,17 @@ const mmirnet = (() => {
     return [result, offset];
   }
 
-  const stepTensors = (step, packed) => (step.operation ? tensorsOf(packed, step.operation) : {});
+  // In which form a step reads the image, if it reads it as it comes.
+  function imageKind({ source, kind }) {
+    const kinds = { conv: 'image', image: 'image', pixel_conv: 'pixels' };
+    return source === 'input' ? kinds[kind] : undefined;
+  }
+
+  // What the epilogue takes of an operation; sums of bytes have their own.
+  function stepTensors(step, packed) {
+    const none = !step.operation || ['byte_conv', 'pixel_conv'].includes(step.kind);
+    return none ? {} : tensorsOf(packed, step.operation);
+  }
 
   // What the sums are multiplied with before the affine.
   function scaleOf(step, packed) {
@@ -621,7 +693,7 @@ const mmirnet = (() => {
       this.steps = steps;
       this.places = new Map();
       runtime.call('create', size);
-      const kinds = ['image', 'floats', 'bits'];
+      const kinds = ['image', 'floats', 'bits', 'pixels'];
       for (const place of places) {
         const [channels, height, width] = place.shape;
         const sizes = [height, width, channels, place.pad, place.offset];
@@ -629,7 +701,8 @@ const mmirnet = (() => {
         this.places.set(`${place.kind} ${place.value}`, place);
       }
       const { mean, std } = packed.input;
-      runtime.call('set_input', this.tensor('image', 'input'), f32(mean), f32(std));
+      const images = ['image', 'pixels'].map((kind) => this.tensor(kind, 'input'));
+      runtime.call('set_input', ...images, f32(mean), f32(std));
       for (const step of steps) this.add(step);
       runtime.call('set_output', this.tensor('floats', logits));
       const [channels, height, width] = packed.shapes.input;
@@ -644,18 +717,24 @@ const mmirnet = (() => {
       return place ? place.id : -1;
     }
 
+    // Where a step finds what it reads.
+    source(step) {
+      const kind = imageKind(step) || (step.kind === 'binary_conv' ? 'bits' : 'floats');
+      return this.places.get(`${kind} ${step.source}`);
+    }
+
     add(step) {
       const { packed, runtime } = this;
-      const kind = step.kind === 'image' ? 'map' : step.kind;
-      const fromImage = step.source === 'input' && ['conv', 'image'].includes(step.kind);
-      const form = kind === 'binary_conv' ? 'bits' : fromImage ? 'image' : 'floats';
-      const args = [this.tensor(form, step.source)];
+      const kind = { image: 'map', pixel_conv: 'byte_conv' }[step.kind] || step.kind;
+      const args = [this.source(step).id];
       if (step.window) args.push(windowOf(step.window));
       args.push(...step.args);
       if (kind === 'binary_conv') {
         const { offset = [], affine_input: affineInput = [] } = stepTensors(step, packed);
         const terms = affineInput.length ? [offset, affineInput] : [[], []];
         args.push(packedSigns(packed, step.operation), ...terms);
+      } else if (kind === 'byte_conv') {
+        args.push(...byteWeights(packed, step));
       } else if (kind === 'conv') {
         args.push(step.window.groups, floatWeights(packed, step.operation));
       }
@@ -701,8 +780,8 @@ const mmirnet = (() => {
       return logits;
     }
 
-    /* The binary layers in order: `name`, their `signs` (see signsOf), and `shape` of
-     * their input (channels, height, width). */
+    /* The binary layers in order: `name`, their `signs` (see signsOf), `shape` of their
+     * input (channels, height, width), and `bits` of each of its values. */
     get layers() {
       return this.packed.graph
         .filter((op) => op.op.startsWith('binary_'))
@@ -710,20 +789,19 @@ const mmirnet = (() => {
           name: op.dst,
           signs: signsOf(this.packed, op),
           shape: this.packed.shapes[op.src[0]],
-          binarized: op.binarize_input,
+          // Of an activation.
+          bits: op.op.endsWith('_int8') ? 8 : op.binarize_input ? 1 : 32,
           step: this.steps.find((step) => step.operation === op),
         }));
     }
 
     /* What a layer read in the last image, as a function (channel, row, column): 0 or 1
      * where its input is binary, else a float. */
-    activations({ step, binarized, shape }) {
+    activations({ step, bits, shape }) {
       const [channels, , width] = shape;
-      const kind = step.kind === 'binary_conv' ? 'bits' : 'floats';
-      const image = step.source === 'input' && step.kind === 'conv';
-      const place = this.places.get(`${image ? 'image' : kind} ${step.source}`);
+      const place = this.source(step);
       const start = this.arena + place.offset;
-      if (kind === 'bits') {
+      if (place.kind === 'bits') {
         const bytes = this.runtime.view(Uint8Array, start);
         const row = (width + 2 * place.pad) * place.pixel;
         return (c, y, x) =>
@@ -731,7 +809,7 @@ const mmirnet = (() => {
       }
       const floats = this.runtime.view(Float32Array, start);
       const value = (c, y, x) => floats[((y * width + x) * place.pixel) / 4 + c];
-      return binarized ? (c, y, x) => Number(value(c, y, x) >= 0) : value;
+      return bits === 1 ? (c, y, x) => Number(value(c, y, x) >= 0) : value;
     }
   }
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from binary_graphs import layer_tensors, op, packed_network, real
 from browser import browser
+from int8_networks import int8_network
 from networks import EveryOperation, mixed_network, warm_up
 from PIL import Image
 from small_run import ROOT
@@ -157,6 +158,10 @@ NETWORKS = {
     'exponent': lambda: form('exponent'),
     'scale': lambda: form('scale'),
     'terms': lambda: form('terms'),
+    'bytes': lambda: int8_network(3, 20, (12, 11), padding=1),
+    'bytes of grey images': lambda: int8_network(
+        1, 70, (11, 12), 3, stride=2, padding=2
+    ),
     'linear scale': lambda: form('scale', 'binary_linear'),
     'linear terms': lambda: form('terms', 'binary_linear'),
 }

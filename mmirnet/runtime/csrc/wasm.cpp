@@ -50,9 +50,9 @@ MMIRNET_EXPORT int add_tensor(int kind, int height, int width, int channels,
                              channels, pad, offset);
 }
 
-MMIRNET_EXPORT void set_input(int tensor, const float* mean, size_t means,
-                              const float* std, size_t stds) {
-  network->set_input(tensor, -1, {mean, means}, {std, stds});
+MMIRNET_EXPORT void set_input(int floats, int bytes, const float* mean,
+                              size_t means, const float* std, size_t stds) {
+  network->set_input(floats, bytes, {mean, means}, {std, stds});
 }
 
 MMIRNET_EXPORT void set_output(int tensor) { network->set_output(tensor); }
@@ -81,6 +81,20 @@ MMIRNET_EXPORT void add_binary_conv(int in, const Window* window,
 MMIRNET_EXPORT void add_conv(int in, const Window* window, int groups,
                              const float* weight, size_t weights) {
   add_conv(*network, in, *window, groups, {weight, weights}, epilogue);
+}
+
+MMIRNET_EXPORT void add_byte_conv(int in, const Window* window, float scale,
+                                  int zero, const int8_t* values, size_t bytes,
+                                  const float* factor, size_t factors,
+                                  const float* rest, size_t rests,
+                                  const int32_t* row_class, size_t rows,
+                                  const int32_t* column_class, size_t columns) {
+  const ByteWeights weights{{values, bytes},
+                            {factor, factors},
+                            {rest, rests},
+                            {row_class, rows},
+                            {column_class, columns}};
+  add_byte_conv(*network, in, *window, scale, zero, weights, epilogue);
 }
 
 MMIRNET_EXPORT void add_max_pool(int in, const Window* window) {
