@@ -25,7 +25,6 @@ from mmengine.device import get_device
 from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmpretrain.datasets.transforms import PackInputs, ResizeEdge
 from mmpretrain.registry import DATASETS, TRANSFORMS
-from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -34,6 +33,7 @@ from ..registry import find_class
 from .augmentation import Augmentation, Draws
 from .copies import cifar10_copy
 from .decoded import decoded_images
+from .labelled import labelled
 from .seeding import SeededIndex, has_deterministic_order
 from .wrapped import leaves
 
@@ -183,10 +183,7 @@ class InMemory(Dataset):
             seed, _, epoch, _ = indices[0].seed
             draws = self.draw(seed, epoch)
         images = self.take(chosen, draws)
-        samples = labelled(self.labels[rows])
-        for index, sample in zip(indices, samples, strict=True):
-            sample.set_field(int(index), 'sample_idx', field_type='metainfo')
-        return dict(inputs=images, data_samples=samples)
+        return dict(inputs=images, data_samples=labelled(self.labels[rows], indices))
 
     def take(self, chosen: Tensor, draws: Draws | None) -> Tensor:
         """Returns the augmented images of a batch.
@@ -206,24 +203,6 @@ class InMemory(Dataset):
         """Returns one sample in the format of an ordinary pipeline."""
         batch = self.__getitems__([index])
         return dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
-
-
-def labelled(labels: Tensor) -> list[DataSample]:
-    """Returns data samples with labels.
-
-    Args:
-        labels (Tensor): (N,), int64.
-
-    Returns:
-        list[DataSample]: N samples, whose labels are views of the tensor.
-    """
-    samples = []
-    for label in labels.split(1):
-        sample = DataSample()
-        # Twice as fast as set_gt_label, whose checks are not needed here.
-        sample.set_field(label, 'gt_label')
-        samples.append(sample)
-    return samples
 
 
 @FUNCTIONS.register_module()

@@ -357,7 +357,7 @@ def check_capture(runner: Runner, data: object) -> None:
         ConfigError: If a part of the run cannot be captured; names it and a way out.
     """
     for problem in (
-        _problem_of_data(data),
+        _problem_of_data(data, next(runner.model.parameters()).device),
         _problem_of_optimizer(runner.optim_wrapper),
         _problem_of_schedulers(runner.param_schedulers),
         _problem_of_model(unwrap(runner.model)),
@@ -369,11 +369,16 @@ def check_capture(runner: Runner, data: object) -> None:
             raise ConfigError(_CHANGES_GRADIENTS.format(type(hook).__name__))
 
 
-def _problem_of_data(data: object) -> str | None:
+def _problem_of_data(data: object, device: torch.device) -> str | None:
     if not isinstance(data, InMemory):
         return (
             f'train_dataloader.dataset is {type(data).__name__}, whose images are not '
-            "on the GPU: use --in-memory, or dataset=dict(type='InMemory', ...)"
+            "in memory: use --in-memory, or dataset=dict(type='InMemory', ...)"
+        )
+    if data.images.device.type != device.type:
+        return (
+            f'the images of InMemory are on {data.images.device.type} and the model is '
+            f'on {device.type}: leave out train_dataloader.dataset.device'
         )
     return None
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW
 
 from ..datasets.augmentation import Draws
-from ..datasets.in_memory import InMemory, labelled
+from ..datasets.in_memory import InMemory
+from ..datasets.labelled import labelled
 from ..errors import ConfigError, first_line
 from .hooks import FiniteLossHook
 
@@ -319,7 +320,9 @@ def _clipping_into(outputs: dict[str, Tensor], wrapper: OptimWrapper) -> Iterato
 
 def _random_states(device: torch.device) -> tuple:
     """Returns the states of all generators that a model may draw from."""
-    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
-    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == 'cuda' else []
-    tensors = [state.numpy().tobytes() for state in (states[2], *on_gpu)]
-    return *states[:2], *tensors
+    _, words, place, *_ = np.random.get_state()
+    states = [torch.get_rng_state()]
+    if device.type == 'cuda':
+        states.append(torch.cuda.get_rng_state(device))
+    tensors = [state.numpy().tobytes() for state in states]
+    return random.getstate(), words.tobytes(), place, tensors

@@ -181,7 +181,7 @@ def fingerprint(value) -> object:
 
 def state(folder: Path) -> dict[str, object]:
     """All that has to agree, from the last checkpoint of a run."""
-    checkpoint = torch.load(find_intact_checkpoint(folder), weights_only=True)
+    checkpoint = torch.load(find_intact_checkpoint(folder), 'cpu', weights_only=True)
     hub = checkpoint.pop('message_hub')
     meta = checkpoint.pop('meta')
     clocks = ('time', 'data_time', 'memory')

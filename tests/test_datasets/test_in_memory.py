@@ -1,6 +1,7 @@
 """The in-memory data sets against MMPretrain's pipeline of one sample at a time."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 from mmengine.runner import Runner
-from mmpretrain.registry import TRANSFORMS
+from mmpretrain.registry import MODELS, TRANSFORMS
+from mmpretrain.structures import DataSample
 from PIL import Image
 from torch.utils.data import Dataset
 
 from mmirnet.datasets import DeterministicSampler, InMemory, keep_in_memory
 from mmirnet.datasets.augmentation import crop_and_flip
+from mmirnet.datasets.labelled import labelled
 
 init_default_scope('mmpretrain')
 CROP = dict(type='RandomCrop', crop_size=32, padding=4)
@@ -85,6 +88,54 @@ def test_without_augmentation_gives_what_the_pipeline_gives():
         assert torch.equal(image, other['inputs'])
         assert torch.equal(sample.gt_label, other['data_samples'].gt_label)
         assert sample.gt_label.dtype == other['data_samples'].gt_label.dtype
+
+
+class TestSamples:
+    """The samples of a batch are MMPretrain's, in all that is done with them."""
+
+    @pytest.fixture
+    def both(self):
+        samples = []
+        for index, label in enumerate([3, 1]):
+            sample = DataSample(metainfo=dict(sample_idx=index))
+            samples.append(sample.set_gt_label(label))
+        return labelled(torch.tensor([3, 1]), [0, 1]), samples
+
+    def test_hold_the_same(self, both):
+        for ours, theirs in zip(*both, strict=True):
+            assert isinstance(ours, DataSample)
+            assert ours.to_dict() == theirs.to_dict()
+            assert set(ours.metainfo_items()) == set(theirs.metainfo_items())
+            assert list(ours.keys()) == list(theirs.keys())
+            for copied in (
+                ours.clone(),
+                ours.to('cpu'),
+                pickle.loads(pickle.dumps(ours)),
+            ):
+                assert copied.to_dict() == theirs.to_dict()
+
+    @pytest.mark.parametrize('value', [2, [2, 4], torch.tensor(2), torch.tensor([2])])
+    def test_take_the_same_labels(self, both, value):
+        ours, theirs = (samples[0].set_gt_label(value) for samples in both)
+        assert torch.equal(ours.gt_label, theirs.gt_label)
+        assert ours.set_pred_label(4).pred_label == 4
+
+    @pytest.mark.parametrize('onehot', [False, True])
+    def test_pass_the_data_preprocessor(self, both, onehot):
+        preprocessor = MODELS.build(
+            dict(type='ClsDataPreprocessor', num_classes=5, to_onehot=onehot)
+        )
+        images = torch.zeros(2, 3, 4, 4)
+        ours, theirs = (
+            preprocessor(dict(inputs=images, data_samples=samples), True)[
+                'data_samples'
+            ]
+            for samples in both
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.to_dict().keys() == b.to_dict().keys()
+            assert torch.equal(a.gt_label, b.gt_label)
+            assert not onehot or torch.equal(a.gt_score, b.gt_score)
 
 
 class TestDraws:

@@ -1,219 +1,80 @@
 """A loop that replays training steps gives what the loop without replays gives."""
 
-import os
+import functools
 import re
-import signal
-import uuid
 
 import pytest
-import torch
+from captured_runs import LOOPS, RUNS, SGD, in_memory, runner_of, trained
 from killed_runs import differences, state
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS
+from recorded_graphs import record_graphs
 from small_run import small_config
-from torch import nn
 
 from mmirnet.apis.training import train
-from mmirnet.binary import IRConv2d
 from mmirnet.engine.config import set_captured_loop
+from mmirnet.engine.static_step import StaticStep
 from mmirnet.errors import ConfigError, NonFiniteError
 
-init_default_scope('mmpretrain')
-IMAGES = 60  # seven batches of 8, and one of 4
-CROP = dict(type='RandomCrop', crop_size=32, padding=4)
-FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
-PACK = dict(type='PackInputs')
-JITTER = dict(type='ColorJitter', brightness=0.5, backend='pillow')
+
+@pytest.fixture(scope='module')
+def ends(tmp_path_factory):
+    """Ends of runs in the deterministic loop, by name."""
+
+    @functools.cache
+    def end(name):
+        folder = tmp_path_factory.mktemp('run')
+        trained(folder, 'DeterministicEpochLoop', **RUNS[name])
+        return state(folder)
+
+    return end
 
 
-@MODELS.register_module()
-class TinyBackbone(nn.Module):
-    """A binary convolution between two batch norms; may draw numbers or signal."""
-
-    def __init__(self, dropout=0.0, draws=False, stop_at=None, breaks_at=None):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Conv2d(3, 4, 3, 4)
-        self.norm = nn.BatchNorm2d(4)
-        self.conv = IRConv2d(4, 6, 3, 2)
-        self.last = nn.BatchNorm2d(6)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.draws, self.stop_at, self.breaks_at = draws, stop_at, breaks_at
-        self.steps = 0
-
-    def forward(self, x):
-        if self.training:
-            self.steps += 1
-            if self.steps == self.stop_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            if self.steps == self.breaks_at:
-                x = x * float('inf')
-            if self.draws:
-                x = x + torch.rand(1)
-        x = self.last(self.conv(self.norm(self.stem(x))))
-        return (self.dropout(x),)
-
-
-def in_memory(pipeline=(CROP, FLIP, PACK), indices=IMAGES, split='train'):
-    data = dict(
-        type='Digits',
-        split=split,
-        indices=indices,
-        pipeline=[dict(t) for t in pipeline],
-    )
-    return dict(type='InMemory', dataset=data)
-
-
-def runner_of(
-    folder, loop, hooks=(), backbone=(), data=(), defaults=(), loop_args=(), **kwargs
-):
-    captured = loop == 'CapturedEpochLoop'
-    args = dict(capture=False, steps_per_replay=3) if captured else {}
-    options = dict(
-        model=dict(
-            type='ImageClassifier',
-            backbone=dict(type='TinyBackbone', **dict(backbone)),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='BNLinearClsHead', num_classes=10, in_channels=6),
-            data_preprocessor=dict(num_classes=10, mean=[128] * 3, std=[64] * 3),
-        ),
-        work_dir=str(folder),
-        train_dataloader={
-            **dict(
-                batch_size=8,
-                num_workers=0,
-                dataset=in_memory(),
-                sampler=dict(type='DefaultSampler', shuffle=True),
-                collate_fn=dict(type='as_is'),
-            ),
-            **dict(data),
-        },
-        train_cfg=dict(type=loop, max_epochs=2, **{**args, **dict(loop_args)}),
-        optim_wrapper=dict(optimizer=SGD),
-        param_scheduler=dict(type='CosineAnnealingLR', T_max=2, by_epoch=True),
-        default_hooks={
-            **dict(
-                logger=dict(type='LoggerHook', interval=5),
-                checkpoint=dict(type='AtomicCheckpointHook', interval=1),
-                finite_loss=dict(type='FiniteLossHook'),
-                preemption=dict(type='PreemptionHook'),
-            ),
-            **dict(defaults),
-        },
-        custom_hooks=[dict(type='EDEHook'), *hooks],
-        default_scope='mmpretrain',
-        log_level='WARNING',
-        experiment_name=f'captured-{uuid.uuid4()}',
-        randomness=dict(seed=3),
-    )
-    options.update(kwargs)
-    return Runner(**options)
-
-
-SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
-ADAMW = dict(type='AdamW', lr=0.01, weight_decay=0.05, fused=True)
-VALIDATION = dict(
-    val_dataloader=dict(
-        batch_size=8,
-        num_workers=0,
-        dataset=in_memory([PACK], 20, 'test'),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='as_is'),
-    ),
-    val_cfg=dict(),
-    val_evaluator=dict(type='Accuracy'),
+@pytest.mark.parametrize(
+    'name', ['SGD', 'AdamW', 'EMA and validation', 'learning rate by iteration']
 )
-RUNS = {
-    'SGD': {},
-    'AdamW': dict(optim_wrapper=dict(optimizer=ADAMW)),
-    'parameter groups': dict(
-        optim_wrapper=dict(
-            optimizer=SGD, paramwise_cfg=dict(norm_decay_mult=0.0, bias_lr_mult=2.0)
-        )
-    ),
-    'clipping': dict(
-        optim_wrapper=dict(optimizer=SGD, clip_grad=dict(max_norm=0.5)),
-    ),
-    'clipping values': dict(
-        optim_wrapper=dict(
-            optimizer=SGD, clip_grad=dict(type='value', clip_value=0.01)
-        ),
-    ),
-    'bfloat16': dict(optim_wrapper=dict(type='Bf16OptimWrapper', optimizer=SGD)),
-    'EMA and validation': dict(
-        hooks=[dict(type='EMAHook', momentum=0.1)], **VALIDATION
-    ),
-    'EMA from an iteration on': dict(
-        hooks=[dict(type='EMAHook', momentum=0.1, begin_iter=6)]
-    ),
-    'EMA from an epoch on': dict(
-        hooks=[dict(type='EMAHook', momentum=0.1, begin_epoch=2)]
-    ),
-    'another average': dict(
-        hooks=[dict(type='EMAHook', ema_type='MomentumAnnealingEMA')]
-    ),
-    'schedule by iteration': dict(
-        hooks=[dict(type='EDEHook', by_epoch=False, interval=4)]
-    ),
-    'learning rate by iteration': dict(
-        param_scheduler=[
-            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=7),
-            dict(type='CosineAnnealingLR', T_max=16, by_epoch=False),
-        ]
-    ),
-    'momentum by epoch': dict(
-        param_scheduler=[
-            dict(type='CosineAnnealingMomentum', T_max=2, by_epoch=True, eta_min=0.5)
-        ]
-    ),
-    'statistics': dict(hooks=[dict(type='BinaryStatsHook', interval=4)]),
-    'checkpoints by iteration': dict(
-        defaults=dict(
-            checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=5)
-        )
-    ),
-    'a log of each iteration': dict(
-        defaults=dict(logger=dict(type='LoggerHook', interval=1))
-    ),
-    'compiled': dict(
-        defaults=dict(compile=dict(type='CompileHook', backend='aot_eager'))
-    ),
-    'one size of batches': dict(data=dict(drop_last=True)),
-    'colours': dict(data=dict(dataset=in_memory([CROP, JITTER, PACK]))),
-    'nothing drawn': dict(data=dict(dataset=in_memory([PACK]))),
-    'resized crops': dict(
-        data=dict(
-            dataset=in_memory(
-                [dict(type='RandomResizedCrop', scale=32, backend='pillow'), PACK]
-            )
-        )
-    ),
-}
+def test_ends_as_the_deterministic_loop(tmp_path, ends, name):
+    """The same steps without any capture."""
+    trained(tmp_path, 'CapturedEpochLoop', **RUNS[name])
+    assert differences(ends(name), state(tmp_path)) == []
 
 
-def trained(folder, loop, **kwargs):
-    runner = runner_of(folder, loop, **kwargs)
-    runner.train()
-    return runner
+@pytest.fixture
+def recorded(monkeypatch):
+    """Captures that record on the CPU; gives the graphs that are made."""
+    steps = []
+    start = StaticStep.__init__
 
+    def start_capturing(self, *args):
+        start(self, *args)
+        self.capture = True
+        steps.append(self)
 
-LOOPS = ('DeterministicEpochLoop', 'CapturedEpochLoop')
+    def on_host():
+        ema = steps[-1].ema
+        return [] if ema is None else [ema.ema_model.steps]
+
+    monkeypatch.setattr(StaticStep, '__init__', start_capturing)
+    return record_graphs(monkeypatch, on_host)
 
 
 @pytest.mark.parametrize('name', RUNS)
-def test_ends_as_the_deterministic_loop(tmp_path, name):
-    """Weights, optimizer, averages, schedulers, and the history of what is logged."""
-    ends = []
-    for loop in LOOPS:
-        trained(tmp_path / loop, loop, **RUNS[name])
-        ends.append(state(tmp_path / loop))
-    assert differences(*ends) == []
-    wanted = (tmp_path / 'DeterministicEpochLoop').glob('*.pth')
-    assert {p.name for p in wanted} == {
-        p.name for p in (tmp_path / 'CapturedEpochLoop').glob('*.pth')
-    }
+def test_replays_end_as_the_deterministic_loop(tmp_path, ends, recorded, name):
+    """Weights, optimizer, averages, schedulers, and the history of what is logged.
+
+    Operations are repeated on the tensors of a capture, without any Python.
+    """
+    trained(tmp_path, 'CapturedEpochLoop', **RUNS[name])
+    assert differences(ends(name), state(tmp_path)) == []
+    assert sum(graph.replays for graph in recorded) > 0
+
+
+def test_refuses_a_step_that_waits_for_the_device(tmp_path, recorded):
+    message = r'cannot be captured .*not permitted.*leave out what waits'
+    with pytest.raises(ConfigError, match=message) as error:
+        trained(tmp_path, 'CapturedEpochLoop', backbone=dict(waits=True))
+    assert '\n' not in str(error.value)
 
 
 def test_logs_the_same_lines(tmp_path):
@@ -332,6 +193,10 @@ REFUSED = {
             )
         ),
         'dataset is Digits, .* use --in-memory',
+    ),
+    'place of the data': (
+        dict(data=dict(dataset=dict(in_memory(), device='meta'))),
+        'InMemory are on meta and the model is on cpu: leave out',
     ),
     'optimizer': (
         dict(optim_wrapper=dict(optimizer=dict(type='RMSprop', lr=0.1))),

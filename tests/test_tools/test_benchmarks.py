@@ -43,15 +43,19 @@ def test_train_step_notices_wrong_gradients(monkeypatch):
         train_step.check_gradients('resnet20', torch.randn(2, 3, 8, 8), compiled=False)
 
 
-def test_runner_throughput_writes_its_report(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('flags', 'options'), [([], []), (['--capture'], ['train_cfg.capture=False'])]
+)
+def test_runner_throughput_writes_its_report(tmp_path, monkeypatch, flags, options):
     import runner_throughput
 
     run_main(
         monkeypatch,
         runner_throughput,
         *('mmirnet::irnet/resnet20_bireal_digits.py', '--in-memory', '--epochs', 1),
+        *flags,
         *('--images', 96, '--out', tmp_path / 'runner.json'),
-        *('--cfg-options', 'val_dataloader.dataset.indices=40'),
+        *('--cfg-options', 'val_dataloader.dataset.indices=40', *options),
     )
     report = json.loads((tmp_path / 'runner.json').read_text())
     ratio = report['runner_images_per_s'] / report['bare_images_per_s']

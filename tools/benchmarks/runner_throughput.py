@@ -10,79 +10,67 @@ import tempfile
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from reports import write_json
 
-from mmirnet.analysis.cost.measure import clock, machine, seconds
+from mmirnet.analysis.cost.measure import machine, seconds
 from mmirnet.apis.command_line import one_line_errors
 from mmirnet.apis.running import build_runner, prepare_config
-from mmirnet.engine.config import load_config, set_hook
+from mmirnet.engine.config import load_config, set_captured_loop, set_hook
 
 
-class Throughput(Hook):
+class Throughput:
     """Times epochs and validations, and steps without the Runner after each epoch.
+
+    It is no hook, because a hook that acts in every epoch would change what the loop
+    with captured steps does.
+
+    Args:
+        runner (Runner): The runner, before training.
 
     Attributes:
         rounds (list[dict]): For each epoch: images/s of the Runner and of the step
             alone, and the seconds of training and validation.
     """
 
-    #: After all other hooks at the end of an epoch.
-    priority = 'LOWEST'
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.rounds, self.batch = runner, [], None
+        self.device = next(runner.model.parameters()).device
+        train_loop, val_loop = runner.train_loop, runner.val_loop
+        self._train_epoch, self._validate = train_loop.run_epoch, val_loop.run
+        train_loop.run_epoch, val_loop.run = self._time_epoch, self._time_validation
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.now = clock(device)[1]
-        self.rounds = []
-        self.batch = None
-
-    def _time(self) -> float:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)
-        return self.now()
-
-    def before_train_epoch(self, runner) -> None:
-        """Starts the timer."""
-        self.images = 0
-        self.start = self._time()
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Counts the images, and keeps the first batch for the steps alone."""
-        self.images += len(data_batch['inputs'])
+    def _time_epoch(self) -> None:
+        """Times an epoch, and the same number of steps alone."""
+        loader = self.runner.train_dataloader
         if self.batch is None:
-            self.batch = runner.model.data_preprocessor(data_batch, True)
-
-    def after_train_epoch(self, runner) -> None:
-        """Stops the timer, and times the same number of steps alone."""
-        taken = self._time() - self.start
-        steps = len(runner.train_dataloader)
-        bare = sum(
-            seconds(lambda: self._bare_step(runner), self.device) for _ in range(steps)
-        )
+            batch = next(iter(loader))
+            self.batch = self.runner.model.data_preprocessor(batch, True)
+        taken = seconds(self._train_epoch, self.device)
+        steps = len(loader)
+        images = steps * loader.batch_size if loader.drop_last else len(loader.dataset)
+        bare = sum(seconds(self._bare_step, self.device) for _ in range(steps))
         self.rounds.append(
             dict(
-                runner_images_per_s=self.images / taken,
+                runner_images_per_s=images / taken,
                 bare_images_per_s=steps * len(self.batch['inputs']) / bare,
                 train_s=taken,
                 val_s=0.0,
             )
         )
 
-    def _bare_step(self, runner) -> None:
-        wrapper = runner.optim_wrapper
-        with wrapper.optim_context(runner.model):
-            loss = runner.model(**self.batch, mode='loss')['loss']
+    def _bare_step(self) -> None:
+        wrapper = self.runner.optim_wrapper
+        with wrapper.optim_context(self.runner.model):
+            loss = self.runner.model(**self.batch, mode='loss')['loss']
         wrapper.optimizer.zero_grad()
         wrapper.backward(loss)
         wrapper.step()
+        wrapper.zero_grad()
 
-    def before_val_epoch(self, runner) -> None:
-        """Starts the timer."""
-        self.start = self._time()
-
-    def after_val_epoch(self, runner, metrics=None) -> None:
-        """Stops the timer."""
-        self.rounds[-1]['val_s'] = self._time() - self.start
+    def _time_validation(self) -> None:
+        taken = seconds(self._validate, self.device)
+        self.rounds[-1]['val_s'] = taken
 
 
 def measure(
@@ -107,14 +95,13 @@ def measure(
     loaders = ('train_dataloader', 'val_dataloader')
     prepare_config(cfg, options, loaders, in_memory=in_memory)
     runner = build_runner(cfg, loaders)
-    hook = Throughput(next(runner.model.parameters()).device)
-    runner.register_hook(hook)
+    throughput = Throughput(runner)
     runner.train()
-    rounds = hook.rounds[1:]
+    rounds = throughput.rounds[1:]
     ratios = [r['runner_images_per_s'] / r['bare_images_per_s'] for r in rounds]
     middle = {k: statistics.median(r[k] for r in rounds) for k in rounds[0]}
     return dict(
-        machine=machine(hook.device),
+        machine=machine(throughput.device),
         config=cfg.filename,
         options=options,
         batch=runner.train_dataloader.batch_size,
@@ -132,6 +119,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--epochs', type=int, default=3, help='after one to warm up')
     parser.add_argument('--images', type=int, help='of an epoch (all)')
     parser.add_argument('--compile', action='store_true', help='the backbone')
+    parser.add_argument(
+        '--capture', action='store_true', help='whole steps (GPU; sets --in-memory)'
+    )
+    parser.add_argument('--amp', action='store_true', help='in bfloat16')
     parser.add_argument('--in-memory', action='store_true', help='keep the images')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
@@ -147,9 +138,12 @@ def main() -> None:
         cfg = load_config(args.config, work_dir, 'none')
         if args.compile:
             set_hook(cfg, 'compile', type='CompileHook')
-        report = measure(
-            cfg, args.epochs, args.images, args.cfg_options, args.in_memory
-        )
+        if args.amp:
+            cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+        if args.capture:
+            set_captured_loop(cfg)
+        in_memory = args.in_memory or args.capture
+        report = measure(cfg, args.epochs, args.images, args.cfg_options, in_memory)
     ratio = report['ratio']
     print(
         f'Runner {report["runner_images_per_s"]:.0f} images/s, bare step '
