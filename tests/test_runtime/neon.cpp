@@ -98,6 +98,53 @@ std::vector<float> run(const char* isa, int channels, int out, int kernel,
   return logits;
 }
 
+// Pixels through a convolution of bytes, and its floats through another one.
+std::vector<float> run_bytes(const char* isa, int channels, int out, int kernel,
+                             int stride, int pad, int height, int width) {
+  random_bits.seed(channels * 7919 + out);
+  const int out_height = (height + 2 * pad - kernel) / stride + 1;
+  const int out_width = (width + 2 * pad - kernel) / stride + 1;
+  const size_t place = 1 << 18;
+  Network network(isa, "", 2, 4 * place);
+  const int image = network.add_tensor(Tensor::kBytes, height, width, channels, 0, 0);
+  const int first = network.add_tensor(Tensor::kFloats, out_height, out_width, out, 0,
+                                       place);
+  const int second = network.add_tensor(Tensor::kFloats, out_height, out_width, 16, 0,
+                                        2 * place);
+  const int pooled = network.add_tensor(Tensor::kFloats, 1, 1, 16, 0, 3 * place);
+  const std::vector<float> zero(channels, 0.0f), one(channels, 1.0f);
+  network.set_input(-1, image, {zero.data(), zero.size()}, {one.data(), one.size()});
+  const auto add = [&](int from, int to, int in, int filters, const Window& window,
+                       float scale, int zero_point) {
+    std::vector<int8_t> values(size_t{1} * filters * window.kernel_height *
+                               window.kernel_width * in);
+    for (int8_t& value : values) value = static_cast<int8_t>(random_bits());
+    std::vector<float> factor(filters), rest(filters);
+    for (int i = 0; i < filters; ++i) {
+      factor[i] = static_cast<float>(random_bits() % 2001) / 1e6f;
+      rest[i] = static_cast<float>(random_bits() % 2001) / 1e3f - 1.0f;
+    }
+    const std::vector<int32_t> rows(out_height, 0), columns(out_width, 0);
+    add_byte_conv(network, from, window, scale, zero_point,
+                  {{values.data(), values.size()},
+                   {factor.data(), factor.size()},
+                   {rest.data(), rest.size()},
+                   {rows.data(), rows.size()},
+                   {columns.data(), columns.size()}},
+                  {{}, {}, -2, 2, -1, to, -1});
+  };
+  add(image, first, channels, out, Window::square(kernel, stride, pad), 1, 0);
+  add(first, second, out, 16, Window::square(1, 1, 0), 63.75f, 127);
+  add_average_pool(network, second,
+                   Window{out_height, out_width, 1, 1, 0, 0, 0, 0, 1, 1}, false, pooled);
+  network.set_output(pooled);
+  std::vector<uint8_t> images(size_t{2} * channels * height * width);
+  for (uint8_t& value : images) value = static_cast<uint8_t>(random_bits());
+  std::vector<float> logits(2 * 16);
+  network.run(images.data(), 2, logits.data());
+  return logits;
+}
+
 }  // namespace
 
 int main() {
@@ -121,6 +168,16 @@ int main() {
           }
           ++compared;
         }
+    for (const auto& s : shapes) {
+      const auto bytes = [&](const char* isa) {
+        return run_bytes(isa, s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
+      };
+      if (bytes((*k)->name) != bytes("portable")) {
+        std::printf("%s differs in bytes\n", (*k)->name);
+        return 1;
+      }
+      ++compared;
+    }
     std::printf("%s\n", (*k)->name);
   }
   std::printf("%d compared\n", compared);

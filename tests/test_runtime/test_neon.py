@@ -33,4 +33,4 @@ def test_neon_equals_portable(tmp_path):
     result = subprocess.run(
         [emulator, program], capture_output=True, text=True, check=True
     )
-    assert result.stdout.split() == ['neon', 'portable', '108', 'compared']
+    assert result.stdout.split() == ['neon', 'portable', '126', 'compared']
