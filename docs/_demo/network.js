@@ -658,8 +658,8 @@ const mmirnet = (() => {
       this.copies.splice(0).forEach((address) => this.functions.free(address));
     }
 
-    // Calls a function. An array goes as its address and length, an Int32Array as its
-    // address alone.
+    // Calls a function. An array goes as its address and length, that of a Uint8Array
+    // in words of 64 bits; an Int32Array goes as its address alone.
     call(name, ...args) {
       const flat = args.flatMap((arg) => {
         if (typeof arg === 'number') return [arg];
