@@ -96,7 +96,7 @@ class CapturedEpochLoop(DeterministicEpochLoop):
         return super().run()
 
     @property
-    def _data(self):
+    def _data(self) -> object:
         return self.dataloader.dataset.dataset
 
     def run_epoch(self) -> None:
@@ -121,8 +121,9 @@ class CapturedEpochLoop(DeterministicEpochLoop):
     def _start(self) -> None:
         """Prepares the step, after all hooks have prepared themselves."""
         runner = self.runner
-        if runner.optim_wrapper.optimizer._optimizer_step_pre_hooks:
-            raise ConfigError(_CHANGES_GRADIENTS.format('a hook of the optimizer'))
+        optimizer = runner.optim_wrapper.optimizer
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            raise ConfigError(_ACTS_WITHIN.format('a hook of the optimizer'))
         size = self.dataloader.batch_size
         self._step = StaticStep(
             runner, self._data, size, self.steps_per_replay, self.capture
@@ -328,8 +329,8 @@ def _steps_schedulers(hook: Hook) -> bool:
     return type(hook) is ParamSchedulerHook
 
 
-_CHANGES_GRADIENTS = (
-    'CapturedEpochLoop: {} changes gradients between backward pass and optimizer, '
+_ACTS_WITHIN = (
+    'CapturedEpochLoop: {} acts between backward pass and optimizer, '
     f'which a replay does not run: leave it out, {WAY_OUT}'
 )
 
@@ -366,7 +367,7 @@ def check_capture(runner: Runner, data: object) -> None:
             raise ConfigError(f'CapturedEpochLoop: {problem}, {WAY_OUT}')
     for hook in runner.hooks:
         if isinstance(hook, OvSWHook):
-            raise ConfigError(_CHANGES_GRADIENTS.format(type(hook).__name__))
+            raise ConfigError(_ACTS_WITHIN.format(type(hook).__name__))
 
 
 def _problem_of_data(data: object, device: torch.device) -> str | None:

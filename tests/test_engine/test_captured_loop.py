@@ -231,7 +231,7 @@ REFUSED = {
         'model.backbone.dropout is Dropout, .* set its probability to 0',
     ),
     'other numbers': (dict(backbone=dict(draws=True)), 'draws random numbers'),
-    'OvSW': (dict(hooks=[dict(type='OvSWHook')]), 'OvSWHook changes gradients'),
+    'OvSW': (dict(hooks=[dict(type='OvSWHook')]), 'OvSWHook acts between backward'),
     'steps': (dict(loop_args=dict(steps_per_replay=0)), 'steps_per_replay'),
 }
 
@@ -244,6 +244,31 @@ def test_refuses_what_cannot_be_captured(tmp_path, name):
     assert '\n' not in str(error.value)
     assert 'CapturedEpochLoop' in str(error.value)
     assert not list(tmp_path.glob('*.pth'))
+
+
+@HOOKS.register_module()
+class AtEachStep(Hook):
+    """Attaches itself to the optimizer."""
+
+    def before_train(self, runner):
+        runner.optim_wrapper.optimizer.register_step_post_hook(lambda *args: None)
+
+
+def test_hooks_of_the_optimizer_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match='a hook of the optimizer acts between'):
+        trained(tmp_path, 'CapturedEpochLoop', hooks=[dict(type='AtEachStep')])
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_several_processes_run_uncaptured_and_say_so(
+    tmp_path, ends, monkeypatch, recorded
+):
+    monkeypatch.setattr('mmirnet.engine.captured_loop.get_world_size', lambda: 2)
+    trained(tmp_path, 'CapturedEpochLoop', log_level='INFO')
+    assert not recorded
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'captures nothing: a distributed run waits for other processes' in text
+    assert differences(ends('SGD'), state(tmp_path)) == []
 
 
 def test_batch_augmentations_are_refused(tmp_path):

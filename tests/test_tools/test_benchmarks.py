@@ -31,6 +31,15 @@ def test_train_step_writes_its_report(tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'step.png').stat().st_size > 0
 
 
+def test_train_step_captures_on_gpus_alone(monkeypatch, capsys):
+    name = 'ours compiled bf16 channels_last captured'
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, train_step, '--only', name)
+    assert f'{name}: needs --device cuda' in capsys.readouterr().err
+    assert name in train_step.on(torch.device('cuda'))
+    assert name not in train_step.on(torch.device('cpu'))
+
+
 def test_train_step_notices_wrong_gradients(monkeypatch):
     original = train_step.gradients
 

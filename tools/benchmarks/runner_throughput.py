@@ -16,6 +16,7 @@ from reports import write_json
 from mmirnet.analysis.cost.measure import machine, seconds
 from mmirnet.apis.command_line import one_line_errors
 from mmirnet.apis.running import build_runner, prepare_config
+from mmirnet.datasets.in_memory import is_in_memory
 from mmirnet.engine.config import load_config, set_captured_loop, set_hook
 
 
@@ -91,7 +92,8 @@ def measure(
     total = cfg.train_cfg.max_epochs
     options = {'train_cfg.max_epochs': epochs + 1, **options}
     if images:
-        options['train_dataloader.dataset.indices'] = images
+        inside = '.dataset' if is_in_memory(cfg.train_dataloader) else ''
+        options[f'train_dataloader.dataset{inside}.indices'] = images
     loaders = ('train_dataloader', 'val_dataloader')
     prepare_config(cfg, options, loaders, in_memory=in_memory)
     runner = build_runner(cfg, loaders)

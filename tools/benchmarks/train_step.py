@@ -29,7 +29,7 @@ from mmirnet.analysis.cost.measure import (
     seconds,
 )
 from mmirnet.binary import RECIPES, Hardtanh, IRConv2d, binary_layers, set_ede
-from mmirnet.engine.speed import compile_model
+from mmirnet.engine.speed import allow_tf32, compile_model
 
 ARCHS = {
     'resnet20': dict(
@@ -50,25 +50,36 @@ class Variant(NamedTuple):
     compile: bool = False
     amp: bool = False
     channels_last: bool = False
+    captured: bool = False  # the whole step in a CUDA graph
 
 
 def variants() -> dict[str, Variant]:
     """Returns ref, fp, ours and the other recipes.
 
-    fp and ours come in all combinations of options.
+    fp and ours come in all combinations of options, and compiled ones also captured.
     """
-    table = {'ref': Variant(ReferenceConv2d)}
+    table = {
+        'ref': Variant(ReferenceConv2d),
+        'ref bf16 channels_last': Variant(ReferenceConv2d, False, True, True),
+    }
     for name, conv in (('fp', None), ('ours', IRConv2d)):
         for options in range(8):
             compiled, amp, last = (bool(options & bit) for bit in (4, 2, 1))
             words = ['compiled'] * compiled + ['bf16'] * amp + ['channels_last'] * last
             key = ' '.join([name, *(words or ['eager'])])
             table[key] = Variant(conv, compiled, amp, last)
+            if compiled:
+                table[f'{key} captured'] = Variant(conv, compiled, amp, last, True)
     for recipe in RECIPES:
         conv = getattr(binary, f'{recipe}Conv2d')
         table[f'{recipe} eager'] = Variant(conv)
         table[f'{recipe} compiled channels_last'] = Variant(conv, True, False, True)
     return table
+
+
+def on(device: torch.device) -> list[str]:
+    """Returns the variants that a device can run."""
+    return [n for n, v in VARIANTS.items() if device.type == 'cuda' or not v.captured]
 
 
 VARIANTS = variants()
@@ -120,6 +131,9 @@ def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
 class Step:
     """A training step of one variant: forward, loss, backward, SGD."""
 
+    #: Steps of a call.
+    repeats = 1
+
     def __init__(self, arch: str, variant: Variant, x: Tensor, labels: Tensor) -> None:
         self.variant = variant
         self.model = build(arch, variant, x.device)
@@ -129,7 +143,11 @@ class Step:
         self.x = x.to(memory_format=layout)
         self.labels = labels
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4
+            self.model.parameters(),
+            lr=0.01,
+            momentum=0.9,
+            weight_decay=1e-4,
+            fused=variant.captured,
         )
 
     def forward(self) -> Tensor:
@@ -143,6 +161,43 @@ class Step:
         self.optimizer.zero_grad()
         self.forward().backward()
         self.optimizer.step()
+
+
+class CapturedStep(Step):
+    """Steps of one variant in a CUDA graph; a call replays all of them."""
+
+    #: Steps of a call, as in CapturedEpochLoop.
+    repeats = 10
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.graph = None
+
+    def __call__(self) -> None:
+        """Runs the steps; the first call captures them after some uncaptured ones."""
+        if self.graph is None:
+            self._capture()
+        self.graph.replay()
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                super().__call__()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(self.repeats):
+                super().__call__()
+                self.optimizer.zero_grad()
+        self.graph = graph
+
+
+def make_step(arch: str, variant: Variant, x: Tensor, labels: Tensor) -> Step:
+    """Makes the step of a variant."""
+    return (CapturedStep if variant.captured else Step)(arch, variant, x, labels)
 
 
 def layers_and_inputs(model: nn.Module, x: Tensor) -> dict[str, tuple]:
@@ -220,6 +275,7 @@ def measure(
     repeats: int,
     only: list[str] | None = None,
     size: int | None = None,
+    tf32: bool = False,
 ) -> dict:
     """Checks gradients, then measures time and saved bytes of all variants.
 
@@ -231,6 +287,7 @@ def measure(
         only (list[str] | None): Variants to measure. The baselines are always included.
         size (int | None): Height and width of the images. Defaults to that of the
             network.
+        tf32 (bool): Whether a GPU may round float32 operands. Defaults to False.
 
     Returns:
         dict: The report that is written as JSON.
@@ -239,19 +296,21 @@ def measure(
     torch.manual_seed(0)
     x = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(ARCHS[arch]['classes'], (batch,), device=device)
-    names = [*BASES, *(name for name in only or VARIANTS if name not in BASES)]
+    names = [*BASES, *(name for name in only or on(device) if name not in BASES)]
     compiled = any(VARIANTS[name].compile for name in names)
     # A layer has one graph per geometry and layout, a network one per recipe. Beyond
     # the limit torch runs them uncompiled. From torch 2.7 it is called recompile_limit,
     # and the old name still works.
     torch._dynamo.config.cache_size_limit = 100
+    allow_tf32(False)
     errors = check_gradients(arch, x[:8], compiled)
+    allow_tf32(tf32)
     for variant, error in errors.items():
         print(f'gradients, {variant}: at most {error:.1e} off the transcription')
 
     steps, rows = {}, {}
     for name in names:
-        step = Step(arch, VARIANTS[name], x, labels)
+        step = make_step(arch, VARIANTS[name], x, labels)
         first = seconds(step, device)
         for _ in range(2):
             step()
@@ -261,7 +320,10 @@ def measure(
             saved_bytes=saved_bytes(step.forward, step.model.parameters()),
             peak_bytes=peak_bytes(step, device),
         )
-    times = interleaved(steps, repeats, device)
+    times = {
+        name: [t / steps[name].repeats for t in calls]
+        for name, calls in interleaved(steps, repeats, device).items()
+    }
     for name, row in rows.items():
         row['ms'] = statistics.median(times[name]) * 1e3
         row['vs_ref'] = ratio(times[name], times['ref'])
@@ -278,6 +340,7 @@ def measure(
         batch=batch,
         size=size,
         repeats=repeats,
+        tf32=tf32,
         gradient_errors=errors,
         variants=rows,
     )
@@ -333,6 +396,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--size', type=int, help="images' height (the network's own)")
     parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument(
+        '--tf32', action='store_true', help='GPUs may round float32 operands'
+    )
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument(
@@ -343,7 +409,10 @@ def parse_args() -> argparse.Namespace:
         help=f'beside {" and ".join(BASES)}: {", ".join(VARIANTS)}',
     )
     parser.add_argument('--out', default='work_dirs/train_step', help='.json and .png')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if missing := set(args.only or ()) - set(on(torch.device(args.device))):
+        parser.error(f'{", ".join(sorted(missing))}: needs --device cuda')
+    return args
 
 
 def main() -> None:
@@ -352,7 +421,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     MMLogger.get_current_instance().setLevel('WARNING')  # not each weight's first value
     device = torch.device(args.device)
-    report = measure(args.arch, args.batch, device, args.repeats, args.only, args.size)
+    report = measure(
+        *(args.arch, args.batch, device, args.repeats, args.only, args.size, args.tf32)
+    )
     print(table(report))
     write_json(f'{args.out}.json', report)
     plot(report, f'{args.out}.png')
