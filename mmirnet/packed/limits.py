@@ -20,3 +20,5 @@ MAX_BINARY_KERNEL = 31
 MAX_BINARY_WINDOW = 65535
 # The kernels on bytes sum this many products in 32 bits.
 MAX_BYTE_WINDOW = 65535
+# Each thread has the rows of a window as bytes, with their padding.
+MAX_BAND_BYTES = 1 << 26

@@ -7,8 +7,11 @@ from torch import nn
 
 from mmirnet.errors import ConfigError, PackedFileError, UnsupportedModelError
 from mmirnet.packed import Simulation, format, read, write
+from mmirnet.packed.fields import Reject
 from mmirnet.packed.format import version_of
 from mmirnet.packed.latent import latent_state_dict
+from mmirnet.packed.ops.int8 import check_window
+from mmirnet.packed.ops.windows import geometry
 from mmirnet.packed.quantising import quantise
 from mmirnet.runtime import Session
 
@@ -140,8 +143,20 @@ def _last(**fields):
     return lambda packed: packed.graph[-1].update(fields)
 
 
-def _first(packed):
-    return packed.graph[0]['dst']
+def _name(packed, index, role):
+    return f'{packed.graph[index]["dst"]}.{role}'
+
+
+def _tensor(index, role, change):
+    def apply(packed):
+        name = _name(packed, index, role)
+        packed.tensors[name] = change(packed.tensors[name])
+
+    return apply
+
+
+def _type(index, role, kind):
+    return lambda packed: packed.dtypes.update({_name(packed, index, role): kind})
 
 
 @pytest.mark.parametrize(
@@ -157,36 +172,17 @@ def _first(packed):
             'input_scale must be a',
         ),
         (_last(input_scale=-1.0), 'input_scale must be'),
-        (lambda p: p.tensors.update({'18.scale': p.tensors['18.scale'][:-1]}), 'scale'),
-        (
-            lambda p: p.tensors.update(
-                {f'{_first(p)}.pixels': 2 * p.tensors[f'{_first(p)}.pixels']}
-            ),
-            'pixels differ from std and mean',
-        ),
-        (
-            lambda p: p.tensors.update(
-                {f'{_first(p)}.table': p.tensors[f'{_first(p)}.table'][1:]}
-            ),
-            'table .* is not of shape',
-        ),
+        (_tensor(-1, 'scale', lambda a: a[:-1]), 'scale'),
+        (_tensor(0, 'pixels', lambda a: 2 * a), 'pixels differ from std and mean'),
+        (_tensor(0, 'table', lambda a: a[1:]), 'table .* is not of shape'),
         (lambda p: p.graph[0].update(padding=0), 'table .* is not of shape'),
-        (lambda p: p.dtypes.update({'18.weight_int8': 'F32'}), r"not \('I8',\)"),
+        (_type(-1, 'weight_int8', 'F32'), r"not \('I8',\)"),
     ],
 )
 def test_hostile_files_are_refused(network, images, change, match):
     packed = quantise(network, [images])
     packed.graph = [dict(op) for op in packed.graph]
     packed.tensors, packed.dtypes = dict(packed.tensors), dict(packed.dtypes)
-    packed.tensors = {
-        name.replace(packed.graph[-1]['dst'], '18'): array
-        for name, array in packed.tensors.items()
-    }
-    packed.dtypes = {
-        name.replace(packed.graph[-1]['dst'], '18'): kind
-        for name, kind in packed.dtypes.items()
-    }
-    packed.graph[-1]['dst'] = '18'
     format.check(packed)
     change(packed)
     with pytest.raises(PackedFileError, match=match):
@@ -206,3 +202,13 @@ def test_onnx_gives_the_same_predictions(network, images, tmp_path):
     logits = session.run(None, {'input': images})[0]
     wanted = Session(packed, 1).predict(images)
     np.testing.assert_array_equal(logits.argmax(1), wanted.argmax(1))
+
+
+def test_rows_that_would_not_fit_are_refused():
+    """Padding of a window that is far wider than its image."""
+    packed = int8_network(3, 8, (9, 9))
+    fields = dict(packed.graph[2], dilation=64, padding=[0, 127, 0, 127])
+    with pytest.raises(Reject, match='rows of a window of bytes too large'):
+        check_window((3000, 9, 9), geometry(fields, (3, 3)))
+    with pytest.raises(Reject, match='window of bytes too large'):
+        check_window((7282, 9, 9), geometry(fields, (3, 3)))

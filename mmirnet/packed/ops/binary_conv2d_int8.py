@@ -5,6 +5,8 @@ A ``binary_conv2d`` whose input is real numbers, and becomes bytes as
 :mod:`mmirnet.packed.ops.binary_conv2d`, ``scale`` and ``bias`` are (out,).
 """
 
+from math import prod
+
 import numpy as np
 
 from ..bits import unpack_signs
@@ -20,9 +22,8 @@ def _shape(fields, inputs, tensors):
     (shape,) = inputs
     int8.check_input(fields)
     window = geometry(fields, most=MAX_BINARY_KERNEL)
-    depth = window.kernel[0] * window.kernel[1] * shape[0]
-    int8.check_window(depth)
-    check_words(tensors['signs'], depth)
+    int8.check_window(shape, window)
+    check_words(tensors['signs'], prod(window.kernel) * shape[0])
     int8.check_scale(tensors, len(tensors['signs']))
     return (len(tensors['signs']), *output_size(shape, window))
 

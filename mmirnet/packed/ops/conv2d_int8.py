@@ -23,9 +23,10 @@ def check_filters(fields, shape, tensors):
         weight.shape[1] == shape[0],
         f'weight {weight.shape} does not fit {shape[0]} input channels',
     )
-    int8.check_window(int8.depth_of(weight))
+    window = window_of(fields, weight)
+    int8.check_window(shape, window)
     int8.check_scale(tensors, len(weight))
-    return (len(weight), *output_size(shape, window_of(fields, weight)))
+    return (len(weight), *output_size(shape, window))
 
 
 def _shape(fields, inputs, tensors):

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..fields import integer, need, number
-from ..limits import MAX_BYTE_WINDOW
+from ..limits import MAX_BAND_BYTES, MAX_BYTE_WINDOW
+from .operation import Shape
+from .windows import Geometry
 
 #: What such an operation needs beside the fields of the float layer.
 ATTRIBUTES = ('input_scale', 'zero_point')
@@ -43,13 +45,23 @@ def check_input(fields: dict) -> None:
     integer(fields, 'zero_point', 0, 255)
 
 
-def check_window(depth: int) -> None:
-    """Checks how many products a sum has.
+def check_window(shape: Shape, window: Geometry) -> None:
+    """Checks how many products a sum has, and the rows that it reads.
+
+    Args:
+        shape: (channels, height, width) of the image.
+        window: How it moves.
 
     Raises:
         Reject: If they are too many.
     """
-    need(depth <= MAX_BYTE_WINDOW, 'window of bytes too large')
+    channels, _, width = shape
+    need(prod(window.kernel) * channels <= MAX_BYTE_WINDOW, 'window of bytes too large')
+    width += window.padding[1] + window.padding[3]
+    need(
+        window.extent[0] * width * channels <= MAX_BAND_BYTES,
+        'rows of a window of bytes too large',
+    )
 
 
 def check_scale(tensors: dict[str, np.ndarray], outputs: int) -> None:
@@ -131,8 +143,3 @@ def add_sums(
     graph.node('Mul', [values, scale], scaled)
     if rest is not None:
         graph.node('Add', [scaled, rest], output)
-
-
-def depth_of(weight: np.ndarray) -> int:
-    """How many products a sum has."""
-    return prod(weight.shape[1:])

@@ -21,7 +21,7 @@ def _shape(fields, inputs, tensors):
         f'weight {weight.shape} does not fit {prod(shape)} features',
     )
     int8.check_input(fields)
-    int8.check_window(int8.depth_of(weight))
+    int8.check_window(shape, Geometry(shape[1:]))
     int8.check_scale(tensors, len(weight))
     return len(weight), 1, 1
 
