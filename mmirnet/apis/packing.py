@@ -80,6 +80,11 @@ def pack_checkpoint(
     check_writable(out, config, checkpoint)
     for name, value in dict(ends=ends, activations=activations).items():
         check_choice(name, value, ('fp32', 'int8'))
+    if calibrate is not None and 'int8' not in (ends, activations):
+        raise ConfigError(
+            f'--calibrate {calibrate} shows the ranges of 8-bit integers, and there '
+            'are none: add --ends int8 or --activations int8'
+        )
     if not str(out).endswith('.safetensors'):
         raise ConfigError(f'{out}: the name of a packed file must end in .safetensors')
     cfg = load_config(config, None, 'none')

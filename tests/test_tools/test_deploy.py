@@ -98,6 +98,12 @@ def test_bits_are_checked(made, tmp_path):
         pack_checkpoint(str(made[0]), str(made[1]), out, ends='int4')
 
 
+def test_a_folder_without_8_bit_integers_is_refused(made, tmp_path):
+    out = tmp_path / 'float.safetensors'
+    with pytest.raises(ConfigError, match=r'--calibrate photos .* add --ends int8'):
+        pack_checkpoint(str(made[0]), str(made[1]), out, calibrate='photos')
+
+
 def test_run_prints_the_best_classes(made, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / 'photo.png')
