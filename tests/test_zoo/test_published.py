@@ -60,12 +60,15 @@ def test_accuracy_of_the_packed_file(name, tmp_path, monkeypatch):
     monkeypatch.setenv('MMIRNET_ZOO', str(ZOO))
     monkeypatch.chdir(metafile.ROOT)
     path = str(fetch(name))
-    # The runtime is the faster one, and exact where activations are bits.
+    model = MODELS[name]
+    # The runtime is the faster one, and exact where activations are bits. Float layers
+    # of the simulation round as torch does on this machine.
     engine = bool(instruction_sets()) and 'w1a32' not in name
+    wanted = (engine and model.runtime_metrics) or model.metrics
     metrics = apis.evaluate(
         f'configs/irnet/{name}.py', path, work_dir=str(tmp_path), runtime=engine
     )
-    assert metrics == pytest.approx(MODELS[name].metrics, abs=1e-3)
+    assert metrics == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize('name', LONG or [pytest.param('', marks=pytest.mark.skip)])
