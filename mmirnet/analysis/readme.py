@@ -23,6 +23,7 @@ _MARK = re.compile(
 )
 _NOT_RUN = 'not run here yet'
 _NO_RUNS = f'*{_NOT_RUN.capitalize()}.*'
+_TOO_FEW = '*A picture takes the results of two networks or more.*'
 
 
 def results_of(folder: Path) -> dict[str, list[dict]]:
@@ -274,7 +275,8 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
             plotted.
 
     Returns:
-        str: Text that shows the plot of all configs with results and costs.
+        str: Text that shows the plot of all configs with results and costs, of which
+        there have to be two.
     """
     picture, ending = [*names, ''][:2]
     measured = {k: c for f in folders for k, c in read_costs(f).items()}
@@ -284,8 +286,8 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
         for name, lines in results_of(folder).items()
         if name in measured and name.endswith(ending)
     }
-    if not values:
-        return _NO_RUNS
+    if len(values) < 2:
+        return _TOO_FEW if values else _NO_RUNS
     axes = {
         label: {_label(n, ending): measured[n][key] / unit for n in values}
         for label, (key, unit) in _AXES.items()

@@ -70,7 +70,9 @@ def texts(svg):
 
 
 def test_page(folder):
-    page = folder / 'README.md'
+    page, costs = folder / 'README.md', readme.read_costs(folder)
+    costs['bad'] = costs['good'] | dict(runtime_us=290.1)
+    (folder / 'costs.json').write_text(json.dumps(dict(configs=costs)))
     page.write_text(
         'Before.\n<!-- generated: table -->\nold\n<!-- end -->\nBetween.\n'
         '<!-- generated: curves parts bad good missing -->\n<!-- end -->\n'
@@ -88,7 +90,13 @@ def test_page(folder):
     labels = ['bad: 50.00 %', 'good: 91.00 ± 1.41 %']
     assert ', '.join(labels) in text
     assert texts(folder / 'parts-dark.svg')[-2:] == labels
-    assert texts(folder / 'money-light.svg')[-1] == 'good'
+    assert {'bad', 'good'} <= set(texts(folder / 'money-light.svg'))
+
+
+def test_one_network_is_no_picture(folder):
+    page = folder / 'README.md'
+    assert 'two networks or more' in readme.costs(page, [folder], ['money'])
+    assert not (folder / 'money-light.svg').exists()
 
 
 def test_the_same_results_give_the_same_picture(folder):

@@ -131,7 +131,7 @@ def test_blocks_run(page, checkout):
 def test_every_block_is_of_a_kind_that_runs(page):
     fences = re.findall(r'^```(\S+.*)$', page.read_text(), re.MULTILINE)
     kinds = ('python', 'bash', '{code-block} python', 'text', 'bibtex')
-    structure = ('{toctree}', '{eval-rst}')
+    structure = ('{toctree}', '{eval-rst}', '{container} sortable')
     assert set(fences) <= {*kinds, *structure}
 
 
