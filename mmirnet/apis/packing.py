@@ -95,6 +95,7 @@ def pack_checkpoint(
     how = dict(image=image, head=head_of(model, facts.kind))
     packed = pack(model, facts.size, facts.classes, float_dtype, **how)
     _check_preprocessor(facts, packed, 'mean' in (image or {}))
+    full = packed if float_dtype == 'fp32' else pack(model, facts.size, facts.classes)
     source = ''
     if 'int8' in (ends, activations):
         source, images = calibration(facts, packed, calibrate)
@@ -113,7 +114,6 @@ def pack_checkpoint(
         layers = sum(OPERATIONS[op['op']].version >= 4 for op in packed.graph)
         lines.append(f'8-bit integers in {layers} layers; ranges by {source}')
     if source or float_dtype != 'fp32':
-        full = pack(model, facts.size, facts.classes)
         lines.append(_float_effect(facts, full, packed))
     return '\n'.join(lines)
 

@@ -7,6 +7,7 @@ normalisation goes into its weights and what is added to its sums.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,17 +78,7 @@ def quantise(
             name = f'{op["dst"]}.{role}'
             tensors[name] = array
             dtypes[name] = {'weight_int8': 'I8', 'signs': 'U64'}.get(role, 'F32')
-    return check(
-        Packed(
-            packed.input,
-            graph,
-            tensors,
-            packed.classes,
-            packed.source,
-            dtypes=dtypes,
-            head=packed.head,
-        )
-    )
+    return check(replace(packed, graph=graph, tensors=tensors, dtypes=dtypes))
 
 
 def _is_taken(packed: Packed, op: dict[str, Any], ends: bool, activations: bool):
