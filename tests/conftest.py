@@ -1,3 +1,4 @@
+import gc
 import os
 
 # Tests run side by side: one thread each, or they fight for the cores.
@@ -10,6 +11,11 @@ torch.set_num_threads(1)
 
 # Not for doctest: of two conftest.py it finds one, and a fuzzer is not installed.
 collect_ignore_glob = ['conftest.py', '*/conftest.py', 'by_hand/*']
+
+
+def pytest_collection_finish():
+    """What is imported is no garbage; MMEngine looks for some with every data set."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
