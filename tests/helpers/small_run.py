@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import warm_python
+
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
 
@@ -41,3 +43,11 @@ def environment(**variables):
         'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests" / "helpers"}',
         **variables,
     }
+
+
+def warm(**variables):
+    """The same with a Python that has imported mmirnet already, also for torchrun."""
+    plain = environment()
+    program = warm_python.python()
+    path = f'{Path(program).parent}{os.pathsep}{plain["PATH"]}'
+    return plain | dict(PATH=path, PYTHON_EXEC=program) | variables

@@ -3,7 +3,6 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
+from warm_python import python
 
 from mmirnet import binary
 from mmirnet.analysis import summary
@@ -393,7 +393,7 @@ def test_tool(tmp_path):
     tool = ROOT / 'tools' / 'analysis' / 'summary.py'
     words = [config('resnet20_bireal_digits'), '--json', tmp_path / 'a.json']
     done = subprocess.run(
-        [sys.executable, tool, *words], capture_output=True, text=True, check=True
+        [python(), tool, *words], capture_output=True, text=True, check=True
     )
     result = json.loads((tmp_path / 'a.json').read_text())
     lines = done.stdout.splitlines()

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import mmpretrain
@@ -12,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch._dynamo.utils import counters
+from warm_python import python
 
 import mmirnet
 from mmirnet import apis
@@ -116,7 +116,7 @@ def test_mmpretrains_scripts(config, tmp_path):
         pytest.skip(f'this MMPretrain comes without {tools}')
     work_dir = tmp_path / 'run'
     for script, *arguments in ('train.py',), ('test.py', work_dir / 'epoch_1.pth'):
-        command = [sys.executable, tools / script, config, *arguments]
+        command = [python(), tools / script, config, *arguments]
         command += ['--work-dir', work_dir]
         command += ['--cfg-options', 'train_cfg.max_epochs=1', 'log_level=INFO']
         environment = dict(os.environ, OMP_NUM_THREADS='1')

@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from mmengine.runner import Runner
 from mmpretrain.models import ClsDataPreprocessor
 from PIL import Image
 from small_run import PATIENCE, ROOT, TOOLS, environment
+from warm_python import python
 from zoo_fixtures import alone  # noqa: F401
 
 import mmirnet.zoo
@@ -334,7 +334,7 @@ def test_the_tool_goes_on_behind_a_bad_file(model, tmp_path):
         (tmp_path / f'folder {i}' / 'same.png').write_bytes(Path(path).read_bytes())
     (tmp_path / 'bad.png').write_bytes(b'no image')
     out, pictures = tmp_path / 'results.json', tmp_path / 'pictures'
-    command = [sys.executable, TOOLS / 'infer.py', tmp_path, '--runtime']
+    command = [python(), TOOLS / 'infer.py', tmp_path, '--runtime']
     command += ['--model', model['packed'], '--out', out, '--show-dir', pictures]
     result = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=60
@@ -351,7 +351,7 @@ def test_the_tool_goes_on_behind_a_bad_file(model, tmp_path):
 
 def test_tool_prints_writes_and_draws(model, tmp_path):
     out, pictures = tmp_path / 'results.json', tmp_path / 'pictures'
-    command = [sys.executable, TOOLS / 'infer.py', *model['images'], '--runtime']
+    command = [python(), TOOLS / 'infer.py', *model['images'], '--runtime']
     command += ['--model', model['packed'], '--topk', '2']
     result = subprocess.run(
         [*command, '--out', out, '--show-dir', pictures],

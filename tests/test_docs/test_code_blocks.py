@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from small_run import PATIENCE, ROOT, environment
+from small_run import PATIENCE, ROOT, warm
 from sybil import Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
@@ -60,7 +60,7 @@ def run_bash(example):
         return
     result = subprocess.run(
         ['bash', '-euo', 'pipefail', '-c', example.parsed],
-        env=environment(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)),
+        env=warm(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -7,6 +7,7 @@ import pytest
 from image_kinds import BAD, encoded
 from networks import mixed_network, warm_up
 from small_run import TOOLS, environment
+from warm_python import python
 
 from mmirnet.packed import pack, write
 from mmirnet.packed.preparation import default, normalise
@@ -203,7 +204,7 @@ def test_scores_of_a_head_of_sigmoids(network, folder):
 
 def run(model, *arguments):
     return subprocess.run(
-        [sys.executable, TOOLS / 'deploy' / 'run.py', model, *arguments],
+        [python(), TOOLS / 'deploy' / 'run.py', model, *arguments],
         env=environment(),
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from mmpretrain.registry import MODELS
 from networks import warm_up
 from PIL import Image
 from small_run import PATIENCE, ROOT, TEST_IMAGES, TOOLS, environment, small_config
+from warm_python import python
 
 from mmirnet import apis
 from mmirnet.apis.packing import pack_checkpoint
@@ -24,7 +24,7 @@ from mmirnet.packed import read
 
 def call(tool, *arguments, **variables):
     result = subprocess.run(
-        [sys.executable, str(TOOLS / tool), *map(str, arguments)],
+        [python(), str(TOOLS / tool), *map(str, arguments)],
         env=environment(OMP_NUM_THREADS='1', **variables),
         capture_output=True,
         text=True,
@@ -124,7 +124,7 @@ def test_run_shows_a_bug_as_one(made, tmp_path):
         f'runpy.run_path({str(TOOLS / "deploy/run.py")!r}, run_name="__main__")'
     )
     result = subprocess.run(
-        [sys.executable, '-c', code],
+        [python(), '-c', code],
         env=environment(),
         capture_output=True,
         text=True,

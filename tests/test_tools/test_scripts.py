@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from small_run import PATIENCE, ROOT, TOOLS, environment
+from warm_python import python
 
 from mmirnet.zoo import fetch
 
@@ -62,7 +63,7 @@ def test_launchers_without_arguments_show_their_usage(script):
 
 @pytest.mark.parametrize('program', PROGRAMS, ids=lambda path: path.name)
 def test_help(program):
-    result = call(sys.executable, program, '-h')
+    result = call(python(), program, '-h')
     assert result.returncode == 0, result.stderr
     description = re.search(r'"""(.+?)[:.;]', program.read_text()).group(1)
     assert ' '.join(description.split()[:4]) in ' '.join(result.stdout.split())
@@ -228,7 +229,7 @@ sys.argv = {words}
 runpy.run_path({words[0]!r}, run_name='__main__')
 """
     result = subprocess.run(
-        [sys.executable, '-c', code],
+        [python(), '-c', code],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
