@@ -1,5 +1,8 @@
 """The handwritten digits of scikit-learn."""
 
+import functools
+from typing import Any
+
 import mmcv
 import numpy as np
 from mmpretrain.datasets import BaseDataset
@@ -40,13 +43,13 @@ class Digits(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Reads and splits the images, scales them to 0..255 and resizes them."""
         try:
-            from sklearn.datasets import load_digits
             from sklearn.model_selection import train_test_split
+
+            digits = _parsed()
         except ImportError as e:
             raise MissingPackageError(
                 'the Digits data set needs scikit-learn: pip install scikit-learn'
             ) from e
-        digits = load_digits()
         indices = train_test_split(
             np.arange(len(digits.target)),
             test_size=0.2,
@@ -61,3 +64,11 @@ class Digits(BaseDataset):
             )
             for image, label in zip(images, labels, strict=True)
         ]
+
+
+@functools.cache
+def _parsed() -> Any:
+    """What scikit-learn reads; it parses a text each time."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()

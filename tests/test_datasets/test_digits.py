@@ -3,7 +3,7 @@ import pytest
 from mmpretrain.registry import DATASETS
 from sklearn.datasets import load_digits
 
-from mmirnet.datasets import Digits
+from mmirnet.datasets import Digits, digits
 
 
 @pytest.fixture(scope='module')
@@ -55,6 +55,7 @@ def test_unknown_split():
 def test_without_scikit_learn(monkeypatch):
     import sys
 
+    digits._parsed.cache_clear()
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(ImportError, match='pip install scikit-learn'):
         Digits()
