@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import warm_python
 from mmengine.logging import HistoryBuffer
 
 import mmirnet  # noqa: F401
@@ -70,7 +71,7 @@ log_processor = dict(by_epoch=False)
 }
 
 
-def command(case: str, folder: Path, resume: bool) -> list[str]:
+def command(case: str, folder: Path, resume: bool, python: str) -> list[str]:
     """The command line of a case's run in a folder."""
     extra, ranks = CASES[case]
     config = folder / 'run.py'
@@ -80,7 +81,7 @@ def command(case: str, folder: Path, resume: bool) -> list[str]:
         config.write_text(f"_base_ = './base.py'\n{extra}")
     args = [str(config), '--work-dir', str(folder)] + ['--resume'] * resume
     if ranks == 1:
-        return [sys.executable, str(ROOT / 'tools/train.py'), *args]
+        return [python, str(ROOT / 'tools/train.py'), *args]
     launch = [
         '-m',
         'torch.distributed.run',
@@ -89,7 +90,7 @@ def command(case: str, folder: Path, resume: bool) -> list[str]:
         f'--nproc_per_node={ranks}',
     ]
     script = [str(ROOT / 'tools/train.py'), *args, '--launcher', 'pytorch']
-    return [sys.executable, *launch, *script]
+    return [python, *launch, *script]
 
 
 def processes(text: str) -> dict[int, int]:
@@ -112,13 +113,19 @@ def kill(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(case: str, folder: Path, resume: bool = False):
+def running(
+    case: str, folder: Path, resume: bool = False, python: str = sys.executable
+):
     """A started run."""
     env = dict(
-        os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), PYTHONUNBUFFERED='1'
+        os.environ,
+        OMP_NUM_THREADS='1',
+        PYTHONPATH=str(ROOT),
+        PYTHONUNBUFFERED='1',
+        PYTHON_EXEC=python,  # for torchrun
     )
     process = subprocess.Popen(
-        command(case, folder, resume),
+        command(case, folder, resume, python),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -140,7 +147,7 @@ def is_event(line: str) -> bool:
 
 def finish(case: str, folder: Path, resume: bool = False) -> list[str]:
     """Run to the end; the events of the log."""
-    with running(case, folder, resume) as process:
+    with running(case, folder, resume, warm_python.python()) as process:
         output = process.communicate()[0]
     if process.returncode != 0:
         raise RuntimeError(f'{case} in {folder} failed:\n{output[-3000:]}')

@@ -2,14 +2,16 @@
 
 A tool that runs as its users run it imports PyTorch and OpenMMLab first, which takes
 seconds. Here a server imports them once. The stand-in, a program, hands its command
-line, folder, environment and streams to the server, whose fork runs the script; the
-stand-in passes signals on and ends as the script ends. What is about imports, about
-what Python reads when it starts, or about kills at a moment needs a Python of its own.
+line, folder, environment, network and streams to the server, whose fork runs the
+script; the stand-in passes signals on and ends as the script ends. What is about
+imports, about what Python reads when it starts, or about kills at a moment needs a
+Python of its own.
 """
 
 import array
 import atexit
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -27,6 +29,8 @@ from pathlib import Path
 #: What the server imports: what tools and mmirnet itself import when they start.
 WARM = ['mmirnet', 'mmirnet.apis', 'mmirnet.analysis', 'mmpretrain.models']
 
+#: The network namespace of a process.
+NETWORK = '/proc/self/ns/net'
 LENGTH = struct.Struct('!I')
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -69,8 +73,9 @@ def call(path: str) -> None:
         server.connect(path)
         about = dict(argv=sys.argv[1:], cwd=os.getcwd(), environ=dict(os.environ))
         data = json.dumps(about).encode()
-        streams = array.array('i', [0, 1, 2])
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
+        network = os.open(NETWORK, os.O_RDONLY)
+        files = array.array('i', [0, 1, 2, network])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)]
         server.sendmsg([LENGTH.pack(len(data))], rights)
         server.sendall(data)
         pid = _received(server)
@@ -116,19 +121,20 @@ def _serve(listener: socket.socket) -> dict:
 def _run_beside(connection: socket.socket) -> dict:
     """Forks what is to run, and has it and its caller end together."""
     size = array.array('i').itemsize
-    head, rights, *_ = connection.recvmsg(4, socket.CMSG_LEN(3 * size))
-    streams = array.array('i', rights[0][2])
+    head, rights, *_ = connection.recvmsg(4, socket.CMSG_LEN(4 * size))
+    *streams, network = array.array('i', rights[0][2])
     (length,) = LENGTH.unpack(head)
     about = json.loads(connection.recv(length, socket.MSG_WAITALL))
     pid = os.fork()
     if not pid:
         connection.close()
+        _enter(network)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
         return about
-    for stream in streams:
-        os.close(stream)
+    for file in (*streams, network):
+        os.close(file)
     with contextlib.suppress(OSError):
         connection.sendall(struct.pack('!i', pid))
     ended = os.pidfd_open(pid)
@@ -138,6 +144,15 @@ def _run_beside(connection: socket.socket) -> dict:
     with contextlib.suppress(OSError):
         connection.sendall(struct.pack('!i', os.waitstatus_to_exitcode(status)))
     os._exit(0)
+
+
+def _enter(network: int) -> None:
+    """Puts this process into the network of the caller, which may have its own."""
+    if not os.path.sameopenfile(network, os.open(NETWORK, os.O_RDONLY)):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(network, 0):
+            raise OSError(ctypes.get_errno(), 'cannot enter the network of the caller')
+    os.close(network)
 
 
 def _end(run) -> None:

@@ -1,6 +1,7 @@
 """The launchers with real processes, on CPU over gloo.
 
-Each process imports for seconds, so that few runs serve many checks.
+Few runs serve many checks. Where it matters whose child a process is, each imports for
+seconds.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed_runs import processes
-from small_run import PATIENCE, TEST_IMAGES, TOOLS, environment, small_config
+from small_run import PATIENCE, TEST_IMAGES, TOOLS, environment, small_config, warm
 
 from mmirnet import apis
 
@@ -37,7 +38,7 @@ custom_hooks = [
 LAST_T_AND_K = [1.0, 1.0]
 
 
-def start(folder, script, *args, prefix=(), **variables):
+def start(folder, script, *args, prefix=(), environment=warm, **variables):
     """Starts a launcher in a folder, where MMEngine leaves .dist_test."""
     return subprocess.Popen(
         [*prefix, 'bash', TOOLS / script, *map(str, args)],
@@ -201,7 +202,7 @@ def slurm(tmp_path):
     for name, text in {'srun': SRUN, 'scontrol': scontrol}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    path = f'{folder}{os.pathsep}{environment()["PATH"]}'
+    path = f'{folder}{os.pathsep}{warm()["PATH"]}'
     return dict(PATH=path, RECORD=str(tmp_path / 'record'), MASTER_PORT=free_port())
 
 
@@ -295,7 +296,7 @@ def test_a_killed_rank_ends_the_job(tmp_path):
     config = small_config(tmp_path)
     options = ['train_cfg.max_epochs=10000', 'train_dataloader.num_workers=1']
     arguments = [config, 2, '--work-dir', tmp_path, '--cfg-options', *options]
-    job = start(tmp_path, 'dist_train.sh', *arguments)
+    job = start(tmp_path, 'dist_train.sh', *arguments, environment=environment)
     deadline = time.monotonic() + PATIENCE
     while not (tmp_path / 'epoch_1.pth').exists():
         assert time.monotonic() < deadline and job.poll() is None
