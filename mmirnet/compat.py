@@ -5,6 +5,7 @@ the workaround. None of them changes the behaviour of a working installation.
 """
 
 import functools
+import json
 import warnings
 from importlib import metadata
 from importlib.util import find_spec
@@ -242,6 +243,27 @@ def let_collate_fn_be_inherited() -> None:
     Runner.build_dataloader = staticmethod(build_dataloader)
 
 
+def format_configs_once() -> None:
+    """Lets a config whose text has not changed be formatted once.
+
+    MMEngine writes the config into every checkpoint and formats it for each anew, which
+    takes a quarter of a second (0.10.7).
+    """
+    from mmengine.config import config
+
+    original = config.FormatCode
+
+    @functools.lru_cache(maxsize=4)
+    def formatted(text: str, options: str) -> tuple[str, bool]:
+        return original(text, **json.loads(options))
+
+    @functools.wraps(original)
+    def format_code(text: str, **options: dict | bool) -> tuple[str, bool]:
+        return formatted(text, json.dumps(options))
+
+    config.FormatCode = format_code
+
+
 def apply() -> None:
     """Checks the versions, then applies all workarounds."""
     quiet_warnings()
@@ -252,3 +274,4 @@ def apply() -> None:
     keep_compiled_code_apart()
     copy_datasets_apart()
     let_collate_fn_be_inherited()
+    format_configs_once()

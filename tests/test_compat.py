@@ -20,6 +20,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from small_run import ROOT
 from tiny import tiny_runner
+from yapf.yapflib import reformatter
 
 from mmirnet import compat
 from mmirnet.datasets import Digits
@@ -264,3 +265,21 @@ def test_a_subset_of_data_remembers_no_other():
     copied = first.get_subset([0])
     second.friend = first
     assert second.get_subset([0]).friend is not copied
+
+
+def test_a_config_is_formatted_once(monkeypatch):
+    """Each checkpoint has its text."""
+    formatted = []
+    original = reformatter.Reformat
+
+    def reformat(*args, **kwargs):
+        formatted.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(reformatter, 'Reformat', reformat)
+    cfg = Config(dict(seeds=[tuple(range(9))] * 9, name='first'))
+    texts = [cfg.pretty_text for _ in range(3)]
+    assert len(formatted) == 1 and len(set(texts)) == 1
+    cfg.name = 'second'
+    assert cfg.pretty_text == texts[0].replace('first', 'second')
+    assert len(formatted) == 2

@@ -5,11 +5,11 @@ import pkgutil
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from small_run import PATIENCE, ROOT, environment
+from warm_python import python
 
 import mmirnet
 
@@ -20,7 +20,7 @@ DOCS = ROOT / 'docs'
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp('site')
     result = subprocess.run(
-        [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', DOCS, out],
+        [python(), '-m', 'sphinx', '-W', '--keep-going', '-q', DOCS, out],
         env=environment(),
         capture_output=True,
         text=True,
