@@ -8,6 +8,7 @@ from pathlib import Path
 import mmpretrain
 import pytest
 import torch
+from few_blocks import few_blocks
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch._dynamo.utils import counters
@@ -71,7 +72,13 @@ def train(config, work_dir):
     return runner, counters['stats']['unique_graphs'] - before
 
 
-def test_the_runner_alone(config, tmp_path):
+@pytest.fixture
+def small():
+    with few_blocks():
+        yield
+
+
+def test_the_runner_alone(config, tmp_path, small):
     runner, graphs = train(config, tmp_path / 'once')
     loader = runner.train_dataloader
     assert isinstance(loader.dataset.dataset, InMemory)

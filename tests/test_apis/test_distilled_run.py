@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from few_blocks import few_blocks
 from killed_runs import differences, state
 from mmpretrain.registry import MODELS
 from small_run import ROOT, small_config
@@ -53,6 +54,12 @@ def written(folder, name, extra='', classes=None, weights=None):
     weights = weights or folder / 'teacher.pth'
     text = STUDENT.format(folder=folder, weights=weights)
     return str(small_config(folder / name, text + extra))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small():
+    with few_blocks():
+        yield
 
 
 @pytest.fixture(scope='module')
