@@ -13,8 +13,10 @@ torch.set_num_threads(1)
 collect_ignore_glob = ['conftest.py', '*/conftest.py', 'by_hand/*']
 
 
-def pytest_collection_finish():
-    """What is imported is no garbage; MMEngine looks for some with every data set."""
+@pytest.fixture(autouse=True, scope='module')
+def little_to_search():
+    """Imports are no garbage; MMEngine looks for some with every data set."""
+    gc.collect()
     gc.freeze()
 
 
