@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from small_run import LIGHT
 
 from mmirnet import files
 from mmirnet.files import lock_folder, remove_stale_temporaries, write_atomic
@@ -29,7 +30,7 @@ def temporary(folder, pid, host=None, age=0, name='epoch_9.pth'):
 
 class TestStaleTemporaries:
     def test_a_killed_write_is_cleared_away(self, tmp_path):
-        code = f"""
+        code = f"""{LIGHT}
 import os, signal
 os.fsync = lambda f: os.kill(os.getpid(), signal.SIGKILL)
 from mmirnet.files import write_atomic
@@ -141,7 +142,7 @@ def test_file_systems_that_cannot_flush_a_folder(tmp_path, monkeypatch):
     assert (tmp_path / 'x').read_bytes() == b'data'
 
 
-HOLD = """
+HOLD = f"""{LIGHT}
 import sys
 from mmirnet.files import lock_folder
 lock = lock_folder(sys.argv[1])

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from small_run import LIGHT
 
 from mmirnet.errors import MissingPackageError
 from mmirnet.runtime import session
@@ -9,7 +10,7 @@ from mmirnet.runtime import session
 
 def test_without_the_engine_the_rest_still_works():
     """As after an installation without a compiler."""
-    code = (
+    code = LIGHT + (
         'import sys\n'
         "sys.modules['mmirnet.runtime._native'] = None\n"
         'from mmirnet.runtime import instruction_sets\n'

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
+from small_run import LIGHT
 from tiny import Points, TinyNet, tiny_runner
 
 from mmirnet import files
@@ -151,7 +152,7 @@ class TestLeftovers:
         assert not (tmp_path / 'run.lock').exists()
 
     def test_a_second_run_in_the_folder_is_refused(self, tmp_path):
-        code = (
+        code = LIGHT + (
             'import sys; from mmirnet.files import lock_folder; '
             'lock = lock_folder(sys.argv[1]); print(flush=True); sys.stdin.read()'
         )
