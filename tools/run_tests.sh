@@ -11,7 +11,7 @@ cd "$root"
 "$python" -m ruff format --check
 # Thousands of small files are written: in memory, where there is room for them.
 if [[ -z ${TMPDIR:-} && -w /dev/shm ]] &&
-  (($(df --output=avail -BM /dev/shm | tr -dc '0-9\n' | tail -n 1) > 4000)); then
+  df -Pm /dev/shm | awk 'END { exit !($4 > 4000) }'; then
   export TMPDIR=/dev/shm
 fi
 # On two cores, two test processes with one thread each are the fastest.
