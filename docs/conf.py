@@ -98,9 +98,15 @@ def skip_fields(app, what, name, item, skip, options) -> bool | None:
 
 
 def draw_pictures(app: Sphinx) -> None:
-    """Draws the pictures of the method and of the recipes, for light and dark pages."""
+    """Draws the pictures of the method and of the recipes, for light and dark pages.
+
+    One that is younger than what it is made from stays.
+    """
     from mmirnet.analysis import plots
 
+    package = Path(mmirnet.__file__).parent
+    sources = [*package.glob('analysis/plots/*.py'), *package.glob('binary/**/*.py')]
+    changed = max(path.stat().st_mtime for path in (Path(__file__), *sources))
     folder = Path(app.srcdir) / '_pictures'
     folder.mkdir(exist_ok=True)
     draw = {name: getattr(plots, name) for name in PICTURES}
@@ -109,7 +115,9 @@ def draw_pictures(app: Sphinx) -> None:
     for name, function in draw.items():
         for dark in (False, True):
             shade = 'dark' if dark else 'light'
-            function(dark=dark).savefig(folder / f'{name}-{shade}.png', dpi=150)
+            path = folder / f'{name}-{shade}.png'
+            if not path.exists() or path.stat().st_mtime < changed:
+                function(dark=dark).savefig(path, dpi=150)
 
 
 def build_demo(app: Sphinx) -> None:
