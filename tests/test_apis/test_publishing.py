@@ -3,6 +3,7 @@ import json
 import shutil
 
 import pytest
+from few_blocks import few_blocks
 from mmengine.runner import CheckpointLoader
 from small_run import small_config
 from zoo_fixtures import alone  # noqa: F401
@@ -22,6 +23,12 @@ OPTIONS = {
     'randomness.seed': 5,
     'train_dataloader.batch_size': 32,
 }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small():
+    with few_blocks():
+        yield
 
 
 @pytest.fixture(scope='module')

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from few_blocks import few_blocks
 from small_run import small_config
 
 from mmirnet import apis
@@ -25,6 +26,12 @@ RECIPES = {
     'ReActConv2d': '',
     'BiPerConv2d': "regulariser=dict(type='BiPerRegulariser', loss_weight=1e-4),",
 }
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small():
+    with few_blocks():
+        yield
 
 
 @pytest.mark.parametrize('layer', RECIPES)
