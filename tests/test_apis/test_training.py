@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from few_blocks import few_blocks
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmpretrain.registry import DATASETS
@@ -20,6 +21,12 @@ from mmirnet.engine import Bf16OptimWrapper, checkpoint, weights
 from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import build_model
 from mmirnet.engine.launch import RANK_VARIABLES
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small():
+    with few_blocks():
+        yield
 
 
 @pytest.fixture(scope='module')
