@@ -129,9 +129,6 @@ struct Kernels {
   void (*max_pool)(const Epilogue&, int channels, int height, int width,
                    const Window&, int out_width, int y, const float* in,
                    float* scratch);
-  // (u8 - mean) / std for `count` values; mean and std repeat every `channels`.
-  void (*normalize)(const uint8_t* in, size_t count, int channels,
-                    const float* mean, const float* std, float* out);
   // Whether no value is NaN or infinite.
   bool (*finite)(const float* in, size_t count);
   // A float convolution in plain loops, for where no library has it. Weights

@@ -195,8 +195,10 @@ struct Implementation {
     }
   }
 
+  // Its own copies of `c` and `e`: no store can then change their members, which
+  // stay in registers.
   template <int kParts>
-  static void conv_rows(const BinaryConv& c, const Epilogue& e, int bit_pad,
+  static void conv_rows(const BinaryConv c, const Epilogue e, int bit_pad,
                         const uint64_t* in, int group, int y0, int y1) {
     alignas(64) int32_t counts[I::kPixels * kGroup];
     int32_t sums[I::kPixels];
@@ -287,8 +289,9 @@ struct Implementation {
     });
   }
 
+  // With copies as in conv_rows.
   template <int kParts>
-  static void byte_rows(const ByteConv& c, const Epilogue& e, int bit_pad,
+  static void byte_rows(const ByteConv c, const Epilogue e, int bit_pad,
                         const uint8_t* in, int group, int y0, int y1) {
     alignas(64) int32_t sums[I::kBytePixels * kGroup];
     const int channel = group * kGroup;
@@ -403,13 +406,6 @@ struct Implementation {
     map(e, channels, out_width, scratch);
   }
 
-  static void normalize(const uint8_t* in, size_t count, int channels,
-                        const float* mean, const float* std, float* out) {
-    for (size_t i = 0; i < count; i += channels)
-      for (int c = 0; c < channels; ++c)
-        out[i + c] = (static_cast<float>(in[i + c]) - mean[c]) / std[c];
-  }
-
   static bool finite(const float* in, size_t count) {
     // 0 * x is 0, or NaN, and stays so.
     constexpr int kSums = 4, kStep = kSums * I::kWidth;
@@ -478,7 +474,6 @@ struct Implementation {
             quantise,
             map,
             max_pool,
-            normalize,
             finite,
             float_conv};
   }

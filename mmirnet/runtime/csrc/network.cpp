@@ -137,6 +137,10 @@ void Network::set_input(int floats, int bytes, Span<float> mean,
           "normalisation of the wrong length");
   mean_.assign(mean.data, mean.data + channels);
   std_.assign(std.data, std.data + channels);
+  levels_.clear();
+  for (size_t c = 0; c < channels; ++c)
+    for (int level = 0; level < 256; ++level)
+      levels_.push_back((static_cast<float>(level) - mean_[c]) / std_[c]);
 }
 
 void Network::set_output(int id) {

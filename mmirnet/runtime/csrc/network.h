@@ -167,6 +167,7 @@ class Network {
   std::vector<Bytes> constants_;
   int input_ = -1, pixels_ = -1, output_ = -1, library_layers_ = 0;
   std::vector<float> mean_, std_;
+  std::vector<float> levels_;  // (u8 - mean) / std, [channel][256]
 };
 
 // An EpilogueSpec whose tensors and constants have been looked up.

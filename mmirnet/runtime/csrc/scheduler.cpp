@@ -46,9 +46,14 @@ void Network::load_rows(const Context& context, const uint8_t* image, int begin,
   const size_t row = size_t{1} * input().width * input().channels;
   const uint8_t* const from = image + begin * row;
   const size_t count = (end - begin) * row;
-  if (input_ >= 0)
-    kernels_->normalize(from, count, input().channels, mean_.data(), std_.data(),
-                        context.at<float>(tensor(input_)) + begin * row);
+  if (input_ >= 0) {
+    float* const to = context.at<float>(tensor(input_)) + begin * row;
+    const float* const levels = levels_.data();
+    const size_t channels = input().channels;
+    for (size_t i = 0; i < count; i += channels)
+      for (size_t c = 0; c < channels; ++c)
+        to[i + c] = levels[256 * c + from[i + c]];
+  }
   if (pixels_ >= 0)
     std::copy_n(from, count, context.at<uint8_t>(tensor(pixels_)) + begin * row);
 }
