@@ -20,6 +20,15 @@ def little_to_search():
     gc.freeze()
 
 
+@pytest.fixture(scope='module')
+def small_resnets():
+    """ResNets have one block a stage in all of a module."""
+    from few_blocks import few_blocks
+
+    with few_blocks():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """The same random numbers in every run."""

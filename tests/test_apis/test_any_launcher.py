@@ -72,13 +72,8 @@ def train(config, work_dir):
     return runner, counters['stats']['unique_graphs'] - before
 
 
-@pytest.fixture
-def small():
-    with few_blocks():
-        yield
-
-
-def test_the_runner_alone(config, tmp_path, small):
+@few_blocks()
+def test_the_runner_alone(config, tmp_path):
     runner, graphs = train(config, tmp_path / 'once')
     loader = runner.train_dataloader
     assert isinstance(loader.dataset.dataset, InMemory)

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from few_blocks import few_blocks
 from killed_runs import differences, state
 from mmpretrain.registry import MODELS
 from small_run import ROOT, small_config
@@ -15,6 +14,8 @@ from mmirnet.apis.packing import pack_checkpoint
 from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import build_model
 from mmirnet.errors import CheckpointError, ConfigError, DataError
+
+pytestmark = pytest.mark.usefixtures('small_resnets')
 
 TEACHER = f"""
 _base_ = '{ROOT}/configs/irnet/resnet20_bireal_digits.py'
@@ -54,12 +55,6 @@ def written(folder, name, extra='', classes=None, weights=None):
     weights = weights or folder / 'teacher.pth'
     text = STUDENT.format(folder=folder, weights=weights)
     return str(small_config(folder / name, text + extra))
-
-
-@pytest.fixture(scope='module', autouse=True)
-def small():
-    with few_blocks():
-        yield
 
 
 @pytest.fixture(scope='module')

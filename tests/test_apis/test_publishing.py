@@ -3,7 +3,6 @@ import json
 import shutil
 
 import pytest
-from few_blocks import few_blocks
 from mmengine.runner import CheckpointLoader
 from small_run import small_config
 from zoo_fixtures import alone  # noqa: F401
@@ -17,18 +16,14 @@ from mmirnet.errors import PackedFileError, ZooError
 from mmirnet.packed import read
 from mmirnet.zoo import fetch, metafile
 
+pytestmark = pytest.mark.usefixtures('small_resnets')
+
 OPTIONS = {
     'train_cfg.max_epochs': 3,
     'param_scheduler.T_max': 3,
     'randomness.seed': 5,
     'train_dataloader.batch_size': 32,
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def small():
-    with few_blocks():
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from few_blocks import few_blocks
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmpretrain.registry import DATASETS
@@ -22,11 +21,7 @@ from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import build_model
 from mmirnet.engine.launch import RANK_VARIABLES
 
-
-@pytest.fixture(scope='module', autouse=True)
-def small():
-    with few_blocks():
-        yield
+pytestmark = pytest.mark.usefixtures('small_resnets')
 
 
 @pytest.fixture(scope='module')

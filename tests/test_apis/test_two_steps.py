@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from few_blocks import few_blocks
 from small_run import small_config
 
 from mmirnet import apis
 from mmirnet.binary import binary_layers
 from mmirnet.engine.config import load_config
 from mmirnet.engine.facts import build_model
+
+pytestmark = pytest.mark.usefixtures('small_resnets')
 
 STEP = """
 model = dict(
@@ -26,12 +27,6 @@ RECIPES = {
     'ReActConv2d': '',
     'BiPerConv2d': "regulariser=dict(type='BiPerRegulariser', loss_weight=1e-4),",
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def small():
-    with few_blocks():
-        yield
 
 
 @pytest.mark.parametrize('layer', RECIPES)
