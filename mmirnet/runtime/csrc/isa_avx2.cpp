@@ -45,6 +45,13 @@ struct Avx2 {
   static Float from_int(const int32_t* p) {
     return _mm256_cvtepi32_ps(load_int(p));
   }
+  static __m256i load_counts(const uint16_t* p) {
+    return _mm256_cvtepu16_epi32(
+        _mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Float from_count(const uint16_t* p) {
+    return _mm256_cvtepi32_ps(load_counts(p));
+  }
   static uint64_t mask(Float v) {
     return static_cast<uint32_t>(_mm256_movemask_ps(v));
   }
@@ -63,30 +70,35 @@ struct Avx2 {
     found = _mm256_or_ps(found, _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
   }
   static bool any(Found found) { return mask(found) != 0; }
-  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+  static uint64_t at_most(const uint16_t* p, const int32_t* limit) {
     return 0xff ^ mask(_mm256_castsi256_ps(
-                      _mm256_cmpgt_epi32(load_int(p), load_int(limit))));
+                      _mm256_cmpgt_epi32(load_counts(p), load_int(limit))));
   }
+
+  static int pixels(int) { return kPixels; }
+  static int byte_pixels(int) { return kBytePixels; }
+
+  // Of a word of inputs: fewer where one alone has them all.
+  static int nibbles(int channels) { return channels <= 16 ? 4 : 8; }
 
   // [window row][column][word][nibble][64 bytes, one an output channel].
   // Bytes are ordered so that the even and odd bytes of a register are two
   // runs of 16 channels: widening to 16 bits then needs no shuffle.
-  static size_t weight_bytes(const BinaryConv& c) {
-    return size_t{8} * c.kernel * c.kernel * words32(c.in.channels) * kGroup;
+  static size_t word_bytes(const BinaryConv& c, int) {
+    return size_t{1} * nibbles(c.in.channels) * kGroup;
   }
 
   static void pack_weights(const BinaryConv& c, const uint64_t* signs,
                            int group, uint8_t* destination) {
-    const int words = words32(c.in.channels);
+    const int words = words32(c.in.channels), count = nibbles(c.in.channels);
     for (int tap = 0; tap < c.kernel * c.kernel; ++tap)
-      for (int word = 0; word < words; ++word)
+      for (int word = 0; word < words; ++word, destination += count * kGroup)
         for (int lane = 0; lane < kGroup; ++lane) {
           const uint32_t bits =
               sign_word(c, signs, group * kGroup + lane, tap, word);
           const int byte = lane / 32 * 32 + lane % 16 * 2 + lane / 16 % 2;
-          for (int n = 0; n < 8; ++n)
-            destination[((ptrdiff_t{tap} * words + word) * 8 + n) * kGroup +
-                        byte] = bits >> (4 * n) & 15;
+          for (int n = 0; n < count; ++n)
+            destination[n * kGroup + byte] = bits >> (4 * n) & 15;
         }
   }
 
@@ -128,21 +140,18 @@ struct Avx2 {
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < 4; ++v) sum[p][v] = _mm256_setzero_si256();
     const uint8_t* w = t.weights + 8 * lane;
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
-        for (int i = 0; i < t.words; ++i, w += 8 * t.lanes) {
-          __m256i x[P];
-          for (int p = 0; p < P; ++p)
-            x[p] = _mm256_cvtepu8_epi16(spread_word(in + p * t.in_step + 4 * i));
-          for (int v = 0; v < 4; ++v)
-            for (int p = 0; p < P; ++p)
-              sum[p][v] = _mm256_add_epi32(
-                  sum[p][v],
-                  _mm256_madd_epi16(x[p], _mm256_load_si256(
-                                              reinterpret_cast<const __m256i*>(w) + v)));
-        }
-      }
+    for (int k = 0; k < t.words; ++k, w += 8 * t.lanes) {
+      const uint8_t* in = t.in + t.offsets[k];
+      __m256i x[P];
+      for (int p = 0; p < P; ++p)
+        x[p] = _mm256_cvtepu8_epi16(spread_word(in + p * t.in_step));
+      for (int v = 0; v < 4; ++v)
+        for (int p = 0; p < P; ++p)
+          sum[p][v] = _mm256_add_epi32(
+              sum[p][v], _mm256_madd_epi16(
+                             x[p], _mm256_load_si256(
+                                       reinterpret_cast<const __m256i*>(w) + v)));
+    }
     // A loop left here would keep the sums in memory all the time.
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p)
@@ -181,31 +190,23 @@ struct Avx2 {
           sum[p][v] = _mm256_setzero_si256();
         }
     };
-    int words = 0;  // since the last widening
     const uint8_t* w = t.weights + 4 * lane;
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
-        for (int i = 0; i < t.words;) {
-          const int end = std::min(t.words, i + t.narrow - words);
-          words += end - i;
-          for (; i < end; ++i, w += 4 * t.lanes)
-            for (int p = 0; p < P; ++p) {
-              const __m256i x = _mm256_set1_epi32(
-                  static_cast<int>(load_word(in + p * t.in_step + 4 * i)));
-              for (int v = 0; v < V; ++v)
-                sum[p][v] = _mm256_add_epi16(
-                    sum[p][v],
-                    _mm256_maddubs_epi16(x, _mm256_load_si256(
-                                                reinterpret_cast<const __m256i*>(w) + v)));
-            }
-          if (words == t.narrow) {
-            widen();
-            words = 0;
-          }
+    for (int k = 0; k < t.words;) {
+      const int end = std::min(t.words, k + t.narrow);
+      for (; k < end; ++k, w += 4 * t.lanes) {
+        const uint8_t* in = t.in + t.offsets[k];
+        for (int p = 0; p < P; ++p) {
+          const __m256i x =
+              _mm256_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
+          for (int v = 0; v < V; ++v)
+            sum[p][v] = _mm256_add_epi16(
+                sum[p][v],
+                _mm256_maddubs_epi16(
+                    x, _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + v)));
         }
       }
-    widen();
+      widen();
+    }
   }
 
   template <int P>
@@ -220,17 +221,15 @@ struct Avx2 {
   }
 
   static void dot(const DotTask& t) {
-    switch (t.pixels) {
-      case 1: return dot_lanes<1>(t);
-      case 2: return dot_lanes<2>(t);
-      default: return dot_lanes<3>(t);
-    }
+    with_pixels<kBytePixels>(
+        t.pixels, [&](auto pixels) { dot_lanes<pixels.value>(t); });
   }
 
-  // Adds H halves of 32 channels for P pixels. Bytes hold up to 63 nibbles of
-  // 4, 16-bit sums up to 65535: the caller's windows are smaller than that.
-  template <int P, int H>
-  static void block(const CountTask& t, int half) {
+  // Adds H halves of 32 channels for P pixels, with N nibbles to a word. Bytes
+  // hold up to 63 nibbles of 4, 16-bit sums up to 65535: the caller's windows
+  // are smaller than that.
+  template <int P, int H, int N>
+  static void block(const CountTask& t) {
     const __m256i low = _mm256_set1_epi16(0xff);
     __m256i wide[P][H][2];
     __m256i sum[P][H];
@@ -247,64 +246,43 @@ struct Avx2 {
           sum[p][h] = _mm256_setzero_si256();
         }
     };
-    int words = 0;  // since the last widening; 7 words of 8 nibbles fit
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
-        const uint8_t* w =
-            t.weights + (ptrdiff_t{r} * t.columns + c) * t.words * 8 * kGroup +
-            32 * half;
-        for (int i = 0; i < t.words; ++i) {
-          uint32_t x[P];
-          for (int p = 0; p < P; ++p) x[p] = in[p * t.in_step + i];
-          for (int n = 0; n < 8; ++n, w += kGroup)
-            for (int p = 0; p < P; ++p) {
-              const __m256i table =
-                  _mm256_broadcastsi128_si256(_mm_load_si128(
-                      reinterpret_cast<const __m128i*>(
-                          kTables.of[x[p] >> (4 * n) & 15])));
-              for (int h = 0; h < H; ++h)
-                sum[p][h] = _mm256_add_epi8(
-                    sum[p][h],
-                    _mm256_shuffle_epi8(
-                        table, _mm256_load_si256(
-                                   reinterpret_cast<const __m256i*>(w) + h)));
-            }
-          if (++words == 7) {
-            widen();
-            words = 0;
+    const uint8_t* w = t.weights;
+    for (int k = 0; k < t.words;) {
+      const int end = std::min(t.words, k + 63 / N);
+      for (; k < end; ++k) {
+        uint32_t x[P];
+        for (int p = 0; p < P; ++p) x[p] = t.in[t.offsets[k] + p * t.in_step];
+        for (int n = 0; n < N; ++n, w += kGroup)
+          for (int p = 0; p < P; ++p) {
+            const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
+                reinterpret_cast<const __m128i*>(kTables.of[x[p] >> (4 * n) & 15])));
+            for (int h = 0; h < H; ++h)
+              sum[p][h] = _mm256_add_epi8(
+                  sum[p][h],
+                  _mm256_shuffle_epi8(
+                      table,
+                      _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + h)));
           }
-        }
       }
-    widen();
+      widen();
+    }
     for (int p = 0; p < P; ++p)
       for (int h = 0; h < H; ++h)
-        for (int odd = 0; odd < 2; ++odd) {
-          auto* counts = reinterpret_cast<__m256i*>(
-              t.counts + p * kGroup + (half + h) * 32 + odd * 16);
-          const __m256i v = wide[p][h][odd];
-          _mm256_store_si256(counts,
-                             _mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)));
-          _mm256_store_si256(
-              counts + 1, _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
-        }
-  }
-
-  template <int P>
-  static void lanes(const CountTask& t) {
-    if (t.lanes > 32)
-      block<P, 2>(t, 0);
-    else
-      block<P, 1>(t, 0);
+        for (int odd = 0; odd < 2; ++odd)
+          _mm256_store_si256(reinterpret_cast<__m256i*>(t.sums + p * kGroup +
+                                                        h * 32 + odd * 16),
+                             wide[p][h][odd]);
   }
 
   static void count(const CountTask& t) {
-    switch (t.pixels) {
-      case 1: return lanes<1>(t);
-      case 2: return lanes<2>(t);
-      case 3: return lanes<3>(t);
-      default: return lanes<4>(t);
-    }
+    with_pixels<kPixels>(t.pixels, [&](auto pixels) {
+      constexpr int P = pixels.value;
+      const bool few = nibbles(t.channels) == 4;
+      if (t.lanes > 32)
+        few ? block<P, 2, 4>(t) : block<P, 2, 8>(t);
+      else
+        few ? block<P, 1, 4>(t) : block<P, 1, 8>(t);
+    });
   }
 };
 

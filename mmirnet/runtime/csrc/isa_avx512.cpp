@@ -1,5 +1,5 @@
-// AVX-512 with VPOPCNTDQ and VNNI, which no CPU with the former lacks: a register holds 16 output channels by 32 input
-// channels; a block is 7 pixels by 4 registers.
+// AVX-512 with VPOPCNTDQ, and with BITALG and VNNI, which no CPU with VPOPCNTDQ and
+// BW lacks. A register holds 16 output channels by 32 input channels.
 #include <immintrin.h>
 
 #include <chrono>
@@ -12,8 +12,8 @@ namespace {
 struct Avx512 {
   using Float = __m512;
   static constexpr int kWidth = 16;
-  static constexpr int kPixels = 7;
-  static constexpr int kBytePixels = 7;
+  static constexpr int kPixels = 16;
+  static constexpr int kBytePixels = 16;
   static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return _mm512_loadu_ps(p); }
@@ -28,6 +28,13 @@ struct Avx512 {
   static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
   static Float from_int(const int32_t* p) {
     return _mm512_cvtepi32_ps(_mm512_load_si512(p));
+  }
+  static __m512i load_counts(const uint16_t* p) {
+    return _mm512_cvtepu16_epi32(
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Float from_count(const uint16_t* p) {
+    return _mm512_cvtepi32_ps(load_counts(p));
   }
   static uint64_t signs(Float v) {
     return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ);
@@ -44,13 +51,32 @@ struct Avx512 {
     found |= _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
   }
   static bool any(Found found) { return found != 0; }
-  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
-    return _mm512_cmple_epi32_mask(_mm512_load_si512(p),
-                                   _mm512_loadu_si512(limit));
+  static uint64_t at_most(const uint16_t* p, const int32_t* limit) {
+    return _mm512_cmple_epi32_mask(load_counts(p), _mm512_loadu_si512(limit));
   }
 
-  static constexpr auto weight_bytes = lane_weight_bytes;
-  static constexpr auto pack_weights = lane_pack_weights;
+  // As many sums as there are registers for.
+  static int pixels(int lanes) { return lanes == 16 ? 16 : lanes == 32 ? 12 : 7; }
+  static constexpr auto byte_pixels = pixels;
+
+  // Of up to 16 input channels, words have 16 bits: twice as many fit a register.
+  static bool halves(int channels) { return channels <= 16; }
+
+  static size_t word_bytes(const BinaryConv& c, int lanes) {
+    return size_t{halves(c.in.channels) ? 2u : 4u} * lanes;
+  }
+
+  static void pack_weights(const BinaryConv& c, const uint64_t* signs, int group,
+                           uint8_t* destination) {
+    if (!halves(c.in.channels))
+      return lane_pack_weights(c, signs, group, destination);
+    const int lanes = group_lanes(c.out_channels, group);
+    for (int tap = 0; tap < c.kernel * c.kernel; ++tap)
+      for (int lane = 0; lane < lanes; ++lane, destination += 2) {
+        const uint16_t bits = sign_word(c, signs, group * kGroup + lane, tap, 0);
+        std::memcpy(destination, &bits, 2);
+      }
+  }
 
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
   static constexpr auto pack_byte_weights = lane_pack_byte_weights;
@@ -61,79 +87,117 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
   }
 
+  // The loops over sums are unrolled by force: left to itself, the compiler keeps
+  // a copy of the sums in memory.
   template <int P, int V>
-  static void block(const DotTask& t) {
+  static void dot_block(const DotTask& t) {
     __m512i sum[P][V];
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[p][v] = _mm512_load_si512(t.start + 16 * v);
     const uint8_t* w = t.weights;
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
-        for (int i = 0; i < t.words; ++i, w += 64 * V)
-          for (int p = 0; p < P; ++p) {
-            const __m512i x = _mm512_set1_epi32(
-                static_cast<int>(load_word(in + p * t.in_step + 4 * i)));
-            for (int v = 0; v < V; ++v)
-              sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x,
-                                              _mm512_load_si512(w + 64 * v));
-          }
+    for (int k = 0; k < t.words; ++k, w += 64 * V) {
+      const uint8_t* in = t.in + t.offsets[k];
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const __m512i x =
+            _mm512_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+          sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x,
+                                          _mm512_load_si512(w + 64 * v));
       }
+    }
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
         _mm512_store_si512(t.sums + p * kGroup + 16 * v, sum[p][v]);
   }
 
-  static void dot(const DotTask& t) { blocks(t); }
-
   template <int P, int V>
   static void block(const CountTask& t) {
     __m512i sum[P][V];
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[p][v] = _mm512_setzero_si512();
-    for (int r = 0; r < t.rows; ++r) {
-      const uint8_t* w =
-          t.weights + size_t{4} * r * t.columns * t.words * kGroup;
-      for (int c = 0; c < t.columns; ++c) {
-        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
-        for (int i = 0; i < t.words; ++i, w += 64 * V)
-          for (int p = 0; p < P; ++p) {
-            const __m512i x = _mm512_set1_epi32(in[p * t.in_step + i]);
-            for (int v = 0; v < V; ++v)
-              sum[p][v] = _mm512_add_epi32(
-                  sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(
-                                 x, _mm512_load_si512(w + 64 * v))));
-          }
+    const uint8_t* w = t.weights;
+    for (int k = 0; k < t.words; ++k, w += 64 * V) {
+      const uint32_t* in = t.in + t.offsets[k];
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const __m512i x = _mm512_set1_epi32(in[p * t.in_step]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+          sum[p][v] = _mm512_add_epi32(
+              sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(
+                             x, _mm512_load_si512(w + 64 * v))));
       }
     }
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
-        _mm512_store_si512(t.counts + p * kGroup + 16 * v, sum[p][v]);
+        _mm256_store_si256(
+            reinterpret_cast<__m256i*>(t.sums + p * kGroup + 16 * v),
+            _mm512_cvtepi32_epi16(sum[p][v]));
   }
 
-  template <int P, class Task>
-  static void lanes(const Task& t) {
+  template <int P, int V>
+  static void half_block(const CountTask& t) {
+    __m256i sum[P][V];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[p][v] = _mm256_setzero_si256();
+    const __m256i* w = reinterpret_cast<const __m256i*>(t.weights);
+    for (int k = 0; k < t.words; ++k, w += V) {
+      const uint32_t* in = t.in + t.offsets[k];
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const __m256i x = _mm256_set1_epi16(static_cast<short>(in[p * t.in_step]));
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+          sum[p][v] = _mm256_add_epi16(
+              sum[p][v], _mm256_popcnt_epi16(
+                             _mm256_xor_si256(x, _mm256_load_si256(w + v))));
+      }
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        _mm256_store_si256(
+            reinterpret_cast<__m256i*>(t.sums + p * kGroup + 16 * v), sum[p][v]);
+  }
+
+  // Calls run(pixels, registers of lanes) with both as constants.
+  template <class Task, class Run>
+  static void with_block(const Task& t, Run run) {
+    const auto with = [&](auto most, auto registers) {
+      with_pixels<most.value>(t.pixels,
+                              [&](auto pixels) { run(pixels, registers); });
+    };
+    using std::integral_constant;
     switch (t.lanes) {
-      case 16: return block<P, 1>(t);
-      case 32: return block<P, 2>(t);
-      case 48: return block<P, 3>(t);
-      default: return block<P, 4>(t);
+      case 16: return with(integral_constant<int, 16>{}, integral_constant<int, 1>{});
+      case 32: return with(integral_constant<int, 12>{}, integral_constant<int, 2>{});
+      case 48: return with(integral_constant<int, 7>{}, integral_constant<int, 3>{});
+      default: return with(integral_constant<int, 7>{}, integral_constant<int, 4>{});
     }
   }
 
-  static void count(const CountTask& t) { blocks(t); }
+  static void dot(const DotTask& t) {
+    with_block(t, [&](auto p, auto v) { dot_block<p.value, v.value>(t); });
+  }
 
-  template <class Task>
-  static void blocks(const Task& t) {
-    switch (t.pixels) {
-      case 1: return lanes<1>(t);
-      case 2: return lanes<2>(t);
-      case 3: return lanes<3>(t);
-      case 4: return lanes<4>(t);
-      case 5: return lanes<5>(t);
-      case 6: return lanes<6>(t);
-      default: return lanes<7>(t);
-    }
+  static void count(const CountTask& t) {
+    if (halves(t.channels))
+      with_block(t, [&](auto p, auto v) { half_block<p.value, v.value>(t); });
+    else
+      with_block(t, [&](auto p, auto v) { block<p.value, v.value>(t); });
   }
 };
 
@@ -143,6 +207,7 @@ bool supported() {
          __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512bitalg") &&
          __builtin_cpu_supports("avx512vpopcntdq");
 }
 

@@ -25,6 +25,9 @@ struct Neon {
   static Float from_int(const int32_t* p) {
     return vcvtq_f32_s32(vld1q_s32(p));
   }
+  static Float from_count(const uint16_t* p) {
+    return vcvtq_f32_u32(vmovl_u16(vld1_u16(p)));
+  }
   static uint64_t mask(uint32x4_t v) {
     const uint32x4_t bit = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(v, bit));
@@ -40,11 +43,15 @@ struct Neon {
     found = vornq_u32(found, both);
   }
   static bool any(Found found) { return vmaxvq_u32(found) != 0; }
-  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
-    return mask(vcleq_s32(vld1q_s32(p), vld1q_s32(limit)));
+  static uint64_t at_most(const uint16_t* p, const int32_t* limit) {
+    const int32x4_t counts = vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p)));
+    return mask(vcleq_s32(counts, vld1q_s32(limit)));
   }
 
-  static constexpr auto weight_bytes = lane_weight_bytes;
+  static int pixels(int) { return kPixels; }
+  static int byte_pixels(int) { return kBytePixels; }
+
+  static constexpr auto word_bytes = lane_word_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
 
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
@@ -63,20 +70,16 @@ struct Neon {
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < 4; ++v) low[p][v] = high[p][v] = vdupq_n_s32(0);
     const int8_t* w = reinterpret_cast<const int8_t*>(t.weights) + 4 * lane;
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
-        for (int i = 0; i < t.words; ++i, w += 4 * t.lanes)
-          for (int p = 0; p < P; ++p) {
-            const int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(
-                load_word(in + p * t.in_step + 4 * i) ^ 0x80808080u));
-            for (int v = 0; v < 4; ++v) {
-              const int8x16_t weight = vld1q_s8(w + 16 * v);
-              low[p][v] = vpadalq_s16(
-                  low[p][v], vmull_s8(vget_low_s8(x), vget_low_s8(weight)));
-              high[p][v] = vpadalq_s16(high[p][v], vmull_high_s8(x, weight));
-            }
-          }
+    for (int k = 0; k < t.words; ++k, w += 4 * t.lanes)
+      for (int p = 0; p < P; ++p) {
+        const int8x16_t x = vreinterpretq_s8_u32(vdupq_n_u32(
+            load_word(t.in + t.offsets[k] + p * t.in_step) ^ 0x80808080u));
+        for (int v = 0; v < 4; ++v) {
+          const int8x16_t weight = vld1q_s8(w + 16 * v);
+          low[p][v] = vpadalq_s16(
+              low[p][v], vmull_s8(vget_low_s8(x), vget_low_s8(weight)));
+          high[p][v] = vpadalq_s16(high[p][v], vmull_high_s8(x, weight));
+        }
       }
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < 4; ++v) {
@@ -88,12 +91,9 @@ struct Neon {
   }
 
   static void dot(const DotTask& t) {
-    for (int lane = 0; lane < t.lanes; lane += 16) switch (t.pixels) {
-        case 1: dot_block<1>(t, lane); break;
-        case 2: dot_block<2>(t, lane); break;
-        case 3: dot_block<3>(t, lane); break;
-        default: dot_block<4>(t, lane);
-      }
+    with_pixels<kBytePixels>(t.pixels, [&](auto pixels) {
+      for (int lane = 0; lane < t.lanes; lane += 16) dot_block<pixels.value>(t, lane);
+    });
   }
 
   // 16 output channels from `lane` on.
@@ -115,41 +115,31 @@ struct Neon {
         }
     };
     int words = 0;  // since the last widening; 31 words of 8 bits fit a byte
-    for (int r = 0; r < t.rows; ++r) {
-      const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) +
-                          ptrdiff_t{r} * t.columns * t.words * kGroup + lane;
-      for (int c = 0; c < t.columns; ++c) {
-        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
-        for (int i = 0; i < t.words; ++i, w += t.lanes) {
-          uint32x4_t weight[V];
-          for (int v = 0; v < V; ++v) weight[v] = vld1q_u32(w + 4 * v);
-          for (int p = 0; p < P; ++p) {
-            const uint32x4_t x = vdupq_n_u32(in[p * t.in_step + i]);
-            for (int v = 0; v < V; ++v)
-              sum[p][v] = vaddq_u8(sum[p][v], vcntq_u8(vreinterpretq_u8_u32(
-                                                  veorq_u32(x, weight[v]))));
-          }
-          if (++words == 31) {
-            widen();
-            words = 0;
-          }
-        }
+    const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) + lane;
+    for (int k = 0; k < t.words; ++k, w += t.lanes) {
+      uint32x4_t weight[V];
+      for (int v = 0; v < V; ++v) weight[v] = vld1q_u32(w + 4 * v);
+      for (int p = 0; p < P; ++p) {
+        const uint32x4_t x = vdupq_n_u32(t.in[t.offsets[k] + p * t.in_step]);
+        for (int v = 0; v < V; ++v)
+          sum[p][v] = vaddq_u8(sum[p][v], vcntq_u8(vreinterpretq_u8_u32(
+                                              veorq_u32(x, weight[v]))));
+      }
+      if (++words == 31) {
+        widen();
+        words = 0;
       }
     }
     widen();
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < V; ++v)
-        vst1q_s32(t.counts + p * kGroup + lane + 4 * v,
-                  vreinterpretq_s32_u32(wide[p][v]));
+        vst1_u16(t.sums + p * kGroup + lane + 4 * v, vmovn_u32(wide[p][v]));
   }
 
   static void count(const CountTask& t) {
-    for (int lane = 0; lane < t.lanes; lane += 16) switch (t.pixels) {
-        case 1: block<1>(t, lane); break;
-        case 2: block<2>(t, lane); break;
-        case 3: block<3>(t, lane); break;
-        default: block<4>(t, lane);
-      }
+    with_pixels<kPixels>(t.pixels, [&](auto pixels) {
+      for (int lane = 0; lane < t.lanes; lane += 16) block<pixels.value>(t, lane);
+    });
   }
 };
 

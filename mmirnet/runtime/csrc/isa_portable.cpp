@@ -20,6 +20,7 @@ struct Portable {
   static Float max(Float a, Float b) { return a > b ? a : b; }
   static Float min(Float a, Float b) { return a < b ? a : b; }
   static Float from_int(const int32_t* p) { return static_cast<float>(*p); }
+  static Float from_count(const uint16_t* p) { return static_cast<float>(*p); }
   static uint64_t signs(Float v) { return v >= 0; }
   static uint64_t at_least(Float v, Float w) { return v >= w; }
   static Float by_sign(Float v, Float a, Float b) { return v >= 0 ? a : b; }
@@ -28,11 +29,14 @@ struct Portable {
     found |= a != a || b != b;
   }
   static bool any(Found found) { return found; }
-  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+  static uint64_t at_most(const uint16_t* p, const int32_t* limit) {
     return *p <= *limit;
   }
 
-  static constexpr auto weight_bytes = lane_weight_bytes;
+  static int pixels(int) { return kPixels; }
+  static int byte_pixels(int) { return kBytePixels; }
+
+  static constexpr auto word_bytes = lane_word_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
 
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
@@ -45,14 +49,10 @@ struct Portable {
   static void dot(const DotTask& t) {
     std::memcpy(t.sums, t.start, sizeof(int32_t) * t.lanes);
     const int8_t* w = reinterpret_cast<const int8_t*>(t.weights);
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
-        for (int i = 0; i < t.words; ++i, w += 4 * t.lanes)
-          for (int lane = 0; lane < t.lanes; ++lane)
-            for (int k = 0; k < 4; ++k)
-              t.sums[lane] += in[4 * i + k] * w[4 * lane + k];
-      }
+    for (int k = 0; k < t.words; ++k, w += 4 * t.lanes)
+      for (int lane = 0; lane < t.lanes; ++lane)
+        for (int i = 0; i < 4; ++i)
+          t.sums[lane] += t.in[t.offsets[k] + i] * w[4 * lane + i];
   }
 
   static uint32_t popcount(uint32_t v) {
@@ -62,17 +62,11 @@ struct Portable {
   }
 
   static void count(const CountTask& t) {
-    std::memset(t.counts, 0, sizeof(int32_t) * kGroup);
-    for (int r = 0; r < t.rows; ++r) {
-      const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) +
-                          ptrdiff_t{r} * t.columns * t.words * kGroup;
-      for (int c = 0; c < t.columns; ++c) {
-        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
-        for (int i = 0; i < t.words; ++i, w += t.lanes)
-          for (int lane = 0; lane < t.lanes; ++lane)
-            t.counts[lane] += popcount(in[i] ^ w[lane]);
-      }
-    }
+    std::memset(t.sums, 0, sizeof(uint16_t) * kGroup);
+    const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights);
+    for (int k = 0; k < t.words; ++k, w += t.lanes)
+      for (int lane = 0; lane < t.lanes; ++lane)
+        t.sums[lane] += popcount(t.in[t.offsets[k]] ^ w[lane]);
   }
 };
 

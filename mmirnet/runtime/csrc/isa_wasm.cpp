@@ -55,6 +55,9 @@ struct Wasm {
   static Float from_int(const int32_t* p) {
     return wasm_f32x4_convert_i32x4(wasm_v128_load(p));
   }
+  static Float from_count(const uint16_t* p) {
+    return wasm_f32x4_convert_i32x4(wasm_u32x4_load16x4(p));
+  }
   static uint64_t signs(Float v) { return at_least(v, set(0)); }
   static uint64_t at_least(Float v, Float w) {
     return wasm_i32x4_bitmask(wasm_f32x4_ge(v, w));
@@ -68,12 +71,15 @@ struct Wasm {
     found = wasm_v128_or(found, either);
   }
   static bool any(Found found) { return wasm_v128_any_true(found); }
-  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+  static uint64_t at_most(const uint16_t* p, const int32_t* limit) {
     return wasm_i32x4_bitmask(
-        wasm_i32x4_le(wasm_v128_load(p), wasm_v128_load(limit)));
+        wasm_i32x4_le(wasm_u32x4_load16x4(p), wasm_v128_load(limit)));
   }
 
-  static constexpr auto weight_bytes = lane_weight_bytes;
+  static int pixels(int) { return kPixels; }
+  static int byte_pixels(int) { return kBytePixels; }
+
+  static constexpr auto word_bytes = lane_word_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
 
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
@@ -92,19 +98,15 @@ struct Wasm {
     v128_t low[P], high[P];
     for (int p = 0; p < P; ++p) low[p] = high[p] = wasm_i32x4_const_splat(0);
     const uint8_t* w = t.weights + 4 * lane;
-    for (int r = 0; r < t.rows; ++r)
-      for (int c = 0; c < t.columns; ++c) {
-        const uint8_t* in = t.in + r * t.in_row + c * t.in_column;
-        for (int i = 0; i < t.words; ++i, w += 4 * t.lanes) {
-          const v128_t first = wasm_i16x8_load8x8(w), last = wasm_i16x8_load8x8(w + 8);
-          for (int p = 0; p < P; ++p) {
-            const v128_t x = wasm_u16x8_extend_low_u8x16(
-                wasm_v128_load32_splat(in + p * t.in_step + 4 * i));
-            low[p] = wasm_i32x4_add(low[p], wasm_i32x4_dot_i16x8(x, first));
-            high[p] = wasm_i32x4_add(high[p], wasm_i32x4_dot_i16x8(x, last));
-          }
-        }
+    for (int k = 0; k < t.words; ++k, w += 4 * t.lanes) {
+      const v128_t first = wasm_i16x8_load8x8(w), last = wasm_i16x8_load8x8(w + 8);
+      for (int p = 0; p < P; ++p) {
+        const v128_t x = wasm_u16x8_extend_low_u8x16(
+            wasm_v128_load32_splat(t.in + t.offsets[k] + p * t.in_step));
+        low[p] = wasm_i32x4_add(low[p], wasm_i32x4_dot_i16x8(x, first));
+        high[p] = wasm_i32x4_add(high[p], wasm_i32x4_dot_i16x8(x, last));
       }
+    }
     for (int p = 0; p < P; ++p) {
       const v128_t sum =
           wasm_i32x4_add(wasm_i32x4_shuffle(low[p], high[p], 0, 2, 4, 6),
@@ -115,12 +117,9 @@ struct Wasm {
   }
 
   static void dot(const DotTask& t) {
-    for (int lane = 0; lane < t.lanes; lane += 4) switch (t.pixels) {
-        case 1: dot_block<1>(t, lane); break;
-        case 2: dot_block<2>(t, lane); break;
-        case 3: dot_block<3>(t, lane); break;
-        default: dot_block<4>(t, lane);
-      }
+    with_pixels<kBytePixels>(t.pixels, [&](auto pixels) {
+      for (int lane = 0; lane < t.lanes; lane += 4) dot_block<pixels.value>(t, lane);
+    });
   }
 
   // 16 output channels from `lane` on.
@@ -140,40 +139,33 @@ struct Wasm {
         }
     };
     int words = 0;  // since the last widening; 31 words of 8 bits fit a byte
-    for (int r = 0; r < t.rows; ++r) {
-      const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) +
-                          ptrdiff_t{r} * t.columns * t.words * kGroup + lane;
-      for (int c = 0; c < t.columns; ++c) {
-        const uint32_t* in = t.in + r * t.in_row + c * t.in_pixel;
-        for (int i = 0; i < t.words; ++i, w += t.lanes) {
-          for (int v = 0; v < V; ++v) {
-            const v128_t weight = wasm_v128_load(w + 4 * v);
-            for (int p = 0; p < P; ++p) {
-              const v128_t x = wasm_v128_load32_splat(in + p * t.in_step + i);
-              sum[p][v] = wasm_i8x16_add(
-                  sum[p][v], wasm_i8x16_popcnt(wasm_v128_xor(x, weight)));
-            }
-          }
-          if (++words == 31) {
-            widen();
-            words = 0;
-          }
+    const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights) + lane;
+    for (int k = 0; k < t.words; ++k, w += t.lanes) {
+      for (int v = 0; v < V; ++v) {
+        const v128_t weight = wasm_v128_load(w + 4 * v);
+        for (int p = 0; p < P; ++p) {
+          const v128_t x =
+              wasm_v128_load32_splat(t.in + t.offsets[k] + p * t.in_step);
+          sum[p][v] = wasm_i8x16_add(
+              sum[p][v], wasm_i8x16_popcnt(wasm_v128_xor(x, weight)));
         }
+      }
+      if (++words == 31) {
+        widen();
+        words = 0;
       }
     }
     widen();
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < V; ++v)
-        wasm_v128_store(t.counts + p * kGroup + lane + 4 * v, wide[p][v]);
+        wasm_v128_store64_lane(t.sums + p * kGroup + lane + 4 * v,
+                               wasm_u16x8_narrow_i32x4(wide[p][v], wide[p][v]), 0);
   }
 
   static void count(const CountTask& t) {
-    for (int lane = 0; lane < t.lanes; lane += 16) switch (t.pixels) {
-        case 1: block<1>(t, lane); break;
-        case 2: block<2>(t, lane); break;
-        case 3: block<3>(t, lane); break;
-        default: block<4>(t, lane);
-      }
+    with_pixels<kPixels>(t.pixels, [&](auto pixels) {
+      for (int lane = 0; lane < t.lanes; lane += 16) block<pixels.value>(t, lane);
+    });
   }
 
   // One value of each of 4 filters.

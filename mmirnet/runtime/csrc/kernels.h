@@ -22,6 +22,19 @@ constexpr int round_up(int value, int unit) {
   return (value + unit - 1) / unit * unit;
 }
 
+// `total` in as few parts as it takes, none larger than `most`; nearly equal ones
+// waste least at the end of a row.
+struct Split {
+  int parts, size, larger;
+  Split(int total, int most)
+      : parts((total + most - 1) / most),
+        size(total / parts),
+        larger(total % parts) {}
+  int operator[](int part) const { return size + (part < larger); }
+};
+
+inline int words32(int channels) { return (channels + 31) / 32; }
+
 // Everything after the sum of products, in one pass over a pixel:
 //   v = fma(x * scale, alpha, beta) + residual + before
 //   y = clamp(v * (v >= 0 ? positive : negative) + after, low, high)
@@ -56,20 +69,22 @@ struct BinaryConv {
   BitShape in;
   int out_height, out_width, out_channels;
   int kernel, stride, pad;
+  // Where the words of a window stand after its first, in words of 32 bits:
+  // [row][column][word], as the weights.
+  const ptrdiff_t* offsets;
   const uint8_t* weights;  // Kernels::pack_weights' layout
   // Sums depend on how much of the window lies inside: outputs fall in a few
   // classes of rows and of columns. The tables below are [row class][column
-  // class][out_channels rounded up to kGroup].
-  const int32_t* row_class;
-  const int32_t* column_class;
-  int column_classes;
+  // class][out_channels rounded up to kGroup]; here is where those of an output
+  // begin, its row's place plus its column's.
+  const ptrdiff_t *row_entry, *column_entry;
   const float* base;     // dot = base - 2 * popcount
   const int32_t* limit;  // or null: bit = (popcount <= limit) ^ flip
   const uint64_t* flip;  // one word per group
   // Or null. The epilogue then takes no sum but dot * factor + (signs * offset
   // + rest), each operation rounded: `signs` is the sum of the input's signs in
   // the window, 2 * its set bits - inside. `factor` and `offset` are for each
-  // channel, `rest` is a table as above, `inside` is [row class][column class].
+  // channel, `rest` and `inside` are tables as above.
   const float* factor;
   const float* offset;
   const float* rest;
@@ -77,22 +92,21 @@ struct BinaryConv {
 };
 
 // A convolution of bytes with 8-bit weights. Windows lie inside of `in`, whose
-// rows have their padding; a row of a window is `columns` runs of `run` bytes.
-// An output is sum * factor + rest, each operation rounded.
+// rows have their padding; a window is `runs` runs of `run` bytes, read in words
+// of 4. An output is sum * factor + rest, each operation rounded.
 struct ByteConv {
-  int rows, columns, run;
-  ptrdiff_t in_row, in_column;  // bytes to the next row and run of a window
-  ptrdiff_t in_step, in_down;   // ... to the window on the right and below
+  int runs, run;
+  // Where the words of a window stand after its first byte: [run][word].
+  const ptrdiff_t* offsets;
+  ptrdiff_t in_step, in_down;  // bytes to the window on the right and below
   int out_width, out_channels;
   const uint8_t* weights;  // Kernels::pack_byte_weights' layout
   // Dwords of products whose sums by pairs fit into 16 bits.
   int narrow;
   const int32_t* start;  // of the sums, one for each channel
   const float* factor;   // for each channel
-  // [row class][column class][out_channels rounded up to kGroup]
-  const float* rest;
-  const int32_t *row_class, *column_class;
-  int column_classes;
+  const float* rest;     // a table as BinaryConv's
+  const ptrdiff_t *row_entry, *column_entry;
 };
 
 // What real numbers become as bytes: rint(x * scale) + zero, within a byte.
@@ -112,7 +126,7 @@ struct Kernels {
   // Rows [y0, y1) of output channels [64 * group, 64 * group + 64).
   void (*binary_conv)(const BinaryConv&, const Epilogue&, int bit_pad,
                       const uint64_t* in, int group, int y0, int y1);
-  // The same of bytes; `weights` = [out][row][column][run], and sums begin with
+  // The same of bytes; `weights` = [out][runs][run], and sums begin with
   // the weights' own times `byte_start` less than without a zero point.
   size_t (*byte_weight_bytes)(const ByteConv&);
   void (*pack_byte_weights)(const ByteConv&, const int8_t* weights, int group,

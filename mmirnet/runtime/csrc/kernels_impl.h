@@ -2,7 +2,7 @@
 // brings its vector type and `count`, the loop over xor and popcount:
 //
 //   I::Float, I::kWidth      a vector of floats, and how many it holds
-//   I::load, store, set, fma, mul, add, from_int
+//   I::load, store, set, fma, mul, add, from_int, from_count
 //   I::max(a, b), min(a, b)  b where b is NaN
 //   I::signs(v)              bit i set where v[i] >= 0
 //   I::at_least(v, w)        bit i set where v[i] >= w[i]
@@ -10,10 +10,14 @@
 //   I::Found, find_nan(a, b, found), any(found)
 //                            whether a NaN was in any a or b
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
-//   I::kPixels               most output pixels of one block
-//   I::count(task)           popcounts of a block into task.counts[pixel][64]
-//   I::kBytePixels, I::dot(task)
+//   I::kPixels, pixels(lanes)
+//                            most output pixels of one block, and with so many
+//                            channels
+//   I::count(task)           popcounts of a block
+//   I::kBytePixels, byte_pixels(lanes), I::dot(task)
 //                            the same of products of bytes
+//   I::word_bytes(conv, lanes)
+//                            bytes of weights for one word of inputs
 //   I::kByteStart            what it takes from each byte before it multiplies
 //   I::to_bytes(v, zero, p)  v rounded, plus zero, as bytes
 #pragma once
@@ -29,38 +33,40 @@
 namespace mmirnet {
 
 // A block: `pixels` neighbouring outputs of one row, one group of channels.
-struct CountTask {
-  const uint32_t* in;      // first word of the first pixel's window
-  ptrdiff_t in_row;        // 32-bit words to the next row of the window
-  ptrdiff_t in_step;       // ... to the next output pixel's window
-  ptrdiff_t in_pixel;      // ... to the next column of the window
-  int rows, columns, words;  // of the window; words that hold channels
-  const uint8_t* weights;  // at the window's first row
-  int lanes;               // output channels of the group, rounded up to 16
+template <class In, class Sum>
+struct Task {
+  const In* in;              // first word of the first pixel's window
+  const ptrdiff_t* offsets;  // of the window's words
+  int words;                 // of the window, 32 bits each
+  ptrdiff_t in_step;         // to the next output pixel's window
+  const uint8_t* weights;    // of the window's first word
+  int lanes;                 // output channels of the group, rounded up to 16
   int pixels;
-  int32_t* counts;
+  Sum* sums;  // [pixel][kGroup]
 };
 
-// A block of sums of bytes times 8-bit weights.
-struct DotTask {
-  const uint8_t* in;                     // first byte of the first window
-  ptrdiff_t in_row, in_column, in_step;  // as in ByteConv
-  int rows, columns, words;              // of the window; words of 4 bytes
-  const uint8_t* weights;
-  const int32_t* start;  // of the group's sums
-  int lanes;             // output channels of the group, rounded up to 16
-  int pixels;
-  int narrow;
-  int32_t* sums;  // [pixel][kGroup]
+struct CountTask : Task<uint32_t, uint16_t> {
+  int channels;  // of the input
 };
+
+struct DotTask : Task<uint8_t, int32_t> {
+  const int32_t* start;  // of the group's sums
+  int narrow;
+};
+
+// Calls run(pixels) with the number as a constant.
+template <int kMost, class Run>
+inline void with_pixels(int pixels, Run run) {
+  if constexpr (kMost > 1)
+    if (pixels < kMost) return with_pixels<kMost - 1>(pixels, run);
+  run(std::integral_constant<int, kMost>{});
+}
 
 inline uint32_t load_word(const uint8_t* p) {
   uint32_t word;
   std::memcpy(&word, p, 4);
   return word;
 }
-
-inline int words32(int channels) { return (channels + 31) / 32; }
 
 // Channels of group `group`, rounded up to whole float vectors.
 inline int group_lanes(int channels, int group) {
@@ -76,6 +82,9 @@ template <class I>
 struct Implementation {
   using Float = typename I::Float;
 
+  // Pixels of a row whose sums are kept for the epilogue.
+  static constexpr int kStrip = 32;
+
   // Parts of an epilogue, and of what comes before it.
   enum Parts {
     kAffine = 1,
@@ -86,50 +95,72 @@ struct Implementation {
     kTerms = 32,
   };
 
-  // One vector of the epilogue, and its bits in `word`. The parts in use are
+  // What the epilogue has for one vector of channels. The parts in use are
   // template arguments, so that the innermost loops have no branches.
   template <int kParts>
-  static inline Float one(const Epilogue& e, Float y, ptrdiff_t at, int channel,
-                          uint64_t* word) {
-    if (kParts & kScale) y = I::mul(y, I::load(e.scale + channel));
-    if (kParts & kAffine)
-      y = I::fma(y, I::load(e.alpha + channel), I::load(e.beta + channel));
-    if (kParts & kResidual) y = I::add(y, I::load(e.residual + at));
-    if (kParts & kActivation) {
-      y = I::add(y, I::load(e.before + channel));
-      y = I::mul(y, I::by_sign(y, I::load(e.positive + channel),
-                               I::load(e.negative + channel)));
-      y = I::add(y, I::load(e.after + channel));
-    }
-    y = I::min(I::set(e.high), I::max(I::set(e.low), y));
-    if (kParts & kOut) I::store(e.out + at, y);
-    *word = kParts & kActivation
-                ? I::at_least(y, I::load(e.threshold + channel))
-                : I::signs(y);
-    return y;
-  }
+  struct Vector {
+    Float low, high, scale, alpha, beta, before, negative, positive, after, threshold;
 
-  // The epilogue of `lanes` channels from `channel` on: their bits. One
-  // comparison finds a NaN in two vectors.
-  template <int kParts, class Load>
-  static inline uint64_t epilogue(const Epilogue& e, int lanes, ptrdiff_t at,
-                                  int channel, typename I::Found& nan,
-                                  Load load) {
-    constexpr bool kTwo = 2 * I::kWidth <= kFloatLanes;
-    uint64_t word = 0;
-    for (int i = 0; i < lanes; i += (kTwo ? 2 : 1) * I::kWidth) {
-      uint64_t bits;
-      const Float a = one<kParts>(e, load(i), at + i, channel + i, &bits);
-      word |= bits << i;
-      Float b = a;
-      if (kTwo) {
-        const int j = i + I::kWidth;
-        b = one<kParts>(e, load(j), at + j, channel + j, &bits);
-        word |= bits << j;
+    Vector(const Epilogue& e, int channel) : low(I::set(e.low)), high(I::set(e.high)) {
+      if (kParts & kScale) scale = I::load(e.scale + channel);
+      if (kParts & kAffine) {
+        alpha = I::load(e.alpha + channel);
+        beta = I::load(e.beta + channel);
       }
-      I::find_nan(a, b, nan);
+      if (kParts & kActivation) {
+        before = I::load(e.before + channel);
+        negative = I::load(e.negative + channel);
+        positive = I::load(e.positive + channel);
+        after = I::load(e.after + channel);
+        threshold = I::load(e.threshold + channel);
+      }
     }
-    return word;
+
+    Float value(const Epilogue& e, Float y, ptrdiff_t at) const {
+      if (kParts & kScale) y = I::mul(y, scale);
+      if (kParts & kAffine) y = I::fma(y, alpha, beta);
+      if (kParts & kResidual) y = I::add(y, I::load(e.residual + at));
+      if (kParts & kActivation) {
+        y = I::add(y, before);
+        y = I::mul(y, I::by_sign(y, positive, negative));
+        y = I::add(y, after);
+      }
+      y = I::min(high, I::max(low, y));
+      if (kParts & kOut) I::store(e.out + at, y);
+      return y;
+    }
+
+    uint64_t bits(Float y) const {
+      return kParts & kActivation ? I::at_least(y, threshold) : I::signs(y);
+    }
+  };
+
+  // The epilogue of `lanes` channels from `channel` on, for `pixels` neighbours:
+  // their bits. One comparison finds a NaN in two vectors.
+  template <int kParts, class Load>
+  static inline void epilogue(const Epilogue& e, int lanes, int pixels,
+                              ptrdiff_t at, ptrdiff_t step, int channel,
+                              typename I::Found& nan, uint64_t* words, Load load) {
+    typename I::Found found = nan;
+    std::fill_n(words, pixels, 0);
+    for (int i = 0; i < lanes; i += I::kWidth) {
+      const Vector<kParts> vector(e, channel + i);
+      const auto one = [&](int p) {
+        const Float y = vector.value(e, load(p, i), at + p * step + i);
+        words[p] |= vector.bits(y) << i;
+        return y;
+      };
+      int p = 0;
+      for (; p + 2 <= pixels; p += 2) {
+        const Float y = one(p);
+        I::find_nan(y, one(p + 1), found);
+      }
+      if (p < pixels) {
+        const Float y = one(p);
+        I::find_nan(y, y, found);
+      }
+    }
+    nan = found;
   }
 
   // Runs with the parts in use as a constant: one after the other is looked at.
@@ -148,6 +179,11 @@ struct Implementation {
     return (e.alpha ? kAffine : 0) | (e.residual ? kResidual : 0) |
            (e.out ? kOut : 0) | (e.scale ? kScale : 0) |
            (e.threshold ? kActivation : 0);
+  }
+
+  static size_t weight_bytes(const BinaryConv& c) {
+    return size_t{1} * c.kernel * c.kernel * words32(c.in.channels) *
+           I::word_bytes(c, kGroup);
   }
 
   static void binary_conv(const BinaryConv& c, const Epilogue& e, int bit_pad,
@@ -175,11 +211,25 @@ struct Implementation {
     return bits + pad * pixel;
   }
 
-  // Sums of the input's signs in the windows of a block, of which `in` is the
+  // The sums of `width` pixels, a block at a time.
+  template <class Task, class Sum>
+  static void each_block(Task& task, int width, int most, Sum* sums,
+                         void (*run)(const Task&)) {
+    const Split blocks(width, most);
+    for (int block = 0; block < blocks.parts; ++block) {
+      task.pixels = blocks[block];
+      task.sums = sums;
+      run(task);
+      task.in += task.pixels * task.in_step;
+      sums += task.pixels * kGroup;
+    }
+  }
+
+  // Sums of the input's signs in the windows of a strip, of which `in` is the
   // first word, as Kernels::binary_conv finds it: columns first.
   static void sum_signs(const BinaryConv& c, const uint64_t* in, int rows,
                         int pixels, int32_t* sums) {
-    int32_t column[(I::kPixels - 1) * kMaxStride + kMaxBinaryKernel];
+    int32_t column[(kStrip - 1) * kMaxStride + kMaxBinaryKernel];
     const int words = c.in.pixel();
     const int columns = (pixels - 1) * c.stride + c.kernel;
     for (int u = 0; u < columns; ++u) {
@@ -200,83 +250,75 @@ struct Implementation {
   template <int kParts>
   static void conv_rows(const BinaryConv c, const Epilogue e, int bit_pad,
                         const uint64_t* in, int group, int y0, int y1) {
-    alignas(64) int32_t counts[I::kPixels * kGroup];
-    int32_t sums[I::kPixels];
+    alignas(64) uint16_t counts[kStrip * kGroup];
+    int32_t sums[kStrip];
+    uint64_t words[kStrip];
+    const int channel = group * kGroup;
     const int lanes = group_lanes(c.out_channels, group);
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
     const int bit_pixel = (c.out_channels + 63) / 64;
-    const int table = round_up(c.out_channels, kGroup);
     const uint64_t mask = group_mask(c.out_channels, group);
     const uint64_t flip = c.limit ? c.flip[group] : 0;
     typename I::Found nan{};
-    const size_t group_bytes = I::weight_bytes(c);
-    // Blocks of nearly equal width waste least at the end of a row.
-    const int blocks = (c.out_width + I::kPixels - 1) / I::kPixels;
+    const int row_words = c.kernel * words32(c.in.channels);
+    const Split strips(c.out_width, kStrip);
 
     CountTask task;
-    task.in_row = 2 * c.in.row();
-    task.in_pixel = 2 * c.in.pixel();
-    task.in_step = c.stride * task.in_pixel;
-    task.columns = c.kernel;
-    task.words = words32(c.in.channels);
+    task.offsets = c.offsets;
+    task.in_step = ptrdiff_t{2} * c.stride * c.in.pixel();
+    task.channels = c.in.channels;
     task.lanes = lanes;
-    task.counts = counts;
-    if (task.words == task.in_pixel) {  // a row of the window is one run of words
-      task.words *= task.columns;
-      task.columns = 1;
-    }
-
     for (int y = y0; y < y1; ++y) {
       const int top = y * c.stride - c.pad;
       const int skip = std::max(0, -top);
-      task.rows = std::min(c.kernel, c.in.height - top) - skip;
+      const int rows = std::min(c.kernel, c.in.height - top) - skip;
+      task.words = rows * row_words;
       const uint32_t* row =
-          reinterpret_cast<const uint32_t*>(in) + (top + skip) * task.in_row +
-          (c.in.pad - c.pad) * task.in_pixel;
-      task.weights = c.weights + group * group_bytes +
-                     skip * (group_bytes / c.kernel);
+          reinterpret_cast<const uint32_t*>(in) +
+          ptrdiff_t{2} * ((top + skip) * c.in.row() +
+                          (c.in.pad - c.pad) * c.in.pixel());
+      task.weights = c.weights + group * weight_bytes(c) +
+                     skip * row_words * I::word_bytes(c, lanes);
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
-      const ptrdiff_t row_table = c.row_class[y] * c.column_classes;
 
-      for (int block = 0; block < blocks; ++block) {
-        const int x0 = c.out_width * block / blocks;
-        task.pixels = c.out_width * (block + 1) / blocks - x0;
+      for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
+        const int width = strips[strip];
         task.in = row + x0 * task.in_step;
-        I::count(task);
         if (kParts & kTerms)
-          sum_signs(c, reinterpret_cast<const uint64_t*>(task.in), task.rows,
-                    task.pixels, sums);
-        for (int p = 0; p < task.pixels; ++p) {
-          const int x = x0 + p;
-          const int32_t* count = counts + p * kGroup;
-          const ptrdiff_t entry =
-              (row_table + c.column_class[x]) * table + group * kGroup;
-          uint64_t word = 0;
-          if (c.limit) {
+          sum_signs(c, reinterpret_cast<const uint64_t*>(task.in), rows, width,
+                    sums);
+        each_block(task, width, I::pixels(lanes), counts, I::count);
+        // Where the tables have pixel p.
+        const ptrdiff_t* const column = c.column_entry + x0;
+        const ptrdiff_t first = c.row_entry[y] + channel;
+        if (c.limit) {
+          for (int p = 0; p < width; ++p) {
+            const int32_t* limit = c.limit + first + column[p];
+            words[p] = flip;
             for (int i = 0; i < lanes; i += I::kWidth)
-              word |= I::at_most(count + i, c.limit + entry + i) << i;
-            word ^= flip;
-          } else {
-            const ptrdiff_t at =
-                (ptrdiff_t{y} * c.out_width + x) * float_pixel + group * kGroup;
-            const Float signs = I::set(static_cast<float>(
-                kParts & kTerms
-                    ? sums[p] - c.inside[row_table + c.column_class[x]]
-                    : 0));
-            word = epilogue<kParts>(
-                e, lanes, at, group * kGroup, nan, [&](int i) {
-                  const Float dot = I::fma(I::from_int(count + i), I::set(-2.0f),
-                                           I::load(c.base + entry + i));
-                  if (!(kParts & kTerms)) return dot;
-                  const int channel = group * kGroup + i;
-                  const Float rest =
-                      I::add(I::mul(signs, I::load(c.offset + channel)),
-                             I::load(c.rest + entry + i));
-                  return I::add(I::mul(dot, I::load(c.factor + channel)), rest);
-                });
+              words[p] ^= I::at_most(counts + p * kGroup + i, limit + i) << i;
           }
-          if (bits) bits[x * bit_pixel] = word & mask;
+        } else {
+          const ptrdiff_t at = (ptrdiff_t{y} * c.out_width + x0) * float_pixel;
+          epilogue<kParts>(
+              e, lanes, width, at + channel, float_pixel, channel, nan, words,
+              [&](int p, int i) {
+                const ptrdiff_t entry = first + column[p] + i;
+                const Float dot =
+                    I::fma(I::from_count(counts + p * kGroup + i), I::set(-2.0f),
+                           I::load(c.base + entry));
+                if (!(kParts & kTerms)) return dot;
+                const Float signs = I::set(
+                    static_cast<float>(sums[p] - c.inside[entry]));
+                const Float rest =
+                    I::add(I::mul(signs, I::load(c.offset + channel + i)),
+                           I::load(c.rest + entry));
+                return I::add(I::mul(dot, I::load(c.factor + channel + i)), rest);
+              });
         }
+        if (bits)
+          for (int p = 0; p < width; ++p)
+            bits[(x0 + p) * bit_pixel] = words[p] & mask;
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
@@ -293,52 +335,45 @@ struct Implementation {
   template <int kParts>
   static void byte_rows(const ByteConv c, const Epilogue e, int bit_pad,
                         const uint8_t* in, int group, int y0, int y1) {
-    alignas(64) int32_t sums[I::kBytePixels * kGroup];
+    alignas(64) int32_t sums[kStrip * kGroup];
+    uint64_t words[kStrip];
     const int channel = group * kGroup;
     const int lanes = group_lanes(c.out_channels, group);
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
     const int bit_pixel = (c.out_channels + 63) / 64;
-    const int table = round_up(c.out_channels, kGroup);
     const uint64_t mask = group_mask(c.out_channels, group);
     typename I::Found nan{};
-    const int blocks = (c.out_width + I::kBytePixels - 1) / I::kBytePixels;
+    const Split strips(c.out_width, kStrip);
 
     DotTask task;
-    task.in_row = c.in_row;
-    task.in_column = c.in_column;
+    task.offsets = c.offsets;
     task.in_step = c.in_step;
-    task.rows = c.rows;
-    task.columns = c.columns;
-    task.words = (c.run + 3) / 4;
+    task.words = c.runs * ((c.run + 3) / 4);
     task.weights = c.weights + group * I::byte_weight_bytes(c);
     task.start = c.start + channel;
     task.lanes = lanes;
     task.narrow = c.narrow;
-    task.sums = sums;
     for (int y = y0; y < y1; ++y) {
       const uint8_t* row = in + (y - y0) * c.in_down;
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
-      const ptrdiff_t row_table = c.row_class[y] * c.column_classes;
-      for (int block = 0; block < blocks; ++block) {
-        const int x0 = c.out_width * block / blocks;
-        task.pixels = c.out_width * (block + 1) / blocks - x0;
+      for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
+        const int width = strips[strip];
         task.in = row + x0 * c.in_step;
-        I::dot(task);
-        for (int p = 0; p < task.pixels; ++p) {
-          const int x = x0 + p;
-          const int32_t* sum = sums + p * kGroup;
-          const float* rest =
-              c.rest + (row_table + c.column_class[x]) * table + channel;
-          const ptrdiff_t at =
-              (ptrdiff_t{y} * c.out_width + x) * float_pixel + channel;
-          const uint64_t word =
-              epilogue<kParts>(e, lanes, at, channel, nan, [&](int i) {
-                const Float y = I::mul(I::from_int(sum + i),
-                                       I::load(c.factor + channel + i));
-                return I::add(y, I::load(rest + i));
-              });
-          if (bits) bits[x * bit_pixel] = word & mask;
-        }
+        each_block(task, width, I::byte_pixels(lanes), sums, I::dot);
+        const ptrdiff_t* const column = c.column_entry + x0;
+        const ptrdiff_t first = c.row_entry[y] + channel;
+        const ptrdiff_t at = (ptrdiff_t{y} * c.out_width + x0) * float_pixel;
+        epilogue<kParts>(e, lanes, width, at + channel, float_pixel, channel, nan,
+                         words, [&](int p, int i) {
+                           const Float dot =
+                               I::mul(I::from_int(sums + p * kGroup + i),
+                                      I::load(c.factor + channel + i));
+                           return I::add(dot,
+                                         I::load(c.rest + first + column[p] + i));
+                         });
+        if (bits)
+          for (int p = 0; p < width; ++p)
+            bits[(x0 + p) * bit_pixel] = words[p] & mask;
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
@@ -364,20 +399,26 @@ struct Implementation {
     }
   }
 
-  static void map(const Epilogue& e, int channels, int pixels,
+  static void map(const Epilogue& epilogue_of_all, int channels, int pixels,
                   const float* in) {
-    with_parts(parts_of(e), [&](auto parts) {
+    with_parts(parts_of(epilogue_of_all), [&](auto parts) {
+      const Epilogue e = epilogue_of_all;
+      uint64_t words[kStrip];
       const int stride = round_up(channels, kFloatLanes);
       const int groups = (channels + 63) / 64;
       typename I::Found nan{};
-      for (int p = 0; p < pixels; ++p)
+      for (int p = 0; p < pixels; p += kStrip)
         for (int g = 0; g < groups; ++g) {
+          const int count = std::min(kStrip, pixels - p);
           const int channel = g * kGroup;
           const ptrdiff_t at = ptrdiff_t{p} * stride + channel;
-          const uint64_t word = epilogue<parts.value>(
-              e, group_lanes(channels, g), at, channel, nan,
-              [&](int i) { return I::load(in + at + i); });
-          if (e.bits) e.bits[p * groups + g] = word & group_mask(channels, g);
+          epilogue<parts.value>(e, group_lanes(channels, g), count, at, stride,
+                                channel, nan, words, [&](int q, int i) {
+                                  return I::load(in + at + q * stride + i);
+                                });
+          if (e.bits)
+            for (int q = 0; q < count; ++q)
+              e.bits[(p + q) * groups + g] = words[q] & group_mask(channels, g);
         }
       if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
     });
@@ -464,7 +505,7 @@ struct Implementation {
   static constexpr Kernels table(const char* name, bool (*supported)()) {
     return {name,
             supported,
-            I::weight_bytes,
+            weight_bytes,
             I::pack_weights,
             binary_conv,
             I::byte_weight_bytes,
@@ -481,8 +522,8 @@ struct Implementation {
 
 // The layout shared by the paths whose lanes are output channels with 32-bit
 // words of input channels: [window row][column][word][lane].
-inline size_t lane_weight_bytes(const BinaryConv& c) {
-  return size_t{4} * c.kernel * c.kernel * words32(c.in.channels) * kGroup;
+inline size_t lane_word_bytes(const BinaryConv&, int lanes) {
+  return size_t{4} * lanes;
 }
 
 inline uint32_t sign_word(const BinaryConv& c, const uint64_t* signs, int out,
@@ -496,23 +537,19 @@ inline uint32_t sign_word(const BinaryConv& c, const uint64_t* signs, int out,
 inline void lane_pack_weights(const BinaryConv& c, const uint64_t* signs,
                               int group, uint8_t* destination) {
   const int lanes = group_lanes(c.out_channels, group);
-  const int words = words32(c.in.channels), row = c.kernel * words * kGroup;
+  const int words = words32(c.in.channels);
   for (int tap = 0; tap < c.kernel * c.kernel; ++tap)
     for (int word = 0; word < words; ++word)
-      for (int lane = 0; lane < lanes; ++lane) {
+      for (int lane = 0; lane < lanes; ++lane, destination += 4) {
         const uint32_t bits = sign_word(c, signs, group * kGroup + lane, tap, word);
-        // Rows keep the same distance in narrow groups, so that rows outside
-        // of the image can be skipped without knowing the group's width.
-        const ptrdiff_t at = ptrdiff_t{tap / c.kernel} * row +
-                             (tap % c.kernel * words + word) * lanes + lane;
-        std::memcpy(destination + 4 * at, &bits, 4);
+        std::memcpy(destination, &bits, 4);
       }
 }
 
 // The layout shared by the paths whose lanes are output channels with 4 inputs
-// each: [window row][column][word][lane][4]. Zeros fill the last word of a run.
+// each: [run][word][lane][4]. Zeros fill the last word of a run.
 inline size_t lane_byte_weight_bytes(const ByteConv& c) {
-  return size_t{4} * c.rows * c.columns * ((c.run + 3) / 4) * kGroup;
+  return size_t{4} * c.runs * ((c.run + 3) / 4) * kGroup;
 }
 
 // Calls put(position, weight), with positions of single weights in that layout.
@@ -524,11 +561,11 @@ void each_byte_weight(const ByteConv& c, const int8_t* weights, int group,
   const int channels = std::min(kGroup, c.out_channels - group * kGroup);
   for (int lane = 0; lane < channels; ++lane) {
     const ptrdiff_t filter =
-        (ptrdiff_t{group} * kGroup + lane) * c.rows * c.columns * c.run;
-    for (int tap = 0; tap < c.rows * c.columns; ++tap)
+        (ptrdiff_t{group} * kGroup + lane) * c.runs * c.run;
+    for (int run = 0; run < c.runs; ++run)
       for (int i = 0; i < c.run; ++i)
-        put(((ptrdiff_t{tap} * words + i / 4) * lanes + lane) * 4 + i % 4,
-            weights[filter + ptrdiff_t{tap} * c.run + i]);
+        put(((ptrdiff_t{run} * words + i / 4) * lanes + lane) * 4 + i % 4,
+            weights[filter + ptrdiff_t{run} * c.run + i]);
   }
 }
 

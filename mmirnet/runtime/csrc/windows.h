@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "network.h"
 
@@ -21,6 +22,15 @@ inline std::pair<int, int> out_size(const Tensor& in, const Window& w) {
   const int columns = in.width + w.left + w.right - w.extent_x();
   require(rows >= 0 && columns >= 0, "window larger than the image");
   return {rows / w.stride_y + 1, columns / w.stride_x + 1};
+}
+
+// Where a table begins for each row or column of outputs, `size` values a class.
+inline const ptrdiff_t* entries(Network& network, const std::vector<int32_t>& classes,
+                                size_t size) {
+  std::vector<ptrdiff_t> entries;
+  for (const int32_t c : classes)
+    entries.push_back(c * static_cast<ptrdiff_t>(size));
+  return network.keep(entries);
 }
 
 // Whether every window of a pooling holds a pixel.

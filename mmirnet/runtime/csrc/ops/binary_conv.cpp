@@ -113,6 +113,16 @@ int size_of(const BinaryConv& conv, std::pair<int, int> row,
          conv.in.channels;
 }
 
+// See BinaryConv::offsets.
+const ptrdiff_t* offsets_of(Network& network, const BinaryConv& conv) {
+  std::vector<ptrdiff_t> offsets;
+  for (int v = 0; v < conv.kernel; ++v)
+    for (int u = 0; u < conv.kernel; ++u)
+      for (int i = 0; i < words32(conv.in.channels); ++i)
+        offsets.push_back(2 * (ptrdiff_t{v} * conv.in.row() + u * conv.in.pixel()) + i);
+  return network.keep(offsets);
+}
+
 // What stands beside the sums of signs, see BinaryConv.
 void add_terms(Network& network, BinaryConv& conv, const uint64_t* signs,
                const Classes& rows, const Classes& columns, Span<float> scale,
@@ -122,18 +132,19 @@ void add_terms(Network& network, BinaryConv& conv, const uint64_t* signs,
   const size_t table = round_up(conv.out_channels, kGroup);
   const size_t classes = rows.parts.size() * columns.parts.size();
   std::vector<float> factor(table), spread(table), rest(classes * table);
-  std::vector<int32_t> inside(classes);
+  std::vector<int32_t> inside(classes * table);
   for (size_t i = 0; i < classes; ++i) {
     const auto row = rows.parts[i / columns.parts.size()];
     const auto column = columns.parts[i % columns.parts.size()];
-    inside[i] = size_of(conv, row, column);
+    const int size = size_of(conv, row, column);
+    std::fill_n(inside.begin() + i * table, table, size);
     for (int out = 0; out < conv.out_channels; ++out) {
       const uint64_t* filter =
           signs + size_t{1} * out * conv.kernel * conv.kernel * conv.in.pixel();
       const int sum = signs_of(conv, filter, row, column);
       rest[i * table + out] =
           both * (scale.data[out] * static_cast<float>(sum) +
-                  offset.data[out] * static_cast<float>(inside[i]));
+                  offset.data[out] * static_cast<float>(size));
     }
   }
   for (int out = 0; out < conv.out_channels; ++out) {
@@ -152,12 +163,10 @@ void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
                 const Classes& rows, const Classes& columns,
                 const Epilogue& epilogue, bool only_bits) {
   const int k = conv.kernel, channels = conv.out_channels;
-  conv.row_class = network.keep(rows.of);
-  conv.column_class = network.keep(columns.of);
-  conv.column_classes = static_cast<int>(columns.parts.size());
-
   const int groups = round_up(channels, kGroup) / kGroup;
   const int table = groups * kGroup, most = k * k * conv.in.channels;
+  conv.row_entry = entries(network, rows.of, columns.parts.size() * table);
+  conv.column_entry = entries(network, columns.of, table);
   std::vector<float> base(rows.parts.size() * columns.parts.size() * table);
   std::vector<int32_t> limit(base.size());
   std::vector<uint64_t> flip(groups);
@@ -217,6 +226,7 @@ void add_binary_conv(Network& network, int in_id, Window window,
   conv.kernel = k;
   conv.stride = stride;
   conv.pad = pad;
+  conv.offsets = offsets_of(network, conv);
   const int groups = round_up(channels, kGroup) / kGroup;
   const size_t group_bytes = kernels->weight_bytes(conv);
   uint8_t* const weights = network.reserve(group_bytes * groups);

@@ -62,15 +62,21 @@ Rows make_rows(const Tensor& in, const Window& w, Quantisation quantisation) {
   return rows;
 }
 
-ByteConv make_conv(const Rows& rows, const Window& w, int width, int channels) {
+ByteConv make_conv(Network& network, const Rows& rows, const Window& w, int width,
+                   int channels) {
   ByteConv conv{};
   const int pixel = rows.in->channels;
   const bool together = w.dilation_x == 1;
-  conv.rows = w.kernel_height;
-  conv.columns = together ? 1 : w.kernel_width;
+  const int columns = together ? 1 : w.kernel_width;
+  conv.runs = w.kernel_height * columns;
   conv.run = together ? w.kernel_width * pixel : pixel;
-  conv.in_row = w.dilation_y * static_cast<ptrdiff_t>(rows.bytes());
-  conv.in_column = ptrdiff_t{w.dilation_x} * pixel;
+  std::vector<ptrdiff_t> offsets;
+  for (int v = 0; v < w.kernel_height; ++v)
+    for (int u = 0; u < columns; ++u)
+      for (int i = 0; i < conv.run; i += 4)
+        offsets.push_back(v * w.dilation_y * static_cast<ptrdiff_t>(rows.bytes()) +
+                          ptrdiff_t{u} * w.dilation_x * pixel + i);
+  conv.offsets = network.keep(offsets);
   conv.in_step = ptrdiff_t{w.stride_x} / rows.sample_x * pixel;
   conv.in_down = w.stride_y / rows.sample_y * static_cast<ptrdiff_t>(rows.bytes());
   conv.out_width = width;
@@ -121,6 +127,10 @@ void add_weights(Network& network, ByteConv& conv, const ByteWeights& weights,
   conv.rest = spread(network, weights.rest, conv.out_channels);
 }
 
+std::vector<int32_t> numbers(Span<int32_t> span) {
+  return {span.data, span.data + span.size};
+}
+
 // The largest class, and whether there is one for each of `outputs`.
 int count_classes(Span<int32_t> classes, int outputs) {
   require(classes.size == static_cast<size_t>(outputs), "classes of the wrong length");
@@ -156,10 +166,10 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
       network.plan(epilogue, height, width, channels, in_id);
 
   const Rows rows = make_rows(in, w, {scale, zero});
-  ByteConv conv = make_conv(rows, w, width, channels);
-  conv.row_class = network.keep(weights.row_class, height);
-  conv.column_class = network.keep(weights.column_class, width);
-  conv.column_classes = column_classes;
+  ByteConv conv = make_conv(network, rows, w, width, channels);
+  const int table = round_up(channels, kGroup);
+  conv.row_entry = entries(network, numbers(weights.row_class), column_classes * table);
+  conv.column_entry = entries(network, numbers(weights.column_class), table);
   add_weights(network, conv, weights, zero);
 
   const int extent = w.extent_y(), threads = network.threads();
