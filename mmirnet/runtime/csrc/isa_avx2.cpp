@@ -8,15 +8,18 @@
 namespace mmirnet {
 namespace {
 
+// For each byte of activations the tables of its lower and its upper four bits.
 struct Tables {
-  alignas(64) uint8_t of[16][16];
+  alignas(64) uint8_t of[256][2][16];
 };
 
 constexpr Tables make_tables() {
   Tables t{};
-  for (int a = 0; a < 16; ++a)
-    for (int w = 0; w < 16; ++w)
-      for (int bit = 0; bit < 4; ++bit) t.of[a][w] += ((a ^ w) >> bit) & 1;
+  for (int byte = 0; byte < 256; ++byte)
+    for (int half = 0; half < 2; ++half)
+      for (int w = 0; w < 16; ++w)
+        for (int bit = 0; bit < 4; ++bit)
+          t.of[byte][half][w] += ((byte >> (4 * half) ^ w) >> bit) & 1;
   return t;
 }
 
@@ -225,53 +228,61 @@ struct Avx2 {
         t.pixels, [&](auto pixels) { dot_lanes<pixels.value>(t); });
   }
 
-  // Adds H halves of 32 channels for P pixels, with N nibbles to a word. Bytes
-  // hold up to 63 nibbles of 4, 16-bit sums up to 65535: the caller's windows
-  // are smaller than that.
+  // Adds H halves of 32 channels for P pixels, with N bytes to a word. Bytes
+  // hold up to 31 pairs of nibbles with 8 each, 16-bit sums up to 65535: the
+  // caller's windows are smaller than that.
   template <int P, int H, int N>
   static void block(const CountTask& t) {
     const __m256i low = _mm256_set1_epi16(0xff);
-    __m256i wide[P][H][2];
     __m256i sum[P][H];
-    for (int p = 0; p < P; ++p)
-      for (int h = 0; h < H; ++h)
-        sum[p][h] = wide[p][h][0] = wide[p][h][1] = _mm256_setzero_si256();
-    auto widen = [&] {
-      for (int p = 0; p < P; ++p)
-        for (int h = 0; h < H; ++h) {
-          wide[p][h][0] = _mm256_add_epi16(wide[p][h][0],
-                                           _mm256_and_si256(sum[p][h], low));
-          wide[p][h][1] = _mm256_add_epi16(wide[p][h][1],
-                                           _mm256_srli_epi16(sum[p][h], 8));
-          sum[p][h] = _mm256_setzero_si256();
-        }
+    const auto total = [&](int p, int h, int odd) {
+      return reinterpret_cast<__m256i*>(t.sums + p * kGroup + h * 32 + odd * 16);
     };
+    const auto add = [](__m256i* to, __m256i v) {
+      _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), v));
+    };
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+      for (int h = 0; h < H; ++h) {
+        sum[p][h] = _mm256_setzero_si256();
+        _mm256_store_si256(total(p, h, 0), sum[p][h]);
+        _mm256_store_si256(total(p, h, 1), sum[p][h]);
+      }
     const uint8_t* w = t.weights;
     for (int k = 0; k < t.words;) {
-      const int end = std::min(t.words, k + 63 / N);
+      const int end = std::min(t.words, k + 31 / N);
       for (; k < end; ++k) {
-        uint32_t x[P];
-        for (int p = 0; p < P; ++p) x[p] = t.in[t.offsets[k] + p * t.in_step];
-        for (int n = 0; n < N; ++n, w += kGroup)
+        const uint32_t* in = t.in + t.offsets[k];
+#pragma GCC unroll 1
+        for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
           for (int p = 0; p < P; ++p) {
-            const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
-                reinterpret_cast<const __m128i*>(kTables.of[x[p] >> (4 * n) & 15])));
-            for (int h = 0; h < H; ++h)
-              sum[p][h] = _mm256_add_epi8(
-                  sum[p][h],
-                  _mm256_shuffle_epi8(
-                      table,
-                      _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + h)));
+            const int x = reinterpret_cast<const uint8_t*>(in + p * t.in_step)[n];
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; ++half) {
+              const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
+                  reinterpret_cast<const __m128i*>(kTables.of[x][half])));
+#pragma GCC unroll 2
+              for (int h = 0; h < H; ++h)
+                sum[p][h] = _mm256_add_epi8(
+                    sum[p][h],
+                    _mm256_shuffle_epi8(
+                        table, _mm256_load_si256(reinterpret_cast<const __m256i*>(
+                                   w + (2 * n + half) * kGroup + 32 * h))));
+            }
           }
+        w += 2 * N * kGroup;
       }
-      widen();
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+        for (int h = 0; h < H; ++h) {
+          add(total(p, h, 0), _mm256_and_si256(sum[p][h], low));
+          add(total(p, h, 1), _mm256_srli_epi16(sum[p][h], 8));
+          sum[p][h] = _mm256_setzero_si256();
+        }
     }
-    for (int p = 0; p < P; ++p)
-      for (int h = 0; h < H; ++h)
-        for (int odd = 0; odd < 2; ++odd)
-          _mm256_store_si256(reinterpret_cast<__m256i*>(t.sums + p * kGroup +
-                                                        h * 32 + odd * 16),
-                             wide[p][h][odd]);
   }
 
   static void count(const CountTask& t) {
@@ -279,9 +290,9 @@ struct Avx2 {
       constexpr int P = pixels.value;
       const bool few = nibbles(t.channels) == 4;
       if (t.lanes > 32)
-        few ? block<P, 2, 4>(t) : block<P, 2, 8>(t);
+        few ? block<P, 2, 2>(t) : block<P, 2, 4>(t);
       else
-        few ? block<P, 1, 4>(t) : block<P, 1, 8>(t);
+        few ? block<P, 1, 2>(t) : block<P, 1, 4>(t);
     });
   }
 };
