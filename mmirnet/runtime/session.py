@@ -308,11 +308,11 @@ class Session:
             )
         if images.dtype == np.uint8 and spec['order'] == 'bgr':
             images = images[..., ::-1]
-        dtype = np.uint8 if images.dtype == np.uint8 else np.float32
-        with np.errstate(over='ignore'):  # reported below
-            images = np.ascontiguousarray(images, dtype)
-        logits = self._network.predict(images)
-        if not np.isfinite(logits).all():
+        if images.dtype not in (np.uint8, np.float32):
+            with np.errstate(over='ignore'):  # reported below
+                images = images.astype(np.float32)
+        logits = np.empty((len(images), self._network.classes), np.float32)
+        if not self._network.predict(np.ascontiguousarray(images), logits):
             raise NonFiniteError(_not_finite(images, logits))
         return logits
 

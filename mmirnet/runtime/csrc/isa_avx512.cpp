@@ -87,6 +87,13 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
   }
 
+  // A sum stays in its register. GCC would add in another order, find itself
+  // without registers and keep sums in memory.
+  template <class Sum>
+  static void in_place(Sum& sum) {
+    asm("" : "+v"(sum));
+  }
+
   // The loops over sums are unrolled by force: left to itself, the compiler keeps
   // a copy of the sums in memory.
   template <int P, int V>
@@ -104,9 +111,11 @@ struct Avx512 {
         const __m512i x =
             _mm512_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
+        for (int v = 0; v < V; ++v) {
           sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x,
                                           _mm512_load_si512(w + 64 * v));
+          in_place(sum[p][v]);
+        }
       }
     }
 #pragma GCC unroll 16
@@ -130,10 +139,12 @@ struct Avx512 {
       for (int p = 0; p < P; ++p) {
         const __m512i x = _mm512_set1_epi32(in[p * t.in_step]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
+        for (int v = 0; v < V; ++v) {
           sum[p][v] = _mm512_add_epi32(
               sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(
                              x, _mm512_load_si512(w + 64 * v))));
+          in_place(sum[p][v]);
+        }
       }
     }
 #pragma GCC unroll 16

@@ -30,6 +30,9 @@
 
 #include "kernels.h"
 
+// Of what an innermost loop calls.
+#define MMIRNET_INLINE __attribute__((always_inline))
+
 namespace mmirnet {
 
 // A block: `pixels` neighbouring outputs of one row, one group of channels.
@@ -142,12 +145,11 @@ struct Implementation {
                               ptrdiff_t at, ptrdiff_t step, int channel,
                               typename I::Found& nan, uint64_t* words, Load load) {
     typename I::Found found = nan;
-    std::fill_n(words, pixels, 0);
-    for (int i = 0; i < lanes; i += I::kWidth) {
-      const Vector<kParts> vector(e, channel + i);
-      const auto one = [&](int p) {
-        const Float y = vector.value(e, load(p, i), at + p * step + i);
-        words[p] |= vector.bits(y) << i;
+    if (lanes == I::kWidth) {  // whose constants stay in registers
+      const Vector<kParts> vector(e, channel);
+      const auto one = [&](int p) MMIRNET_INLINE {
+        const Float y = vector.value(e, load(p, 0), at + p * step);
+        words[p] = vector.bits(y);
         return y;
       };
       int p = 0;
@@ -158,6 +160,26 @@ struct Implementation {
       if (p < pixels) {
         const Float y = one(p);
         I::find_nan(y, y, found);
+      }
+    } else {
+      for (int p = 0; p < pixels; ++p) {
+        uint64_t word = 0;
+        const auto one = [&](int i) MMIRNET_INLINE {
+          const Vector<kParts> vector(e, channel + i);
+          const Float y = vector.value(e, load(p, i), at + p * step + i);
+          word |= vector.bits(y) << i;
+          return y;
+        };
+        int i = 0;
+        for (; i + 2 * I::kWidth <= lanes; i += 2 * I::kWidth) {
+          const Float y = one(i);
+          I::find_nan(y, one(i + I::kWidth), found);
+        }
+        if (i < lanes) {
+          const Float y = one(i);
+          I::find_nan(y, y, found);
+        }
+        words[p] = word;
       }
     }
     nan = found;

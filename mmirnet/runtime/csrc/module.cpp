@@ -30,6 +30,8 @@ namespace {
 template <class T>
 using Array = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 
+using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
 template <class T>
 Span<T> span(const Array<T>& array) {
   return {array.data(), array.size()};
@@ -85,24 +87,23 @@ class Unlocked {
   std::optional<nb::gil_scoped_release> release_;
 };
 
+// Whether all logits are finite.
 template <class T>
-nb::object predict(Network& network, const Array<T>& images) {
+bool predict(Network& network, const Array<T>& images, const Logits& logits) {
   const Tensor& in = network.input();
-  const Tensor& out = network.output();
   const size_t pixels = size_t{1} * in.height * in.width * in.channels;
   if (images.ndim() < 1 || images.size() != images.shape(0) * pixels ||
       images.shape(0) > (size_t{1} << 30))
     throw std::invalid_argument("images of the wrong shape");
-  const size_t count = images.shape(0), classes = out.channels;
-  float* logits = new float[count * classes];
-  nb::capsule owner(logits, [](void* p) noexcept {
-    delete[] static_cast<float*>(p);
-  });
+  const size_t count = images.shape(0);
+  if (logits.shape(0) != count ||
+      logits.shape(1) != static_cast<size_t>(network.output().channels))
+    throw std::invalid_argument("logits of the wrong shape");
   bool interrupted = false;
   {
     Unlocked unlocked;
     try {
-      network.run(images.data(), static_cast<int>(count), logits,
+      network.run(images.data(), static_cast<int>(count), logits.data(),
                   [&] { return unlocked.interrupted(); });
     } catch (const mmirnet::Interrupted&) {
       unlocked.stop_at_the_end();
@@ -110,8 +111,7 @@ nb::object predict(Network& network, const Array<T>& images) {
     }
   }
   if (interrupted) throw nb::python_error();
-  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(
-      logits, {count, classes}, owner));
+  return network.kernels()->finite(logits.data(), logits.size());
 }
 
 }  // namespace
@@ -204,10 +204,11 @@ NB_MODULE(_native, m) {
            "in"_a, "threshold"_a.none(), "out"_a)
       .def("add_vector", &mmirnet::add_vector)
       .def("add_shortcut", &mmirnet::add_shortcut)
-      .def("predict", predict<uint8_t>)
-      .def("predict", predict<float>)
+      .def("predict", predict<uint8_t>, "images"_a, "logits"_a)
+      .def("predict", predict<float>, "images"_a, "logits"_a)
       .def("time_operations", &Network::time_operations, "repeats"_a)
       .def_prop_ro("isa", &Network::isa)
+      .def_prop_ro("classes", [](const Network& n) { return n.output().channels; })
       .def_prop_ro("library_layers", &Network::library_layers)
       .def_prop_ro("threads", &Network::threads);
 

@@ -42,6 +42,10 @@ struct Rows {
     to += ptrdiff_t{left} * channels;
     if (in->kind == Tensor::kBytes) {
       const uint8_t* row = context.at<uint8_t>(*in) + from;
+      if (sample_x == 1) {
+        std::copy_n(row, in->width * channels, to);
+        return;
+      }
       for (int x = 0; x < in->width; x += sample_x)
         std::copy_n(row + x * lanes, channels, to + x / sample_x * channels);
       return;
