@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from int8_networks import int8_network, normalised, pixels_of
+from int8_networks import int8_network, normalised, pixels_of, with_statistics
 from networks import mixed_network, warm_up
+from torch import nn
 
+from mmirnet.binary import IRConv2d
 from mmirnet.errors import NonFiniteError
 from mmirnet.packed import Simulation, pack
 from mmirnet.packed.quantising import quantise
@@ -66,6 +68,33 @@ def test_the_largest_sums_do_not_saturate(value):
     for name, array in packed.tensors.items():
         if name.endswith('weight_int8'):
             packed.tensors[name] = np.full_like(array, value)
+    check(packed, pixels_of(packed) | 0xFC)
+
+
+@pytest.mark.parametrize('sign', [-1.0, 1.0])
+@pytest.mark.parametrize('channels', [6, 40, 128])
+def test_the_largest_sums_of_one_bit_weights_do_not_overflow(channels, sign):
+    """All weights alike, and all activations at their end."""
+    torch.manual_seed(0)
+    plain = dict(balance=False, standardize=False, scale=None)
+    binary = IRConv2d(
+        channels, 40, 3, padding=1, bias=False, binarize_input=False, **plain
+    )
+    network = nn.Sequential(
+        nn.Conv2d(3, channels, 1),
+        nn.ReLU(),
+        binary,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(40, 5),
+    )
+    with torch.no_grad():
+        network[0].weight.abs_()
+        binary.weight.fill_(sign)
+    packed = with_statistics(network, (9, 9))
+    dim = normalised(pixels_of(packed) // 4, packed.input)
+    packed = quantise(packed, [dim], activations=True)
+    assert packed.graph[2]['op'] == 'binary_conv2d_int8'
     check(packed, pixels_of(packed) | 0xFC)
 
 

@@ -84,9 +84,13 @@ struct Avx2 {
   // Of a word of inputs: fewer where one alone has them all.
   static int nibbles(int channels) { return channels <= 16 ? 4 : 8; }
 
+  // Where the byte of a channel stands: the even and the odd bytes of a register
+  // are two runs of 16 channels, so that widening to 16 bits needs no shuffle.
+  static int byte_of(int lane) {
+    return lane / 32 * 32 + lane % 16 * 2 + lane / 16 % 2;
+  }
+
   // [window row][column][word][nibble][64 bytes, one an output channel].
-  // Bytes are ordered so that the even and odd bytes of a register are two
-  // runs of 16 channels: widening to 16 bits then needs no shuffle.
   static size_t word_bytes(const BinaryConv& c, int) {
     return size_t{1} * nibbles(c.in.channels) * kGroup;
   }
@@ -99,9 +103,8 @@ struct Avx2 {
         for (int lane = 0; lane < kGroup; ++lane) {
           const uint32_t bits =
               sign_word(c, signs, group * kGroup + lane, tap, word);
-          const int byte = lane / 32 * 32 + lane % 16 * 2 + lane / 16 % 2;
           for (int n = 0; n < count; ++n)
-            destination[n * kGroup + byte] = bits >> (4 * n) & 15;
+            destination[n * kGroup + byte_of(lane)] = bits >> (4 * n) & 15;
         }
   }
 
@@ -113,21 +116,50 @@ struct Avx2 {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
 
-  // maddubs saturates sums of two products. Where weights are so small that it
-  // cannot, it is used; else they are 16 bits wide, as pmaddwd takes them.
-  static bool is_narrow(int narrow) { return narrow >= 8; }
-
+  // The sums of 4 bytes with the 16 choices of 4 signs are looked up, as those of
+  // bits are: a table of their lower bytes and one of their upper bytes. Other
+  // weights are 16 bits wide, as pmaddwd takes them; maddubs would saturate.
   static size_t byte_weight_bytes(const ByteConv& c) {
-    return (is_narrow(c.narrow) ? 1 : 2) * lane_byte_weight_bytes(c);
+    const size_t bytes = lane_byte_weight_bytes(c);
+    return c.tables ? bytes / 4 : 2 * bytes;
   }
 
   static void pack_byte_weights(const ByteConv& c, const int8_t* weights,
                                 int group, uint8_t* destination) {
-    if (is_narrow(c.narrow))
-      return lane_pack_byte_weights(c, weights, group, destination);
+    const int lanes = group_lanes(c.out_channels, group);
     each_byte_weight(c, weights, group, [&](ptrdiff_t at, int16_t weight) {
-      std::memcpy(destination + 2 * at, &weight, 2);
+      if (!c.tables) {
+        std::memcpy(destination + 2 * at, &weight, 2);
+        return;
+      }
+      const ptrdiff_t word = at / 4 / lanes, lane = at / 4 % lanes;
+      destination[word * kGroup + byte_of(lane)] |= (weight > 0) << at % 4;
     });
+  }
+
+  static void make_tables(const uint8_t* in, size_t words, uint8_t* tables) {
+    const auto bytes = [](int i) { return _mm256_set1_epi16(0x8000 | i); };
+    const __m256i zero = bytes(0), one = bytes(1), two = bytes(2), three = bytes(3);
+    // -1 where bit i of the lane's index is clear.
+    const auto signs = [](int i) {
+      alignas(32) int16_t sign[16];
+      for (int w = 0; w < 16; ++w) sign[w] = w >> i & 1 ? 1 : -1;
+      return _mm256_load_si256(reinterpret_cast<const __m256i*>(sign));
+    };
+    const __m256i sign0 = signs(0), sign1 = signs(1), sign2 = signs(2),
+                  sign3 = signs(3), low = _mm256_set1_epi16(0xff);
+    for (size_t k = 0; k < words; ++k) {
+      const __m256i x = _mm256_set1_epi32(static_cast<int>(load_word(in + 4 * k)));
+      const __m256i sum = _mm256_add_epi16(
+          _mm256_add_epi16(_mm256_sign_epi16(_mm256_shuffle_epi8(x, zero), sign0),
+                           _mm256_sign_epi16(_mm256_shuffle_epi8(x, one), sign1)),
+          _mm256_add_epi16(_mm256_sign_epi16(_mm256_shuffle_epi8(x, two), sign2),
+                           _mm256_sign_epi16(_mm256_shuffle_epi8(x, three), sign3)));
+      const __m256i both = _mm256_packus_epi16(_mm256_and_si256(sum, low),
+                                               _mm256_srli_epi16(sum, 8));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(tables + kTable * k),
+                         _mm256_permute4x64_epi64(both, 0xd8));
+    }
   }
 
   // Four times the same 4 bytes. A load alone, where a shuffle would compete.
@@ -168,64 +200,73 @@ struct Avx2 {
       }
   }
 
-  // 8 * V channels from `lane` on, 8 by 4 inputs in a register: 16-bit sums of
-  // two products, widened before they can overflow.
-  template <int P, int V>
-  static void narrow_dot(const DotTask& t, int lane) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i sum[P][V];
-    const auto total = [&](int p, int v) {
-      return reinterpret_cast<__m256i*>(t.sums + p * kGroup + lane + 8 * v);
-    };
-    for (int p = 0; p < P; ++p)
-      for (int v = 0; v < V; ++v) {
-        sum[p][v] = _mm256_setzero_si256();
-        _mm256_store_si256(total(p, v), load_int(t.start + lane + 8 * v));
-      }
-    const auto widen = [&] {
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          __m256i* const to = total(p, v);
-          _mm256_store_si256(to, _mm256_add_epi32(_mm256_load_si256(to),
-                                                  _mm256_madd_epi16(sum[p][v], ones)));
-          sum[p][v] = _mm256_setzero_si256();
-        }
-    };
-    const uint8_t* w = t.weights + 4 * lane;
-    for (int k = 0; k < t.words;) {
-      const int end = std::min(t.words, k + t.narrow);
-      for (; k < end; ++k, w += 4 * t.lanes) {
-        const uint8_t* in = t.in + t.offsets[k];
-        for (int p = 0; p < P; ++p) {
-          const __m256i x =
-              _mm256_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
-          for (int v = 0; v < V; ++v)
-            sum[p][v] = _mm256_add_epi16(
-                sum[p][v],
-                _mm256_maddubs_epi16(
-                    x, _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + v)));
-        }
-      }
-      widen();
-    }
-  }
-
+  // 32 channels from 32 * half on.
   template <int P>
-  static void dot_lanes(const DotTask& t) {
-    int lane = 0;
-    if (is_narrow(t.narrow)) {
-      for (; lane + 32 <= t.lanes; lane += 32) narrow_dot<P, 4>(t, lane);
-      if (lane < t.lanes) narrow_dot<P, 2>(t, lane);
-    } else {
-      for (; lane < t.lanes; lane += 16) wide_dot<P>(t, lane);
+  static void table_dot(const DotTask& t, int half) {
+    // Of the lower bytes all (the odd ones times 256) and the odd ones, as 16
+    // bits; of the upper bytes, as bytes.
+    __m256i all[P], odd[P], upper[P];
+    const auto total = [&](int p, int i) {
+      return reinterpret_cast<__m256i*>(t.sums + p * kGroup + 32 * half) + i;
+    };
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+      for (int i = 0; i < 4; ++i)
+        _mm256_store_si256(total(p, i), load_int(t.start + 32 * half + 8 * i));
+    const auto add = [](__m256i* to, __m128i v) {
+      _mm256_store_si256(
+          to, _mm256_add_epi32(_mm256_load_si256(to), _mm256_cvtepi16_epi32(v)));
+    };
+    const uint8_t* w = t.weights + 32 * half;
+    for (int k = 0; k < t.words;) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) all[p] = odd[p] = upper[p] = _mm256_setzero_si256();
+      // Upper bytes are -4 to 3, and sums of 31 words fit 16 bits.
+      const int end = std::min(t.words, k + 31);
+      for (; k < end; ++k, w += kGroup) {
+        const __m256i signs = _mm256_load_si256(reinterpret_cast<const __m256i*>(w));
+        const auto look_up = [&](const uint8_t* table) MMIRNET_INLINE {
+          return _mm256_shuffle_epi8(
+              _mm256_broadcastsi128_si256(
+                  _mm_load_si128(reinterpret_cast<const __m128i*>(table))),
+              signs);
+        };
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+          const uint8_t* table = t.in + t.offsets[k] + p * t.in_step;
+          const __m256i lower = look_up(table);
+          all[p] = _mm256_add_epi16(all[p], lower);
+          odd[p] = _mm256_add_epi16(odd[p], _mm256_srli_epi16(lower, 8));
+          upper[p] = _mm256_add_epi8(upper[p], look_up(table + kTable / 2));
+          in_place(all[p]);
+          in_place(odd[p]);
+          in_place(upper[p]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const __m256i first = _mm256_add_epi16(
+            _mm256_sub_epi16(all[p], _mm256_slli_epi16(odd[p], 8)),
+            _mm256_slli_epi16(upper[p], 8));
+        const __m256i last = _mm256_add_epi16(
+            odd[p], _mm256_andnot_si256(_mm256_set1_epi16(0xff), upper[p]));
+        add(total(p, 0), _mm256_castsi256_si128(first));
+        add(total(p, 1), _mm256_extracti128_si256(first, 1));
+        add(total(p, 2), _mm256_castsi256_si128(last));
+        add(total(p, 3), _mm256_extracti128_si256(last, 1));
+      }
     }
   }
 
   static void dot(const DotTask& t) {
-    with_pixels<kBytePixels>(
-        t.pixels, [&](auto pixels) { dot_lanes<pixels.value>(t); });
+    with_pixels<kBytePixels>(t.pixels, [&](auto pixels) {
+      if (t.tables)
+        for (int half = 0; 32 * half < t.lanes; ++half)
+          table_dot<pixels.value>(t, half);
+      else
+        for (int lane = 0; lane < t.lanes; lane += 16)
+          wide_dot<pixels.value>(t, lane);
+    });
   }
 
   // Adds H halves of 32 channels for P pixels, with N bytes to a word. Bytes

@@ -78,6 +78,7 @@ struct Avx512 {
       }
   }
 
+  static constexpr std::nullptr_t make_tables = nullptr;
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
   static constexpr auto pack_byte_weights = lane_pack_byte_weights;
 
@@ -85,13 +86,6 @@ struct Avx512 {
     const __m512i q =
         _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(zero));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
-  }
-
-  // A sum stays in its register. GCC would add in another order, find itself
-  // without registers and keep sums in memory.
-  template <class Sum>
-  static void in_place(Sum& sum) {
-    asm("" : "+v"(sum));
   }
 
   // The loops over sums are unrolled by force: left to itself, the compiler keeps

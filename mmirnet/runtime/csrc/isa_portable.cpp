@@ -39,6 +39,7 @@ struct Portable {
   static constexpr auto word_bytes = lane_word_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
 
+  static constexpr std::nullptr_t make_tables = nullptr;
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
   static constexpr auto pack_byte_weights = lane_pack_byte_weights;
 

@@ -82,6 +82,7 @@ struct Wasm {
   static constexpr auto word_bytes = lane_word_bytes;
   static constexpr auto pack_weights = lane_pack_weights;
 
+  static constexpr std::nullptr_t make_tables = nullptr;
   static constexpr auto byte_weight_bytes = lane_byte_weight_bytes;
   static constexpr auto pack_byte_weights = lane_pack_byte_weights;
 

@@ -17,6 +17,7 @@
 namespace mmirnet {
 
 constexpr int kGroup = 64;  // output channels computed together
+constexpr int kTable = 32;  // bytes of a table, see Kernels::make_tables
 
 constexpr int round_up(int value, int unit) {
   return (value + unit - 1) / unit * unit;
@@ -101,8 +102,8 @@ struct ByteConv {
   ptrdiff_t in_step, in_down;  // bytes to the window on the right and below
   int out_width, out_channels;
   const uint8_t* weights;  // Kernels::pack_byte_weights' layout
-  // Dwords of products whose sums by pairs fit into 16 bits.
-  int narrow;
+  // Weights are -1 and +1, and `in` holds Kernels::make_tables' tables.
+  bool tables;
   const int32_t* start;  // of the sums, one for each channel
   const float* factor;   // for each channel
   const float* rest;     // a table as BinaryConv's
@@ -132,6 +133,9 @@ struct Kernels {
   void (*pack_byte_weights)(const ByteConv&, const int8_t* weights, int group,
                             uint8_t* destination);
   int byte_start;
+  // For each 4 bytes, what their sums with every 4 signs are: kTable bytes. Null
+  // where multiplying is faster.
+  void (*make_tables)(const uint8_t* in, size_t words, uint8_t* tables);
   // `in` is the first row that output row y0 reads.
   void (*byte_conv)(const ByteConv&, const Epilogue&, int bit_pad,
                     const uint8_t* in, int group, int y0, int y1);

@@ -19,6 +19,7 @@
 //   I::word_bytes(conv, lanes)
 //                            bytes of weights for one word of inputs
 //   I::kByteStart            what it takes from each byte before it multiplies
+//   I::make_tables           or null, see Kernels
 //   I::to_bytes(v, zero, p)  v rounded, plus zero, as bytes
 #pragma once
 
@@ -54,8 +55,17 @@ struct CountTask : Task<uint32_t, uint16_t> {
 
 struct DotTask : Task<uint8_t, int32_t> {
   const int32_t* start;  // of the group's sums
-  int narrow;
+  bool tables;
 };
+
+#ifdef MMIRNET_X86
+// A sum stays in its register. GCC would add in another order, find itself without
+// registers and keep sums in memory.
+template <class Sum>
+inline void in_place(Sum& sum) {
+  asm("" : "+v"(sum));
+}
+#endif
 
 // Calls run(pixels) with the number as a constant.
 template <int kMost, class Run>
@@ -374,7 +384,7 @@ struct Implementation {
     task.weights = c.weights + group * I::byte_weight_bytes(c);
     task.start = c.start + channel;
     task.lanes = lanes;
-    task.narrow = c.narrow;
+    task.tables = c.tables;
     for (int y = y0; y < y1; ++y) {
       const uint8_t* row = in + (y - y0) * c.in_down;
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
@@ -533,6 +543,7 @@ struct Implementation {
             I::byte_weight_bytes,
             I::pack_byte_weights,
             I::kByteStart,
+            I::make_tables,
             byte_conv,
             quantise,
             map,

@@ -12,8 +12,9 @@
 namespace mmirnet {
 namespace {
 
-// Bands whose input has about this many bytes stay in the nearest cache.
-constexpr int kBandBytes = 1 << 15;
+// Bands whose input has about this many bytes stay in the nearest cache, those of
+// so many bytes of tables in the next.
+constexpr int kBandBytes = 1 << 15, kBandTables = 1 << 18;
 
 // The input as bytes, with its padding: row j is row j * sample_y - top of the
 // image. Windows of one pixel leave out what lies between them.
@@ -67,37 +68,35 @@ Rows make_rows(const Tensor& in, const Window& w, Quantisation quantisation) {
 }
 
 ByteConv make_conv(Network& network, const Rows& rows, const Window& w, int width,
-                   int channels) {
+                   int channels, bool tables) {
   ByteConv conv{};
   const int pixel = rows.in->channels;
   const bool together = w.dilation_x == 1;
   const int columns = together ? 1 : w.kernel_width;
   conv.runs = w.kernel_height * columns;
   conv.run = together ? w.kernel_width * pixel : pixel;
+  const ptrdiff_t unit = tables ? kTable / 4 : 1;  // bytes that stand for one
+  const ptrdiff_t row = unit * rows.bytes();
   std::vector<ptrdiff_t> offsets;
   for (int v = 0; v < w.kernel_height; ++v)
     for (int u = 0; u < columns; ++u)
       for (int i = 0; i < conv.run; i += 4)
-        offsets.push_back(v * w.dilation_y * static_cast<ptrdiff_t>(rows.bytes()) +
-                          ptrdiff_t{u} * w.dilation_x * pixel + i);
+        offsets.push_back(v * w.dilation_y * row +
+                          unit * (ptrdiff_t{u} * w.dilation_x * pixel + i));
   conv.offsets = network.keep(offsets);
-  conv.in_step = ptrdiff_t{w.stride_x} / rows.sample_x * pixel;
-  conv.in_down = w.stride_y / rows.sample_y * static_cast<ptrdiff_t>(rows.bytes());
+  conv.in_step = unit * (w.stride_x / rows.sample_x) * pixel;
+  conv.in_down = w.stride_y / rows.sample_y * row;
+  conv.tables = tables;
   conv.out_width = width;
   conv.out_channels = channels;
   return conv;
 }
 
-// See ByteConv::narrow: pairs start with each run.
-int narrow(const ByteConv& conv, Span<int8_t> weight) {
-  int most = 1;
-  for (size_t run = 0; run < weight.size; run += conv.run)
-    for (int i = 0; i < conv.run; i += 2)
-      most = std::max(most, std::abs(weight.data[run + i]) +
-                                (i + 1 < conv.run
-                                     ? std::abs(weight.data[run + i + 1])
-                                     : 0));
-  return 32767 / (255 * most);
+// See ByteConv::tables: words must not reach over the end of a pixel.
+bool has_tables(const Kernels& kernels, const Tensor& in, Span<int8_t> weights) {
+  return kernels.make_tables && in.channels % 4 == 0 &&
+         std::all_of(weights.data, weights.data + weights.size,
+                     [](int8_t weight) { return weight == 1 || weight == -1; });
 }
 
 // See ByteConv::rest.
@@ -113,7 +112,6 @@ void add_weights(Network& network, ByteConv& conv, const ByteWeights& weights,
                  int zero) {
   const Kernels* const kernels = network.kernels();
   const int groups = round_up(conv.out_channels, kGroup) / kGroup;
-  conv.narrow = narrow(conv, weights.values);
   const size_t bytes = kernels->byte_weight_bytes(conv);
   uint8_t* const packed = network.reserve(bytes * groups);
   for (int group = 0; group < groups; ++group)
@@ -170,7 +168,8 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
       network.plan(epilogue, height, width, channels, in_id);
 
   const Rows rows = make_rows(in, w, {scale, zero});
-  ByteConv conv = make_conv(network, rows, w, width, channels);
+  const bool tables = has_tables(*kernels, in, weights.values);
+  ByteConv conv = make_conv(network, rows, w, width, channels, tables);
   const int table = round_up(channels, kGroup);
   conv.row_entry = entries(network, numbers(weights.row_class), column_classes * table);
   conv.column_entry = entries(network, numbers(weights.column_class), table);
@@ -178,23 +177,30 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
 
   const int extent = w.extent_y(), threads = network.threads();
   const int down = w.stride_y / rows.sample_y;
-  const int fit = (kBandBytes / static_cast<int>(rows.bytes()) - extent) / down;
+  const int row = static_cast<int>(rows.bytes());
+  const int rows_in_cache =
+      tables ? kBandTables / (row * kTable / 4) : kBandBytes / row;
+  const int fit = (rows_in_cache - extent) / down;
   const int most = std::max(1, std::min(fit + 1, (height + threads - 1) / threads));
   const int bands = (height + most - 1) / most;
   const int groups = round_up(channels, kGroup) / kGroup;
-  const size_t scratch = rows.bytes() * ((most - 1) * down + extent);
-  network.need_scratch(scratch / sizeof(float) + kGap);
+  const size_t scratch = aligned(rows.bytes() * ((most - 1) * down + extent));
+  network.need_scratch(scratch * (tables ? 1 + kTable / 4 : 1) / sizeof(float) +
+                       kGap);
   const auto run = [=](const Network::Context& context, int begin, int end) {
     const Epilogue e = plan.at(context);
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(context.scratch);
     for (int item = begin; item < end; ++item) {
       const int band = item / groups;
       const int y0 = height * band / bands, y1 = height * (band + 1) / bands;
-      if (item == begin || item % groups == 0)
-        rows.fill(context, *kernels, y0 * down, (y1 - 1 - y0) * down + extent,
-                  bytes);
-      kernels->byte_conv(conv, e, plan.bits ? plan.bits->pad : 0, bytes,
-                         item % groups, y0, y1);
+      if (item == begin || item % groups == 0) {
+        const int count = (y1 - 1 - y0) * down + extent;
+        rows.fill(context, *kernels, y0 * down, count, bytes);
+        if (tables)
+          kernels->make_tables(bytes, count * rows.bytes() / 4, bytes + scratch);
+      }
+      kernels->byte_conv(conv, e, plan.bits ? plan.bits->pad : 0,
+                         tables ? bytes + scratch : bytes, item % groups, y0, y1);
     }
   };
   network.add({bands * groups, run});
