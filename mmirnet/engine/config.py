@@ -30,6 +30,11 @@ DEFAULT_HOOKS = dict(
 )
 
 
+#: Keys under which MMEngine's Runner has a hook of its own.
+_MMENGINE_HOOKS = frozenset(
+    'runtime_info timer sampler_seed logger param_scheduler checkpoint'.split()
+)
+
 #: Top-level settings that are not arguments of MMEngine's Runner.
 _SETTINGS = frozenset(
     [
@@ -243,6 +248,9 @@ def set_captured_loop(cfg: Config) -> None:
 def add_default_hooks(cfg: Config) -> None:
     """Adds those of :data:`DEFAULT_HOOKS` that a config does not set itself.
 
+    MMEngine accepts None under the keys of its own hooks alone. Under another key,
+    ``NoHook`` takes its place, which does nothing.
+
     Args:
         cfg (Config): The config, changed in place.
     """
@@ -252,6 +260,9 @@ def add_default_hooks(cfg: Config) -> None:
     for key, hook in DEFAULT_HOOKS.items():
         if key not in hooks and find_class(HOOKS, hook['type']) not in kinds:
             set_hook(cfg, key, **hook)
+    for key, hook in hooks.items():
+        if hook is None and key not in _MMENGINE_HOOKS:
+            cfg.default_hooks[key] = dict(type='NoHook')
 
 
 def take_old_switches(cfg: Config) -> bool:

@@ -343,6 +343,21 @@ def test_amp_on_a_cpu_is_bfloat16(tmp_path):
     assert isinstance(runner.optim_wrapper, Bf16OptimWrapper)
 
 
+def test_hooks_of_none_are_left_out(tmp_path):
+    """Ours and MMEngine's, and the config that the run leaves says so."""
+    keys = ('check', 'precise_bn', 'compile', 'timer')
+    options = {f'default_hooks.{key}': None for key in keys}
+    config = small_config(tmp_path)
+    options['train_cfg.max_epochs'] = 1
+    runner = apis.train(
+        str(config), work_dir=str(tmp_path / 'run'), cfg_options=options
+    )
+    kinds = [type(hook).__name__ for hook in runner.hooks]
+    assert {'CheckHook', 'PackedPreciseBNHook', 'IterTimerHook'}.isdisjoint(kinds)
+    again = load_config(str(tmp_path / 'run' / config.name), None, 'none')
+    assert again.default_hooks.precise_bn.type == 'NoHook'
+
+
 def test_training_options_reach_the_runner(tmp_path):
     config = small_config(tmp_path)
     cfg_options = {

@@ -1,3 +1,6 @@
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
 from .binary_stats_hook import BinaryStatsHook
 from .channels_last_hook import ChannelsLastHook
 from .check_hook import CheckHook
@@ -11,6 +14,9 @@ from .preemption_hook import PreemptionHook
 from .resume_hook import ResumeHook
 from .schedule_hook import ScheduleHook
 from .tf32_hook import TF32Hook
+
+# Stands for a hook that a config leaves out.
+HOOKS.register_module('NoHook', module=Hook)
 
 __all__ = [
     'AtomicCheckpointHook',
