@@ -32,7 +32,7 @@ DEFAULT_HOOKS = dict(
 
 #: Keys under which MMEngine's Runner has a hook of its own.
 _MMENGINE_HOOKS = frozenset(
-    'runtime_info timer sampler_seed logger param_scheduler checkpoint'.split()
+    ['runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint']
 )
 
 #: Top-level settings that are not arguments of MMEngine's Runner.

@@ -349,12 +349,11 @@ def test_hooks_of_none_are_left_out(tmp_path):
     options = {f'default_hooks.{key}': None for key in keys}
     config = small_config(tmp_path)
     options['train_cfg.max_epochs'] = 1
-    runner = apis.train(
-        str(config), work_dir=str(tmp_path / 'run'), cfg_options=options
-    )
+    work_dir = str(tmp_path / 'run')
+    runner = apis.train(str(config), work_dir=work_dir, cfg_options=options)
     kinds = [type(hook).__name__ for hook in runner.hooks]
     assert {'CheckHook', 'PackedPreciseBNHook', 'IterTimerHook'}.isdisjoint(kinds)
-    again = load_config(str(tmp_path / 'run' / config.name), None, 'none')
+    again = load_config(f'{work_dir}/{config.name}', None, 'none')
     assert again.default_hooks.precise_bn.type == 'NoHook'
 
 
