@@ -9,6 +9,7 @@ more than 30 s for one file ends the run and keeps the file.
 
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / 'helpers'))
 from int8_networks import int8_network
 from networks import EveryOperation, mixed_network, warm_up
 
+from mmirnet.errors import NonFiniteError
 from mmirnet.packed import PackedFileError, format, pack, read, write
 from mmirnet.runtime import Session, plan
 from mmirnet.runtime import session as engine
@@ -45,7 +47,8 @@ def one(data: bytes) -> None:
     if spec['height'] * spec['width'] > 10_000:
         return  # right, and slow
     shape = (1, spec['height'], spec['width'], spec['channels'])
-    Session(packed, threads=1).predict(np.zeros(shape, np.uint8))
+    with suppress(NonFiniteError):  # of weights that are huge
+        Session(packed, threads=1).predict(np.zeros(shape, np.uint8))
 
 
 def main() -> None:

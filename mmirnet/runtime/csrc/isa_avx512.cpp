@@ -55,8 +55,9 @@ struct Avx512 {
     return _mm512_cmple_epi32_mask(load_counts(p), _mm512_loadu_si512(limit));
   }
 
-  // As many sums as there are registers for.
-  static int pixels(int lanes) { return lanes == 16 ? 16 : lanes == 32 ? 12 : 7; }
+  // Of a block of 16, 32, 48 and 64 channels: as many as there are registers for.
+  static constexpr int kPixelsOf[] = {0, 16, 12, 7, 7};
+  static int pixels(int lanes) { return kPixelsOf[lanes / 16]; }
   static constexpr auto byte_pixels = pixels;
 
   // Of up to 16 input channels, words have 16 bits: twice as many fit a register.
@@ -181,16 +182,14 @@ struct Avx512 {
   // Calls run(pixels, registers of lanes) with both as constants.
   template <class Task, class Run>
   static void with_block(const Task& t, Run run) {
-    const auto with = [&](auto most, auto registers) {
-      with_pixels<most.value>(t.pixels,
-                              [&](auto pixels) { run(pixels, registers); });
+    const auto with = [&](auto v) {
+      with_pixels<kPixelsOf[v.value]>(t.pixels, [&](auto p) { run(p, v); });
     };
-    using std::integral_constant;
     switch (t.lanes) {
-      case 16: return with(integral_constant<int, 16>{}, integral_constant<int, 1>{});
-      case 32: return with(integral_constant<int, 12>{}, integral_constant<int, 2>{});
-      case 48: return with(integral_constant<int, 7>{}, integral_constant<int, 3>{});
-      default: return with(integral_constant<int, 7>{}, integral_constant<int, 4>{});
+      case 16: return with(std::integral_constant<int, 1>{});
+      case 32: return with(std::integral_constant<int, 2>{});
+      case 48: return with(std::integral_constant<int, 3>{});
+      default: return with(std::integral_constant<int, 4>{});
     }
   }
 
