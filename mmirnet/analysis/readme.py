@@ -280,21 +280,22 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
     """
     picture, ending = [*names, ''][:2]
     measured = {k: c for f in folders for k, c in read_costs(f).items()}
-    values = {
-        name: [line['accuracy'] for line in lines]
+    runs = {
+        name: lines
         for folder in folders
         for name, lines in results_of(folder).items()
         if name in measured and name.endswith(ending)
     }
-    if len(values) < 2:
-        return _TOO_FEW if values else _NO_RUNS
+    if len(runs) < 2:
+        return _TOO_FEW if runs else _NO_RUNS
+    labels = _labels(runs, ending)
     axes = {
-        label: {_label(n, ending): measured[n][key] / unit for n in values}
-        for label, (key, unit) in _AXES.items()
-        if all(key in measured[n] for n in values)
+        axis: {labels[n]: measured[n][key] / unit for n in runs}
+        for axis, (key, unit) in _AXES.items()
+        if all(key in measured[n] for n in runs)
     }
-    shown = {_label(name, ending): group for name, group in values.items()}
-    real = {name for name in shown if {'fp', 'full'} & set(name.split('_'))}
+    shown = {labels[n]: [line['accuracy'] for line in runs[n]] for n in runs}
+    real = {labels[n] for n in runs if {'fp', 'full'} & set(n.split('_'))}
     return _picture(
         page,
         picture,
@@ -304,8 +305,15 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
     )
 
 
-def _label(name: str, ending: str) -> str:
-    return name.removesuffix(ending).rstrip('_')
+def _labels(runs: dict[str, list[dict]], ending: str) -> dict[str, str]:
+    """Names without their ending, with the epochs where these differ."""
+    epochs = {name: budget(lines[0]) for name, lines in runs.items()}
+    differ = len(set(epochs.values())) > 1
+    return {
+        name: name.removesuffix(ending).rstrip('_')
+        + (f' ({epochs[name]} epochs)' if differ else '')
+        for name in runs
+    }
 
 
 def models(page: Path, folders: list[Path], names: list[str]) -> str:

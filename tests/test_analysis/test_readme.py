@@ -93,6 +93,18 @@ def test_page(folder):
     assert {'bad', 'good'} <= set(texts(folder / 'money-light.svg'))
 
 
+def test_networks_of_different_budgets_are_told_apart(folder):
+    costs = readme.read_costs(folder)['good']
+    both = dict(configs=dict(good=costs, bad=costs))
+    (folder / 'costs.json').write_text(json.dumps(both))
+    lines = line('good', 0, 90.0), line('bad', 0, 50.0, epochs=30)
+    write(folder / 'results.jsonl', *lines)
+    readme.costs(folder / 'README.md', [folder], ['money'])
+    assert {'bad (30 epochs)', 'good (2 epochs)'} <= set(
+        texts(folder / 'money-light.svg')
+    )
+
+
 def test_one_network_is_no_picture(folder):
     page = folder / 'README.md'
     assert 'two networks or more' in readme.costs(page, [folder], ['money'])
