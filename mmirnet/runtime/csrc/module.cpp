@@ -89,7 +89,7 @@ class Unlocked {
 
 // Whether all logits are finite.
 template <class T>
-bool predict(Network& network, const Array<T>& images, const Logits& logits) {
+bool predict(Network& network, const Array<T>& images, Logits logits) {
   const Tensor& in = network.input();
   const size_t pixels = size_t{1} * in.height * in.width * in.channels;
   if (images.ndim() < 1 || images.size() != images.shape(0) * pixels ||
