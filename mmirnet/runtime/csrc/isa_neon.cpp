@@ -11,7 +11,7 @@ struct Neon {
   using Float = float32x4_t;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
-  static constexpr int kBytePixels = 4;
+  static constexpr int kBytePixels = 2;  // with two registers of sums for 4 channels
   static constexpr int kByteStart = 128;
 
   static Float load(const float* p) { return vld1q_f32(p); }
