@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the wheel for 64-bit ARM beside an ARM Python, under qemu, and compares the
-# logits of the published networks with this machine's, bit for bit.
+# logits of the published networks with this machine's, bit for bit: as they are and
+# with 8-bit layers, on CPUs with and without the instructions for dot products.
 # Needs Debian 12, its packages g++-aarch64-linux-gnu and qemu-user, and Python 3.11
 # with mmirnet as $PYTHON (default: python).
 set -euo pipefail
@@ -26,6 +27,23 @@ PYTHON=$python bash tools/deploy/aarch64_wheel.sh "$work/dist"
   --python-version 3.11 --no-deps numpy safetensors
 "$python" -m zipfile -e "$work"/dist/mmirnet-*-cp311-cp311-linux_aarch64.whl "$work/site"
 
+# What is a float layer in the others, and convolutions of real numbers, too.
+quantise='
+import sys
+from pathlib import Path
+import numpy as np
+from mmirnet.packed import quantise, read, write
+
+random = np.random.default_rng(1)
+for file in sys.argv[2:]:
+    packed = read(file)
+    images = random.standard_normal((8, *packed.shapes["input"]), np.float32)
+    packed = quantise(packed, [images], activations=True)
+    write(packed, Path(sys.argv[1]) / f"{Path(file).stem}_int8.safetensors")
+'
+rm -rf "$work/int8" && mkdir "$work/int8"
+"$python" -c "$quantise" "$work/int8" zoo/*_digits-*.safetensors
+
 compare='
 import sys
 from pathlib import Path
@@ -48,9 +66,16 @@ for file in sys.argv[2:]:
         assert np.array_equal(logits, np.load(stored)), (file, isa)
         count += 1
         print(Path(file).stem, isa, "equal")
-print(count, "comparisons")
+print(count, "comparisons;", *instruction_sets())
 '
 rm -rf "$work/logits" && mkdir "$work/logits"
-"$python" -c "$compare" "$work/logits" zoo/*.safetensors
-PYTHONPATH=$work/site qemu-aarch64 -L "$work/root" "$work/root/usr/bin/python3.11" -P \
-  -c "$compare" "$work/logits" zoo/*.safetensors
+networks=(zoo/*.safetensors "$work"/int8/*.safetensors)
+"$python" -c "$compare" "$work/logits" "${networks[@]}"
+for cpu in max cortex-a53; do
+  echo "qemu, $cpu:"
+  PYTHONPATH=$work/site qemu-aarch64 -cpu $cpu -L "$work/root" \
+    "$work/root/usr/bin/python3.11" -P -c "$compare" "$work/logits" "${networks[@]}" |
+    tee "$work/$cpu.log"
+done
+grep -qx '.* comparisons; neon-dot neon portable' "$work/max.log"
+grep -qx '.* comparisons; neon portable' "$work/cortex-a53.log"

@@ -9,7 +9,7 @@ extern const Kernels kAvx512, kAvx2;
 double avx512_peak_rate();
 #endif
 #ifdef MMIRNET_NEON
-extern const Kernels kNeon;
+extern const Kernels kNeonDot, kNeon;
 #endif
 #ifdef __wasm_simd128__  // the only kernels there: a page loads them all
 extern const Kernels kWasm;
@@ -22,7 +22,7 @@ const Kernels* const kAllKernels[] = {
     &kAvx512, &kAvx2,
 #endif
 #ifdef MMIRNET_NEON
-    &kNeon,
+    &kNeonDot, &kNeon,
 #endif
 #ifdef __wasm_simd128__
     &kWasm,

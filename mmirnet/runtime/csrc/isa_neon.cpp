@@ -2,7 +2,13 @@
 // bits per byte, widened before a byte can overflow.
 #include <arm_neon.h>
 
-#include "kernels_impl.h"
+#ifdef __linux__
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+#include "isa_neon_dot.h"
 
 namespace mmirnet {
 namespace {
@@ -144,11 +150,42 @@ struct Neon {
   }
 };
 
+// For byte convolutions alone.
+struct NeonDot : Neon {
+  static int byte_pixels(int) { return kNeonDotPixels; }
+  static constexpr auto dot = neon_dot;
+};
+
 bool supported() { return true; }
+
+bool dot_supported() {
+#ifdef __linux__
+  return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP, which old headers lack
+#elif defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) == 0 &&
+         has;
+#else
+  return false;
+#endif
+}
+
+constexpr Kernels plain() { return Implementation<Neon>::table("neon", supported); }
+
+// All but byte convolutions are the same code.
+constexpr Kernels with_dot() {
+  Kernels kernels = plain();
+  kernels.name = "neon-dot";
+  kernels.supported = dot_supported;
+  kernels.byte_conv = Implementation<NeonDot>::byte_conv;
+  return kernels;
+}
 
 }  // namespace
 
-extern const Kernels kNeon;
-const Kernels kNeon = Implementation<Neon>::table("neon", supported);
+extern const Kernels kNeon, kNeonDot;
+const Kernels kNeon = plain();
+const Kernels kNeonDot = with_dot();
 
 }  // namespace mmirnet

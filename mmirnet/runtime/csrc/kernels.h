@@ -94,7 +94,8 @@ struct BinaryConv {
 
 // A convolution of bytes with 8-bit weights. Windows lie inside of `in`, whose
 // rows have their padding; a window is `runs` runs of `run` bytes, read in words
-// of 4. An output is sum * factor + rest, each operation rounded.
+// of 4. What is read with the last word, up to 15 bytes behind the run, has no effect.
+// An output is sum * factor + rest, each operation rounded.
 struct ByteConv {
   int runs, run;
   // Where the words of a window stand after its first byte: [run][word].

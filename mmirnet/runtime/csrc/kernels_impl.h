@@ -55,15 +55,24 @@ struct CountTask : Task<uint32_t, uint16_t> {
 
 struct DotTask : Task<uint8_t, int32_t> {
   const int32_t* start;  // of the group's sums
+  int run_words;         // words of a run, whose bytes stand side by side
   bool tables;
 };
 
-#ifdef MMIRNET_X86
+// Each file that includes this has its own functions: the linker would keep one of
+// several that have a name in common, compiled for instructions of its own file.
+namespace {
+
 // A sum stays in its register. GCC would add in another order, find itself without
 // registers and keep sums in memory.
+#if defined(MMIRNET_X86) || defined(MMIRNET_NEON)
 template <class Sum>
 inline void in_place(Sum& sum) {
+#ifdef MMIRNET_X86
   asm("" : "+v"(sum));
+#else
+  asm("" : "+w"(sum));
+#endif
 }
 #endif
 
@@ -380,7 +389,8 @@ struct Implementation {
     DotTask task;
     task.offsets = c.offsets;
     task.in_step = c.in_step;
-    task.words = c.runs * ((c.run + 3) / 4);
+    task.run_words = (c.run + 3) / 4;
+    task.words = c.runs * task.run_words;
     task.weights = c.weights + group * I::byte_weight_bytes(c);
     task.start = c.start + channel;
     task.lanes = lanes;
@@ -609,4 +619,5 @@ inline void lane_pack_byte_weights(const ByteConv& c, const int8_t* weights,
   });
 }
 
+}  // namespace
 }  // namespace mmirnet
