@@ -164,7 +164,8 @@ struct Implementation {
                               ptrdiff_t at, ptrdiff_t step, int channel,
                               typename I::Found& nan, uint64_t* words, Load load) {
     typename I::Found found = nan;
-    if (lanes == I::kWidth) {  // whose constants stay in registers
+    constexpr bool kOne = I::kWidth == kFloatLanes;  // vector, where lanes are few
+    if (kOne && lanes == I::kWidth) {  // whose constants stay in registers
       const Vector<kParts> vector(e, channel);
       const auto one = [&](int p) MMIRNET_INLINE {
         const Float y = vector.value(e, load(p, 0), at + p * step);
