@@ -9,12 +9,12 @@ namespace mmirnet {
 namespace {
 
 // For each byte of activations the tables of its lower and its upper four bits.
-struct Tables {
+struct CountTables {
   alignas(64) uint8_t of[256][2][16];
 };
 
-constexpr Tables make_tables() {
-  Tables t{};
+constexpr CountTables make_count_tables() {
+  CountTables t{};
   for (int byte = 0; byte < 256; ++byte)
     for (int half = 0; half < 2; ++half)
       for (int w = 0; w < 16; ++w)
@@ -23,7 +23,7 @@ constexpr Tables make_tables() {
   return t;
 }
 
-constexpr Tables kTables = make_tables();
+constexpr CountTables kCountTables = make_count_tables();
 
 struct Avx2 {
   using Float = __m256;
@@ -167,6 +167,12 @@ struct Avx2 {
     return _mm_castps_si128(_mm_broadcast_ss(reinterpret_cast<const float*>(p)));
   }
 
+  // Twice the same table of 16 bytes.
+  static __m256i spread_table(const uint8_t* p) {
+    return _mm256_broadcastsi128_si256(
+        _mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
   // 16 channels from `lane` on. A register holds 4 channels by 4 inputs; the two
   // sums of a channel are added at the end.
   template <int P>
@@ -225,19 +231,14 @@ struct Avx2 {
       const int end = std::min(t.words, k + 31);
       for (; k < end; ++k, w += kGroup) {
         const __m256i signs = _mm256_load_si256(reinterpret_cast<const __m256i*>(w));
-        const auto look_up = [&](const uint8_t* table) MMIRNET_INLINE {
-          return _mm256_shuffle_epi8(
-              _mm256_broadcastsi128_si256(
-                  _mm_load_si128(reinterpret_cast<const __m128i*>(table))),
-              signs);
-        };
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p) {
           const uint8_t* table = t.in + t.offsets[k] + p * t.in_step;
-          const __m256i lower = look_up(table);
+          const __m256i lower = _mm256_shuffle_epi8(spread_table(table), signs);
           all[p] = _mm256_add_epi16(all[p], lower);
           odd[p] = _mm256_add_epi16(odd[p], _mm256_srli_epi16(lower, 8));
-          upper[p] = _mm256_add_epi8(upper[p], look_up(table + kTable / 2));
+          upper[p] = _mm256_add_epi8(
+              upper[p], _mm256_shuffle_epi8(spread_table(table + kTable / 2), signs));
           in_place(all[p]);
           in_place(odd[p]);
           in_place(upper[p]);
@@ -302,8 +303,7 @@ struct Avx2 {
             const int x = reinterpret_cast<const uint8_t*>(in + p * t.in_step)[n];
 #pragma GCC unroll 2
             for (int half = 0; half < 2; ++half) {
-              const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(
-                  reinterpret_cast<const __m128i*>(kTables.of[x][half])));
+              const __m256i table = spread_table(kCountTables.of[x][half]);
 #pragma GCC unroll 2
               for (int h = 0; h < H; ++h)
                 sum[p][h] = _mm256_add_epi8(

@@ -12,8 +12,6 @@ namespace {
 struct Avx512 {
   using Float = __m512;
   static constexpr int kWidth = 16;
-  static constexpr int kPixels = 16;
-  static constexpr int kBytePixels = 16;
   static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return _mm512_loadu_ps(p); }
@@ -89,119 +87,96 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
   }
 
-  // The loops over sums are unrolled by force: left to itself, the compiler keeps
-  // a copy of the sums in memory.
-  template <int P, int V>
-  static void dot_block(const DotTask& t) {
-    __m512i sum[P][V];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] = _mm512_load_si512(t.start + 16 * v);
-    const uint8_t* w = t.weights;
-    for (int k = 0; k < t.words; ++k, w += 64 * V) {
-      const uint8_t* in = t.in + t.offsets[k];
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
-        const __m512i x =
-            _mm512_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x,
-                                          _mm512_load_si512(w + 64 * v));
-          in_place(sum[p][v]);
-        }
-      }
+  // What a block adds up: the first sum of a register of lanes, a word of a pixel's
+  // window in every lane, a sum with that word's part, and where sums go.
+  struct Products {
+    static __m512i start(const DotTask& t, int v) {
+      return _mm512_load_si512(t.start + 16 * v);
     }
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v)
-        _mm512_store_si512(t.sums + p * kGroup + 16 * v, sum[p][v]);
-  }
-
-  template <int P, int V>
-  static void block(const CountTask& t) {
-    __m512i sum[P][V];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] = _mm512_setzero_si512();
-    const uint8_t* w = t.weights;
-    for (int k = 0; k < t.words; ++k, w += 64 * V) {
-      const uint32_t* in = t.in + t.offsets[k];
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
-        const __m512i x = _mm512_set1_epi32(in[p * t.in_step]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          sum[p][v] = _mm512_add_epi32(
-              sum[p][v], _mm512_popcnt_epi32(_mm512_xor_si512(
-                             x, _mm512_load_si512(w + 64 * v))));
-          in_place(sum[p][v]);
-        }
-      }
+    static __m512i spread(const uint8_t* in) {
+      return _mm512_set1_epi32(static_cast<int>(load_word(in)));
     }
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v)
-        _mm256_store_si256(
-            reinterpret_cast<__m256i*>(t.sums + p * kGroup + 16 * v),
-            _mm512_cvtepi32_epi16(sum[p][v]));
-  }
+    static void add(__m512i& sum, __m512i x, const __m512i* w) {
+      sum = _mm512_dpbusd_epi32(sum, x, _mm512_load_si512(w));
+      in_place(sum);
+    }
+    static void store(int32_t* to, __m512i sum) { _mm512_store_si512(to, sum); }
+  };
 
-  template <int P, int V>
-  static void half_block(const CountTask& t) {
-    __m256i sum[P][V];
+  struct Counts {
+    static __m512i start(const CountTask&, int) { return _mm512_setzero_si512(); }
+    static __m512i spread(const uint32_t* in) { return _mm512_set1_epi32(*in); }
+    static void add(__m512i& sum, __m512i x, const __m512i* w) {
+      sum = _mm512_add_epi32(
+          sum, _mm512_popcnt_epi32(_mm512_xor_si512(x, _mm512_load_si512(w))));
+      in_place(sum);
+    }
+    static void store(uint16_t* to, __m512i sum) {
+      HalfCounts::store(to, _mm512_cvtepi32_epi16(sum));
+    }
+  };
+
+  struct HalfCounts {
+    static __m256i start(const CountTask&, int) { return _mm256_setzero_si256(); }
+    static __m256i spread(const uint32_t* in) {
+      return _mm256_set1_epi16(static_cast<short>(*in));
+    }
+    static void add(__m256i& sum, __m256i x, const __m256i* w) {
+      sum = _mm256_add_epi16(
+          sum, _mm256_popcnt_epi16(_mm256_xor_si256(x, _mm256_load_si256(w))));
+    }
+    static void store(uint16_t* to, __m256i sum) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(to), sum);
+    }
+  };
+
+  // P pixels by V registers of lanes. The loops over sums are unrolled by force: left
+  // to itself, the compiler keeps a copy of the sums in memory.
+  template <class Sums, int P, int V, class Task>
+  static void block(const Task& t) {
+    using Register = decltype(Sums::start(t, 0));
+    Register sum[P][V];
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] = _mm256_setzero_si256();
-    const __m256i* w = reinterpret_cast<const __m256i*>(t.weights);
+      for (int v = 0; v < V; ++v) sum[p][v] = Sums::start(t, v);
+    const Register* w = reinterpret_cast<const Register*>(t.weights);
     for (int k = 0; k < t.words; ++k, w += V) {
-      const uint32_t* in = t.in + t.offsets[k];
+      const auto* in = t.in + t.offsets[k];
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const __m256i x = _mm256_set1_epi16(static_cast<short>(in[p * t.in_step]));
+        const Register x = Sums::spread(in + p * t.in_step);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-          sum[p][v] = _mm256_add_epi16(
-              sum[p][v], _mm256_popcnt_epi16(
-                             _mm256_xor_si256(x, _mm256_load_si256(w + v))));
+        for (int v = 0; v < V; ++v) Sums::add(sum[p][v], x, w + v);
       }
     }
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
-        _mm256_store_si256(
-            reinterpret_cast<__m256i*>(t.sums + p * kGroup + 16 * v), sum[p][v]);
+        Sums::store(t.sums + p * kGroup + 16 * v, sum[p][v]);
   }
 
-  // Calls run(pixels, registers of lanes) with both as constants.
-  template <class Task, class Run>
-  static void with_block(const Task& t, Run run) {
-    const auto with = [&](auto v) {
-      with_pixels<kPixelsOf[v.value]>(t.pixels, [&](auto p) { run(p, v); });
-    };
+  template <class Sums, int V, class Task>
+  static void blocks(const Task& t) {
+    with_pixels<kPixelsOf[V]>(t.pixels,
+                              [&](auto pixels) { block<Sums, pixels.value, V>(t); });
+  }
+
+  template <class Sums, class Task>
+  static void sum_up(const Task& t) {
     switch (t.lanes) {
-      case 16: return with(std::integral_constant<int, 1>{});
-      case 32: return with(std::integral_constant<int, 2>{});
-      case 48: return with(std::integral_constant<int, 3>{});
-      default: return with(std::integral_constant<int, 4>{});
+      case 16: return blocks<Sums, 1>(t);
+      case 32: return blocks<Sums, 2>(t);
+      case 48: return blocks<Sums, 3>(t);
+      default: return blocks<Sums, 4>(t);
     }
   }
 
-  static void dot(const DotTask& t) {
-    with_block(t, [&](auto p, auto v) { dot_block<p.value, v.value>(t); });
-  }
+  static void dot(const DotTask& t) { sum_up<Products>(t); }
 
   static void count(const CountTask& t) {
-    if (halves(t.channels))
-      with_block(t, [&](auto p, auto v) { half_block<p.value, v.value>(t); });
-    else
-      with_block(t, [&](auto p, auto v) { block<p.value, v.value>(t); });
+    halves(t.channels) ? sum_up<HalfCounts>(t) : sum_up<Counts>(t);
   }
 };
 

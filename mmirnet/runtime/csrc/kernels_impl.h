@@ -10,11 +10,9 @@
 //   I::Found, find_nan(a, b, found), any(found)
 //                            whether a NaN was in any a or b
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
-//   I::kPixels, pixels(lanes)
-//                            most output pixels of one block, and with so many
-//                            channels
+//   I::pixels(lanes)         most output pixels of one block of so many channels
 //   I::count(task)           popcounts of a block
-//   I::kBytePixels, byte_pixels(lanes), I::dot(task)
+//   I::byte_pixels(lanes), I::dot(task)
 //                            the same of products of bytes
 //   I::word_bytes(conv, lanes)
 //                            bytes of weights for one word of inputs
@@ -253,6 +251,12 @@ struct Implementation {
     return bits + pad * pixel;
   }
 
+  // A group's words of neighbouring pixels.
+  static void put_bits(uint64_t* bits, int pixel, const uint64_t* words, int pixels,
+                       uint64_t mask) {
+    for (int p = 0; p < pixels; ++p) bits[p * pixel] = words[p] & mask;
+  }
+
   // The sums of `width` pixels, a block at a time.
   template <class Task, class Sum>
   static void each_block(Task& task, int width, int most, Sum* sums,
@@ -303,6 +307,8 @@ struct Implementation {
     const uint64_t flip = c.limit ? c.flip[group] : 0;
     typename I::Found nan{};
     const int row_words = c.kernel * words32(c.in.channels);
+    const size_t row_bytes = row_words * I::word_bytes(c, lanes);
+    const uint8_t* const weights = c.weights + group * weight_bytes(c);
     const Split strips(c.out_width, kStrip);
 
     CountTask task;
@@ -319,8 +325,7 @@ struct Implementation {
           reinterpret_cast<const uint32_t*>(in) +
           ptrdiff_t{2} * ((top + skip) * c.in.row() +
                           (c.in.pad - c.pad) * c.in.pixel());
-      task.weights = c.weights + group * weight_bytes(c) +
-                     skip * row_words * I::word_bytes(c, lanes);
+      task.weights = weights + skip * row_bytes;
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
 
       for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
@@ -358,9 +363,7 @@ struct Implementation {
                 return I::add(I::mul(dot, I::load(c.factor + channel + i)), rest);
               });
         }
-        if (bits)
-          for (int p = 0; p < width; ++p)
-            bits[(x0 + p) * bit_pixel] = words[p] & mask;
+        if (bits) put_bits(bits + x0 * bit_pixel, bit_pixel, words, width, mask);
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
@@ -414,9 +417,7 @@ struct Implementation {
                            return I::add(dot,
                                          I::load(c.rest + first + column[p] + i));
                          });
-        if (bits)
-          for (int p = 0; p < width; ++p)
-            bits[(x0 + p) * bit_pixel] = words[p] & mask;
+        if (bits) put_bits(bits + x0 * bit_pixel, bit_pixel, words, width, mask);
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
@@ -442,10 +443,10 @@ struct Implementation {
     }
   }
 
-  static void map(const Epilogue& epilogue_of_all, int channels, int pixels,
+  static void map(const Epilogue& given, int channels, int pixels,
                   const float* in) {
-    with_parts(parts_of(epilogue_of_all), [&](auto parts) {
-      const Epilogue e = epilogue_of_all;
+    with_parts(parts_of(given), [&](auto parts) {
+      const Epilogue e = given;  // a copy as in conv_rows
       uint64_t words[kStrip];
       const int stride = round_up(channels, kFloatLanes);
       const int groups = (channels + 63) / 64;
@@ -460,8 +461,8 @@ struct Implementation {
                                   return I::load(in + at + q * stride + i);
                                 });
           if (e.bits)
-            for (int q = 0; q < count; ++q)
-              e.bits[(p + q) * groups + g] = words[q] & group_mask(channels, g);
+            put_bits(e.bits + p * groups + g, groups, words, count,
+                     group_mask(channels, g));
         }
       if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
     });

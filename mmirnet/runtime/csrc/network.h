@@ -32,6 +32,8 @@ template <class T>
 struct Span {
   const T* data = nullptr;
   size_t size = 0;
+  const T* begin() const { return data; }
+  const T* end() const { return data + size; }
 };
 
 struct Tensor {

@@ -25,8 +25,8 @@ inline std::pair<int, int> out_size(const Tensor& in, const Window& w) {
 }
 
 // Where a table begins for each row or column of outputs, `size` values a class.
-inline const ptrdiff_t* entries(Network& network, const std::vector<int32_t>& classes,
-                                size_t size) {
+template <class Classes>
+const ptrdiff_t* entries(Network& network, const Classes& classes, size_t size) {
   std::vector<ptrdiff_t> entries;
   for (const int32_t c : classes)
     entries.push_back(c * static_cast<ptrdiff_t>(size));

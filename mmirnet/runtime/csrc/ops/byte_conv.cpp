@@ -95,7 +95,7 @@ ByteConv make_conv(Network& network, const Rows& rows, const Window& w, int widt
 // See ByteConv::tables: words must not reach over the end of a pixel.
 bool has_tables(const Kernels& kernels, const Tensor& in, Span<int8_t> weights) {
   return kernels.make_tables && in.channels % 4 == 0 &&
-         std::all_of(weights.data, weights.data + weights.size,
+         std::all_of(weights.begin(), weights.end(),
                      [](int8_t weight) { return weight == 1 || weight == -1; });
 }
 
@@ -129,15 +129,11 @@ void add_weights(Network& network, ByteConv& conv, const ByteWeights& weights,
   conv.rest = spread(network, weights.rest, conv.out_channels);
 }
 
-std::vector<int32_t> numbers(Span<int32_t> span) {
-  return {span.data, span.data + span.size};
-}
-
 // The largest class, and whether there is one for each of `outputs`.
 int count_classes(Span<int32_t> classes, int outputs) {
   require(classes.size == static_cast<size_t>(outputs), "classes of the wrong length");
   const auto ends =
-      std::minmax_element(classes.data, classes.data + classes.size);
+      std::minmax_element(classes.begin(), classes.end());
   require(*ends.first >= 0 && *ends.second < outputs, "class out of range");
   return *ends.second + 1;
 }
@@ -171,8 +167,8 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
   const bool tables = has_tables(*kernels, in, weights.values);
   ByteConv conv = make_conv(network, rows, w, width, channels, tables);
   const int table = round_up(channels, kGroup);
-  conv.row_entry = entries(network, numbers(weights.row_class), column_classes * table);
-  conv.column_entry = entries(network, numbers(weights.column_class), table);
+  conv.row_entry = entries(network, weights.row_class, column_classes * table);
+  conv.column_entry = entries(network, weights.column_class, table);
   add_weights(network, conv, weights, zero);
 
   const int extent = w.extent_y(), threads = network.threads();
