@@ -186,6 +186,25 @@ def test_every_epilogue(isa, form, tail):
         check_network(isa, seed + 7 * tail, *shape, form, tail)
 
 
+# The largest windows and strides, alone and together, and rows of several strips.
+EXTREMES = [
+    (68, 3, 31, 1, 15, 2, 35),
+    (68, 20, 31, 31, 0, 31, 93),
+    (9, 20, 2, 64, 0, 3, 200),
+    (65535, 2, 1, 64, 0, 1, 150),
+    (65535, 2, 1, 1, 0, 1, 5),
+    (70, 33, 3, 1, 1, 2, 67),
+    (20, 40, 3, 2, 1, 3, 131),
+]
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('form', range(3), ids=FORMS)
+@pytest.mark.parametrize('shape', EXTREMES)
+def test_extreme_shapes(isa, form, shape):
+    check_network(isa, 1, *shape, form, 0)
+
+
 @pytest.mark.parametrize('isa', ISAS)
 def test_random_shapes(isa):
     @settings(deadline=None, max_examples=60)

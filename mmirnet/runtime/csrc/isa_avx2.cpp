@@ -1,6 +1,6 @@
-// AVX2 has no popcount. popcount(x ^ w) of four bits is a table of 16 bytes
-// that the activation selects and the weight indexes, so one byte shuffle
-// serves four input channels of 32 output channels.
+// AVX2 has no popcount. popcount(x ^ w) of four bits is a table of 16 bytes that the
+// activations select and the weights index. A byte has room for two pixels' counts:
+// one byte shuffle serves four input channels of 32 output channels of both.
 #include <immintrin.h>
 
 #include "kernels_impl.h"
@@ -8,27 +8,107 @@
 namespace mmirnet {
 namespace {
 
-// For each byte of activations the tables of its lower and its upper four bits.
+// For each four bits of one pixel and, above them, four of the next: a table of the
+// counts of both, in the same order.
 struct CountTables {
-  alignas(64) uint8_t of[256][2][16];
+  alignas(64) uint8_t of[256][16];
 };
 
 constexpr CountTables make_count_tables() {
   CountTables t{};
-  for (int byte = 0; byte < 256; ++byte)
-    for (int half = 0; half < 2; ++half)
-      for (int w = 0; w < 16; ++w)
-        for (int bit = 0; bit < 4; ++bit)
-          t.of[byte][half][w] += ((byte >> (4 * half) ^ w) >> bit) & 1;
+  for (int x = 0; x < 256; ++x)
+    for (int w = 0; w < 16; ++w)
+      for (int bit = 0; bit < 8; ++bit)
+        t.of[x][w] += ((x >> bit ^ w >> bit % 4) & 1) << (bit & 4);
   return t;
 }
 
 constexpr CountTables kCountTables = make_count_tables();
 
+// A strip's columns, each with the one that stands there in the next pixel's window:
+// for each word of both 8 bytes, which select tables.
+class PairedWindows {
+ public:
+  static constexpr int kTogether = 2;
+
+  static int most_pixels(const BinaryConv& c) {
+    const int column = 16 * c.kernel * c.in.pixel();
+    return std::min(kStrip, (kBytes / column - c.kernel) / step(c) / 2 * 2);
+  }
+
+  static ptrdiff_t offset(const BinaryConv& c, int row, int column, int word) {
+    return row * row_bytes(c) + 16 * column * c.in.pixel() + 8 * word;
+  }
+
+  void read(const BinaryConv& c, const uint64_t* first, int rows, int pixels,
+            CountTask& task) {
+    const int pixel = c.in.pixel(), stride = c.stride * pixel;
+    for (int v = 0; v < rows; ++v, first += c.in.row()) {
+      uint8_t* to = bytes_ + v * row_bytes(c);
+      if (c.stride <= c.kernel) {
+        const int shared = ((pixels - 2) * c.stride + c.kernel) * pixel;
+        pair_up(first, first + stride, shared, to);
+        pair_up(first + shared, first + shared, stride, to + 16 * shared);
+      } else {
+        const int window = c.kernel * pixel;
+        for (int p = 0; p < pixels; ++p, to += 16 * window) {
+          const uint64_t* one = first + p * stride;
+          pair_up(one, p + 1 < pixels ? one + stride : one, window, to);
+        }
+      }
+    }
+    task.in = reinterpret_cast<const uint32_t*>(bytes_);
+    task.in_step = 4 * step(c) * pixel;
+  }
+
+ private:
+  // Enough for two pixels of the largest window.
+  static constexpr int kBytes = 96 << 10;
+
+  // Columns from pixel to pixel: those that no window has are left out.
+  static int step(const BinaryConv& c) { return std::min(c.stride, c.kernel); }
+
+  static ptrdiff_t row_bytes(const BinaryConv& c) {
+    const int columns = (most_pixels(c) - 1) * step(c) + c.kernel;
+    return ptrdiff_t{16} * columns * c.in.pixel();
+  }
+
+  // Four bits of each, byte for byte: the lower ones first.
+  static void pair_up(const uint64_t* one, const uint64_t* two, int words,
+                      uint8_t* to) {
+    const __m128i low = _mm_set1_epi8(15);
+    const auto choose = [&](__m128i lower, __m128i upper) {
+      return _mm_or_si128(_mm_and_si128(low, lower), _mm_andnot_si128(low, upper));
+    };
+    __m128i a, b;
+    int i = 0;
+    const auto store = [&](auto unpack, int at) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * i) + at,
+                       unpack(choose(a, _mm_slli_epi16(b, 4)),
+                              choose(_mm_srli_epi16(a, 4), b)));
+    };
+    const auto lower = [](__m128i x, __m128i y) { return _mm_unpacklo_epi8(x, y); };
+    const auto upper = [](__m128i x, __m128i y) { return _mm_unpackhi_epi8(x, y); };
+    for (; i + 2 <= words; i += 2) {
+      a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(one + i));
+      b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(two + i));
+      store(lower, 0);
+      store(upper, 1);
+    }
+    if (i < words) {
+      a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(one + i));
+      b = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(two + i));
+      store(lower, 0);
+    }
+  }
+
+  alignas(32) uint8_t bytes_[kBytes];
+};
+
 struct Avx2 {
   using Float = __m256;
+  using Windows = PairedWindows;
   static constexpr int kWidth = 8;
-  static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 3;
   static constexpr int kByteStart = 0;
 
@@ -78,7 +158,7 @@ struct Avx2 {
                       _mm256_cmpgt_epi32(load_counts(p), load_int(limit))));
   }
 
-  static int pixels(int) { return kPixels; }
+  static int pixels(int lanes) { return lanes > 32 ? 4 : 8; }
   static int byte_pixels(int) { return kBytePixels; }
 
   // Of a word of inputs: fewer where one alone has them all.
@@ -270,71 +350,102 @@ struct Avx2 {
     });
   }
 
-  // Adds H halves of 32 channels for P pixels, with N bytes to a word. Bytes
-  // hold up to 31 pairs of nibbles with 8 each, 16-bit sums up to 65535: the
-  // caller's windows are smaller than that.
+  // Adds H halves of 32 channels for P pairs of pixels, with N nibbles to a word.
+  // Counts of up to three nibbles fit four bits, those of 7 words a byte, and those of
+  // the caller's windows 16 bits.
   template <int P, int H, int N>
   static void block(const CountTask& t) {
-    const __m256i low = _mm256_set1_epi16(0xff);
-    __m256i sum[P][H];
-    const auto total = [&](int p, int h, int odd) {
-      return reinterpret_cast<__m256i*>(t.sums + p * kGroup + h * 32 + odd * 16);
+    // Of both counts as one byte, modulo 256, and without the lower one: shifted as 16
+    // bits, so that a lower byte has its neighbour's bits above its own.
+    __m256i both[P][H], upper[P][H];
+    const auto total = [sums = t.sums](int pixel, int h) {
+      return reinterpret_cast<__m256i*>(sums + pixel * kGroup + 32 * h);
     };
-    const auto add = [](__m256i* to, __m256i v) {
-      _mm256_store_si256(to, _mm256_add_epi16(_mm256_load_si256(to), v));
-    };
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 2
-      for (int h = 0; h < H; ++h) {
-        sum[p][h] = _mm256_setzero_si256();
-        _mm256_store_si256(total(p, h, 0), sum[p][h]);
-        _mm256_store_si256(total(p, h, 1), sum[p][h]);
-      }
     const uint8_t* w = t.weights;
     for (int k = 0; k < t.words;) {
-      const int end = std::min(t.words, k + 31 / N);
-      for (; k < end; ++k) {
-        const uint32_t* in = t.in + t.offsets[k];
-#pragma GCC unroll 1
-        for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+        for (int h = 0; h < H; ++h) both[p][h] = upper[p][h] = _mm256_setzero_si256();
+      const bool first = k == 0;
+      const auto add = [first](__m256i* to, __m256i v) {
+        _mm256_store_si256(
+            to, first ? v : _mm256_add_epi16(_mm256_load_si256(to), v));
+      };
+      const int end = std::min(t.words, k + 63 / N);
+      for (; k < end; ++k, w += N * kGroup) {
+        const uint8_t* in[P];
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+          in[p] = reinterpret_cast<const uint8_t*>(t.in + 2 * p * t.in_step) +
+                  t.offsets[k];
+          in_place(in[p]);
+        }
+        __m256i count[P][H];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) {
+          __m256i signs[H];
+#pragma GCC unroll 2
+          for (int h = 0; h < H; ++h) {
+            signs[h] = _mm256_load_si256(
+                reinterpret_cast<const __m256i*>(w + n * kGroup + 32 * h));
+            in_place(signs[h]);
+          }
 #pragma GCC unroll 4
           for (int p = 0; p < P; ++p) {
-            const int x = reinterpret_cast<const uint8_t*>(in + p * t.in_step)[n];
+            const __m256i table = spread_table(kCountTables.of[in[p][n]]);
 #pragma GCC unroll 2
-            for (int half = 0; half < 2; ++half) {
-              const __m256i table = spread_table(kCountTables.of[x][half]);
-#pragma GCC unroll 2
-              for (int h = 0; h < H; ++h)
-                sum[p][h] = _mm256_add_epi8(
-                    sum[p][h],
-                    _mm256_shuffle_epi8(
-                        table, _mm256_load_si256(reinterpret_cast<const __m256i*>(
-                                   w + (2 * n + half) * kGroup + 32 * h))));
+            for (int h = 0; h < H; ++h) {
+              const __m256i found = _mm256_shuffle_epi8(table, signs[h]);
+              count[p][h] = n % 3 ? _mm256_add_epi8(count[p][h], found) : found;
+              in_place(count[p][h]);
             }
           }
-        w += 2 * N * kGroup;
+          if (n % 3 < 2 && n + 1 < N) continue;
+#pragma GCC unroll 4
+          for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+            for (int h = 0; h < H; ++h) {
+              both[p][h] = _mm256_add_epi8(both[p][h], count[p][h]);
+              upper[p][h] =
+                  _mm256_add_epi8(upper[p][h], _mm256_srli_epi16(count[p][h], 4));
+              in_place(both[p][h]);
+              in_place(upper[p][h]);
+            }
+        }
       }
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
         for (int h = 0; h < H; ++h) {
-          add(total(p, h, 0), _mm256_and_si256(sum[p][h], low));
-          add(total(p, h, 1), _mm256_srli_epi16(sum[p][h], 8));
-          sum[p][h] = _mm256_setzero_si256();
+          // a - 16 * b, as bytes in 16 bits.
+          const auto rest = [](__m256i a, __m256i b) {
+            return _mm256_and_si256(_mm256_sub_epi16(a, _mm256_slli_epi16(b, 4)),
+                                    _mm256_set1_epi16(0xff));
+          };
+          const __m256i odd_two = _mm256_srli_epi16(upper[p][h], 8);
+          const __m256i odd_one = rest(_mm256_srli_epi16(both[p][h], 8), odd_two);
+          const __m256i even_two = rest(upper[p][h], odd_one);
+          const __m256i even_one = rest(both[p][h], even_two);
+          add(total(2 * p, h), even_one);
+          add(total(2 * p, h) + 1, odd_one);
+          add(total(2 * p + 1, h), even_two);
+          add(total(2 * p + 1, h) + 1, odd_two);
         }
     }
   }
 
   static void count(const CountTask& t) {
-    with_pixels<kPixels>(t.pixels, [&](auto pixels) {
-      constexpr int P = pixels.value;
-      const bool few = nibbles(t.channels) == 4;
-      if (t.lanes > 32)
-        few ? block<P, 2, 2>(t) : block<P, 2, 4>(t);
-      else
-        few ? block<P, 1, 2>(t) : block<P, 1, 4>(t);
-    });
+    const bool few = nibbles(t.channels) == 4;
+    const int pairs = (t.pixels + 1) / 2;
+    if (t.lanes > 32)
+      with_pixels<2>(pairs, [&](auto p) {
+        few ? block<p.value, 2, 4>(t) : block<p.value, 2, 8>(t);
+      });
+    else
+      with_pixels<4>(pairs, [&](auto p) {
+        few ? block<p.value, 1, 4>(t) : block<p.value, 1, 8>(t);
+      });
   }
 };
 

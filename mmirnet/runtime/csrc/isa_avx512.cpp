@@ -11,6 +11,7 @@ namespace {
 
 struct Avx512 {
   using Float = __m512;
+  using Windows = PlainWindows;
   static constexpr int kWidth = 16;
   static constexpr int kByteStart = 0;
 

@@ -15,6 +15,7 @@ namespace {
 
 struct Neon {
   using Float = float32x4_t;
+  using Windows = PlainWindows;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 2;  // with two registers of sums for 4 channels

@@ -6,6 +6,7 @@ namespace {
 
 struct Portable {
   using Float = float;
+  using Windows = PlainWindows;
   static constexpr int kWidth = 1;
   static constexpr int kPixels = 1;
   static constexpr int kBytePixels = 1;

@@ -33,6 +33,7 @@ inline v128_t fma_low(v128_t a, v128_t b, v128_t c) {
 
 struct Wasm {
   using Float = v128_t;
+  using Windows = PlainWindows;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 4;

@@ -70,8 +70,7 @@ struct BinaryConv {
   BitShape in;
   int out_height, out_width, out_channels;
   int kernel, stride, pad;
-  // Where the words of a window stand after its first, in words of 32 bits:
-  // [row][column][word], as the weights.
+  // Kernels::offset of a window's words: [row][column][word], as the weights.
   const ptrdiff_t* offsets;
   const uint8_t* weights;  // Kernels::pack_weights' layout
   // Sums depend on how much of the window lies inside: outputs fall in a few
@@ -125,6 +124,8 @@ struct Kernels {
   size_t (*weight_bytes)(const BinaryConv&);
   void (*pack_weights)(const BinaryConv&, const uint64_t* signs, int group,
                        uint8_t* destination);
+  // Where a word of a window stands after its first, as binary_conv reads it.
+  ptrdiff_t (*offset)(const BinaryConv&, int row, int column, int word);
   // Rows [y0, y1) of output channels [64 * group, 64 * group + 64).
   void (*binary_conv)(const BinaryConv&, const Epilogue&, int bit_pad,
                       const uint64_t* in, int group, int y0, int y1);

@@ -11,6 +11,7 @@
 //                            whether a NaN was in any a or b
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
 //   I::pixels(lanes)         most output pixels of one block of so many channels
+//   I::Windows               what a block reads of a strip, see PlainWindows
 //   I::count(task)           popcounts of a block
 //   I::byte_pixels(lanes), I::dot(task)
 //                            the same of products of bytes
@@ -67,7 +68,10 @@ namespace {
 template <class Sum>
 inline void in_place(Sum& sum) {
 #ifdef MMIRNET_X86
-  asm("" : "+v"(sum));
+  if constexpr (std::is_pointer_v<Sum>)
+    asm("" : "+r"(sum));
+  else
+    asm("" : "+v"(sum));
 #else
   asm("" : "+w"(sum));
 #endif
@@ -98,12 +102,28 @@ inline uint64_t group_mask(int channels, int group) {
   return rest >= 64 ? ~uint64_t{0} : (uint64_t{1} << rest) - 1;
 }
 
+// Pixels of a row whose sums are kept for the epilogue.
+constexpr int kStrip = 32;
+
+// A strip's windows, read where they stand.
+struct PlainWindows {
+  static constexpr int kTogether = 1;  // pixels that a block cannot part
+  static int most_pixels(const BinaryConv&) { return kStrip; }
+
+  static ptrdiff_t offset(const BinaryConv& c, int row, int column, int word) {
+    return 2 * (ptrdiff_t{row} * c.in.row() + column * c.in.pixel()) + word;
+  }
+
+  // Those of `pixels` outputs, of which `first` is the first word.
+  void read(const BinaryConv& c, const uint64_t* first, int, int, CountTask& task) {
+    task.in = reinterpret_cast<const uint32_t*>(first);
+    task.in_step = ptrdiff_t{2} * c.stride * c.in.pixel();
+  }
+};
+
 template <class I>
 struct Implementation {
   using Float = typename I::Float;
-
-  // Pixels of a row whose sums are kept for the epilogue.
-  static constexpr int kStrip = 32;
 
   // Parts of an epilogue, and of what comes before it.
   enum Parts {
@@ -257,17 +277,18 @@ struct Implementation {
     for (int p = 0; p < pixels; ++p) bits[p * pixel] = words[p] & mask;
   }
 
-  // The sums of `width` pixels, a block at a time.
-  template <class Task, class Sum>
+  // The sums of `width` pixels, a block of at most `most` at a time.
+  template <int kTogether, class Task, class Sum>
   static void each_block(Task& task, int width, int most, Sum* sums,
                          void (*run)(const Task&)) {
-    const Split blocks(width, most);
+    const Split blocks((width + kTogether - 1) / kTogether, most / kTogether);
     for (int block = 0; block < blocks.parts; ++block) {
-      task.pixels = blocks[block];
+      task.pixels = std::min(width, kTogether * blocks[block]);
       task.sums = sums;
       run(task);
       task.in += task.pixels * task.in_step;
       sums += task.pixels * kGroup;
+      width -= task.pixels;
     }
   }
 
@@ -309,11 +330,11 @@ struct Implementation {
     const int row_words = c.kernel * words32(c.in.channels);
     const size_t row_bytes = row_words * I::word_bytes(c, lanes);
     const uint8_t* const weights = c.weights + group * weight_bytes(c);
-    const Split strips(c.out_width, kStrip);
+    typename I::Windows windows;
+    const Split strips(c.out_width, windows.most_pixels(c));
 
     CountTask task;
     task.offsets = c.offsets;
-    task.in_step = ptrdiff_t{2} * c.stride * c.in.pixel();
     task.channels = c.in.channels;
     task.lanes = lanes;
     for (int y = y0; y < y1; ++y) {
@@ -321,26 +342,24 @@ struct Implementation {
       const int skip = std::max(0, -top);
       const int rows = std::min(c.kernel, c.in.height - top) - skip;
       task.words = rows * row_words;
-      const uint32_t* row =
-          reinterpret_cast<const uint32_t*>(in) +
-          ptrdiff_t{2} * ((top + skip) * c.in.row() +
-                          (c.in.pad - c.pad) * c.in.pixel());
+      const uint64_t* first = in + ptrdiff_t{top + skip} * c.in.row() +
+                              (c.in.pad - c.pad) * c.in.pixel();
       task.weights = weights + skip * row_bytes;
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
 
       for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
         const int width = strips[strip];
-        task.in = row + x0 * task.in_step;
-        if (kParts & kTerms)
-          sum_signs(c, reinterpret_cast<const uint64_t*>(task.in), rows, width,
-                    sums);
-        each_block(task, width, I::pixels(lanes), counts, I::count);
+        if (kParts & kTerms) sum_signs(c, first, rows, width, sums);
+        windows.read(c, first, rows, width, task);
+        first += ptrdiff_t{width} * c.stride * c.in.pixel();
+        each_block<I::Windows::kTogether>(task, width, I::pixels(lanes), counts,
+                                          I::count);
         // Where the tables have pixel p.
         const ptrdiff_t* const column = c.column_entry + x0;
-        const ptrdiff_t first = c.row_entry[y] + channel;
+        const ptrdiff_t entries = c.row_entry[y] + channel;
         if (c.limit) {
           for (int p = 0; p < width; ++p) {
-            const int32_t* limit = c.limit + first + column[p];
+            const int32_t* limit = c.limit + entries + column[p];
             words[p] = flip;
             for (int i = 0; i < lanes; i += I::kWidth)
               words[p] ^= I::at_most(counts + p * kGroup + i, limit + i) << i;
@@ -350,7 +369,7 @@ struct Implementation {
           epilogue<kParts>(
               e, lanes, width, at + channel, float_pixel, channel, nan, words,
               [&](int p, int i) {
-                const ptrdiff_t entry = first + column[p] + i;
+                const ptrdiff_t entry = entries + column[p] + i;
                 const Float dot =
                     I::fma(I::from_count(counts + p * kGroup + i), I::set(-2.0f),
                            I::load(c.base + entry));
@@ -405,7 +424,7 @@ struct Implementation {
       for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
         const int width = strips[strip];
         task.in = row + x0 * c.in_step;
-        each_block(task, width, I::byte_pixels(lanes), sums, I::dot);
+        each_block<1>(task, width, I::byte_pixels(lanes), sums, I::dot);
         const ptrdiff_t* const column = c.column_entry + x0;
         const ptrdiff_t first = c.row_entry[y] + channel;
         const ptrdiff_t at = (ptrdiff_t{y} * c.out_width + x0) * float_pixel;
@@ -551,6 +570,7 @@ struct Implementation {
             supported,
             weight_bytes,
             I::pack_weights,
+            I::Windows::offset,
             binary_conv,
             I::byte_weight_bytes,
             I::pack_byte_weights,

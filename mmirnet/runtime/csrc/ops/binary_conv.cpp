@@ -119,7 +119,7 @@ const ptrdiff_t* offsets_of(Network& network, const BinaryConv& conv) {
   for (int v = 0; v < conv.kernel; ++v)
     for (int u = 0; u < conv.kernel; ++u)
       for (int i = 0; i < words32(conv.in.channels); ++i)
-        offsets.push_back(2 * (ptrdiff_t{v} * conv.in.row() + u * conv.in.pixel()) + i);
+        offsets.push_back(network.kernels()->offset(conv, v, u, i));
   return network.keep(offsets);
 }
 
