@@ -64,9 +64,10 @@ struct Block {
 template <int P>
 void dot_block(const DotTask& t, int lane) {
   Block<P> block(t, lane);
-  for (int k = 0; k < t.words; k += t.run_words) {
+  for (int k = 0, words; k < t.words;) {
     const uint8_t* in = t.in + t.offsets[k];
-    int words = t.run_words;
+    words = k + t.alone < t.words ? t.run_words : 1;
+    k += words;
     for (; words >= 4; words -= 4, in += 16) {
       block.load(in);
       block.template add<0>();

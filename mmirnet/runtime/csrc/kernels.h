@@ -92,13 +92,12 @@ struct BinaryConv {
 };
 
 // A convolution of bytes with 8-bit weights. Windows lie inside of `in`, whose
-// rows have their padding; a window is `runs` runs of `run` bytes, read in words
-// of 4. What is read with the last word, up to 15 bytes behind the run, has no effect.
-// An output is sum * factor + rest, each operation rounded.
+// rows have their padding, and are read in words of 4 bytes: first those that stand
+// side by side, `run_words` at a time, then `alone` single ones. Up to 12 bytes may be
+// read behind a word. An output is sum * factor + rest, each operation rounded.
 struct ByteConv {
-  int runs, run;
-  // Where the words of a window stand after its first byte: [run][word].
-  const ptrdiff_t* offsets;
+  int words, run_words, alone;
+  const ptrdiff_t* offsets;  // of the words, after the window's first byte
   ptrdiff_t in_step, in_down;  // bytes to the window on the right and below
   int out_width, out_channels;
   const uint8_t* weights;  // Kernels::pack_byte_weights' layout
@@ -129,7 +128,7 @@ struct Kernels {
   // Rows [y0, y1) of output channels [64 * group, 64 * group + 64).
   void (*binary_conv)(const BinaryConv&, const Epilogue&, int bit_pad,
                       const uint64_t* in, int group, int y0, int y1);
-  // The same of bytes; `weights` = [out][runs][run], and sums begin with
+  // The same of bytes; `weights` = [out][words][4], and sums begin with
   // the weights' own times `byte_start` less than without a zero point.
   size_t (*byte_weight_bytes)(const ByteConv&);
   void (*pack_byte_weights)(const ByteConv&, const int8_t* weights, int group,

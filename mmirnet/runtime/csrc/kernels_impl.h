@@ -54,7 +54,7 @@ struct CountTask : Task<uint32_t, uint16_t> {
 
 struct DotTask : Task<uint8_t, int32_t> {
   const int32_t* start;  // of the group's sums
-  int run_words;         // words of a run, whose bytes stand side by side
+  int run_words, alone;  // see ByteConv
   bool tables;
 };
 
@@ -412,8 +412,9 @@ struct Implementation {
     DotTask task;
     task.offsets = c.offsets;
     task.in_step = c.in_step;
-    task.run_words = (c.run + 3) / 4;
-    task.words = c.runs * task.run_words;
+    task.words = c.words;
+    task.run_words = c.run_words;
+    task.alone = c.alone;
     task.weights = c.weights + group * I::byte_weight_bytes(c);
     task.start = c.start + channel;
     task.lanes = lanes;
@@ -612,9 +613,9 @@ inline void lane_pack_weights(const BinaryConv& c, const uint64_t* signs,
 }
 
 // The layout shared by the paths whose lanes are output channels with 4 inputs
-// each: [run][word][lane][4]. Zeros fill the last word of a run.
+// each: [word][lane][4].
 inline size_t lane_byte_weight_bytes(const ByteConv& c) {
-  return size_t{4} * c.runs * ((c.run + 3) / 4) * kGroup;
+  return size_t{4} * c.words * kGroup;
 }
 
 // Calls put(position, weight), with positions of single weights in that layout.
@@ -622,16 +623,11 @@ template <class Put>
 void each_byte_weight(const ByteConv& c, const int8_t* weights, int group,
                       Put put) {
   const int lanes = group_lanes(c.out_channels, group);
-  const int words = (c.run + 3) / 4;
   const int channels = std::min(kGroup, c.out_channels - group * kGroup);
-  for (int lane = 0; lane < channels; ++lane) {
-    const ptrdiff_t filter =
-        (ptrdiff_t{group} * kGroup + lane) * c.runs * c.run;
-    for (int run = 0; run < c.runs; ++run)
-      for (int i = 0; i < c.run; ++i)
-        put(((ptrdiff_t{run} * words + i / 4) * lanes + lane) * 4 + i % 4,
-            weights[filter + ptrdiff_t{run} * c.run + i]);
-  }
+  weights += ptrdiff_t{4} * group * kGroup * c.words;
+  for (int lane = 0; lane < channels; ++lane)
+    for (int i = 0; i < 4 * c.words; ++i)
+      put((ptrdiff_t{i / 4} * lanes + lane) * 4 + i % 4, *weights++);
 }
 
 inline void lane_pack_byte_weights(const ByteConv& c, const int8_t* weights,

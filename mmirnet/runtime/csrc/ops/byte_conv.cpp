@@ -67,26 +67,84 @@ Rows make_rows(const Tensor& in, const Window& w, Quantisation quantisation) {
   return rows;
 }
 
-ByteConv make_conv(Network& network, const Rows& rows, const Window& w, int width,
-                   int channels, bool tables) {
-  ByteConv conv{};
-  const int pixel = rows.in->channels;
-  const bool together = w.dilation_x == 1;
-  const int columns = together ? 1 : w.kernel_width;
-  conv.runs = w.kernel_height * columns;
-  conv.run = together ? w.kernel_width * pixel : pixel;
-  const ptrdiff_t unit = tables ? kTable / 4 : 1;  // bytes that stand for one
-  const ptrdiff_t row = unit * rows.bytes();
+// Bytes that stand for one of the input.
+ptrdiff_t unit_of(const ByteConv& conv) { return conv.tables ? kTable / 4 : 1; }
+
+// The bytes of a window whose runs of bytes end within a word. A word for each would be
+// mostly empty: they are copied to where several fill one.
+struct Tails {
+  std::vector<ptrdiff_t> from;  // after the window's first byte
+  int together;                 // in a word
+  ptrdiff_t plane;              // from word to word
+  size_t words() const { return (from.size() + together - 1) / together; }
+
+  // To `to` after the first byte of each of the `width` windows, `step` apart.
+  void copy(uint8_t* in, ptrdiff_t to, ptrdiff_t step, int width) const {
+    for (size_t i = 0; i < from.size(); ++i) {
+      const uint8_t* source = in + from[i];
+      uint8_t* target = in + to + i / together * plane + i % together;
+      for (int x = 0; x < width; ++x) target[x * step] = source[x * step];
+    }
+  }
+};
+
+// The words of a window: where they stand, and which weight of a filter meets each of
+// their bytes, or -1.
+struct Words {
   std::vector<ptrdiff_t> offsets;
-  for (int v = 0; v < w.kernel_height; ++v)
-    for (int u = 0; u < columns; ++u)
-      for (int i = 0; i < conv.run; i += 4)
-        offsets.push_back(v * w.dilation_y * row +
-                          unit * (ptrdiff_t{u} * w.dilation_x * pixel + i));
-  conv.offsets = network.keep(offsets);
-  conv.in_step = unit * (w.stride_x / rows.sample_x) * pixel;
-  conv.in_down = w.stride_y / rows.sample_y * row;
+  std::vector<int> weights;
+  int run = 0, alone = 0;  // see ByteConv
+  Tails tails{};
+};
+
+// Tails are copied to `behind` after the rows, if there is room.
+Words make_words(const ByteConv& conv, const Rows& rows, const Window& w,
+                 ptrdiff_t behind) {
+  Words words;
+  const int pixel = rows.in->channels;
+  const bool whole = w.dilation_x == 1;
+  const int columns = whole ? 1 : w.kernel_width, runs = w.kernel_height * columns;
+  const int run = whole ? w.kernel_width * pixel : pixel, rest = run % 4;
+  const ptrdiff_t unit = unit_of(conv);
+  Tails& tails = words.tails;
+  tails.together = static_cast<int>(std::min<ptrdiff_t>(4, conv.in_step));
+  tails.plane = conv.out_width * conv.in_step;
+  words.alone = (runs * rest + tails.together - 1) / tails.together;
+  if (words.alone >= runs || words.alone * tails.plane > conv.in_down) words.alone = 0;
+  const int used = words.alone ? run - rest : run;
+  words.run = (used + 3) / 4;
+  std::vector<int> last;
+  for (int r = 0; r < runs; ++r) {
+    const ptrdiff_t start =
+        unit * (r / columns * w.dilation_y * static_cast<ptrdiff_t>(rows.bytes()) +
+                r % columns * w.dilation_x * pixel);
+    for (int i = 0; i < used; i += 4) {
+      words.offsets.push_back(start + unit * i);
+      for (int j = i; j < i + 4; ++j) words.weights.push_back(j < run ? r * run + j : -1);
+    }
+    for (int i = used; i < run; ++i) {
+      tails.from.push_back(start + i);
+      last.push_back(r * run + i);
+    }
+  }
+  for (int word = 0; word < words.alone; ++word) {
+    words.offsets.push_back(behind + word * tails.plane);
+    for (int i = 0; i < 4; ++i) {
+      const size_t tail = word * tails.together + i;
+      words.weights.push_back(i < tails.together && tail < last.size() ? last[tail] : -1);
+    }
+  }
+  return words;
+}
+
+// A convolution without its words and weights.
+ByteConv make_conv(const Rows& rows, const Window& w, int width, int channels,
+                   bool tables) {
+  ByteConv conv{};
   conv.tables = tables;
+  const ptrdiff_t unit = unit_of(conv);
+  conv.in_step = unit * (w.stride_x / rows.sample_x) * rows.in->channels;
+  conv.in_down = unit * w.stride_y / rows.sample_y * rows.bytes();
   conv.out_width = width;
   conv.out_channels = channels;
   return conv;
@@ -108,22 +166,30 @@ const float* spread(Network& network, Span<float> rest, int channels) {
   return network.keep(table);
 }
 
+void add_words(Network& network, ByteConv& conv, const Words& words) {
+  conv.words = static_cast<int>(words.offsets.size());
+  conv.run_words = words.run;
+  conv.alone = words.alone;
+  conv.offsets = network.keep(words.offsets);
+}
+
 void add_weights(Network& network, ByteConv& conv, const ByteWeights& weights,
-                 int zero) {
+                 const std::vector<int>& places, int zero) {
   const Kernels* const kernels = network.kernels();
   const int groups = round_up(conv.out_channels, kGroup) / kGroup;
   const size_t bytes = kernels->byte_weight_bytes(conv);
   uint8_t* const packed = network.reserve(bytes * groups);
-  for (int group = 0; group < groups; ++group)
-    kernels->pack_byte_weights(conv, weights.values.data, group,
-                               packed + group * bytes);
-  conv.weights = packed;
   std::vector<int32_t> start(groups * kGroup, 0);
+  std::vector<int8_t> arranged;
   const size_t filter = weights.values.size / conv.out_channels;
   for (int i = 0; i < conv.out_channels; ++i) {
     const int8_t* const from = weights.values.data + i * filter;
     start[i] = (kernels->byte_start - zero) * std::accumulate(from, from + filter, 0);
+    for (const int place : places) arranged.push_back(place < 0 ? 0 : from[place]);
   }
+  for (int group = 0; group < groups; ++group)
+    kernels->pack_byte_weights(conv, arranged.data(), group, packed + group * bytes);
+  conv.weights = packed;
   conv.start = network.keep(start);
   conv.factor = network.keep(weights.factor, groups * kGroup);
   conv.rest = spread(network, weights.rest, conv.out_channels);
@@ -165,11 +231,10 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
 
   const Rows rows = make_rows(in, w, {scale, zero});
   const bool tables = has_tables(*kernels, in, weights.values);
-  ByteConv conv = make_conv(network, rows, w, width, channels, tables);
+  ByteConv conv = make_conv(rows, w, width, channels, tables);
   const int table = round_up(channels, kGroup);
   conv.row_entry = entries(network, weights.row_class, column_classes * table);
   conv.column_entry = entries(network, weights.column_class, table);
-  add_weights(network, conv, weights, zero);
 
   const int extent = w.extent_y(), threads = network.threads();
   const int down = w.stride_y / rows.sample_y;
@@ -181,9 +246,14 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
   const int bands = (height + most - 1) / most;
   const int groups = round_up(channels, kGroup) / kGroup;
   const size_t scratch = aligned(rows.bytes() * ((most - 1) * down + extent));
-  network.need_scratch(scratch * (tables ? 1 + kTable / 4 : 1) / sizeof(float) +
-                       kGap);
-  const auto run = [=](const Network::Context& context, int begin, int end) {
+  const Words words = make_words(conv, rows, w, scratch);
+  add_words(network, conv, words);
+  add_weights(network, conv, weights, words.weights, zero);
+  const size_t behind =
+      tables ? scratch * kTable / 4 : words.alone ? most * conv.in_down : 0;
+  network.need_scratch((scratch + behind) / sizeof(float) + kGap);
+  const auto run = [=, tails = words.tails](const Network::Context& context,
+                                            int begin, int end) {
     const Epilogue e = plan.at(context);
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(context.scratch);
     for (int item = begin; item < end; ++item) {
@@ -194,6 +264,8 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
         rows.fill(context, *kernels, y0 * down, count, bytes);
         if (tables)
           kernels->make_tables(bytes, count * rows.bytes() / 4, bytes + scratch);
+        for (int y = 0; y < y1 - y0; ++y)
+          tails.copy(bytes + y * conv.in_down, scratch, conv.in_step, width);
       }
       kernels->byte_conv(conv, e, plan.bits ? plan.bits->pad : 0,
                          tables ? bytes + scratch : bytes, item % groups, y0, y1);
