@@ -129,9 +129,10 @@ struct Network::Workspace {
     state.idle.pop_back();
   }
   ~Workspace() {
+    // Linux reads a file for it.
+    static const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
     const std::lock_guard<std::mutex> lock(state.mutex);
-    if (state.idle.size() < std::max(1u, std::thread::hardware_concurrency()))
-      state.idle.push_back(std::move(arenas));
+    if (state.idle.size() < cores) state.idle.push_back(std::move(arenas));
   }
   Workspace(const Workspace&) = delete;
 
