@@ -256,7 +256,7 @@ struct Avx2 {
   // 16 channels from `lane` on. A register holds 4 channels by 4 inputs; the two
   // sums of a channel are added at the end.
   template <int P>
-  static void wide_dot(const DotTask& t, int lane) {
+  MMIRNET_ALONE static void wide_dot(const DotTask& t, int lane) {
     __m256i sum[P][4];
     for (int p = 0; p < P; ++p)
       for (int v = 0; v < 4; ++v) sum[p][v] = _mm256_setzero_si256();
@@ -288,7 +288,7 @@ struct Avx2 {
 
   // 32 channels from 32 * half on.
   template <int P>
-  static void table_dot(const DotTask& t, int half) {
+  MMIRNET_ALONE static void table_dot(const DotTask& t, int half) {
     // Of the lower bytes all (the odd ones times 256) and the odd ones, as 16
     // bits; of the upper bytes, as bytes.
     __m256i all[P], odd[P], upper[P];
@@ -354,7 +354,7 @@ struct Avx2 {
   // Counts of up to three nibbles fit four bits, those of 7 words a byte, and those of
   // the caller's windows 16 bits.
   template <int P, int H, int N>
-  static void block(const CountTask& t) {
+  MMIRNET_ALONE static void block(const CountTask& t) {
     // Of both counts as one byte, modulo 256, and without the lower one: shifted as 16
     // bits, so that a lower byte has its neighbour's bits above its own.
     __m256i both[P][H], upper[P][H];

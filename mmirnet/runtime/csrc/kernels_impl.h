@@ -32,6 +32,8 @@
 
 // Of what an innermost loop calls.
 #define MMIRNET_INLINE __attribute__((always_inline))
+// Of a block: inlined into something larger, some of its sums lose their registers.
+#define MMIRNET_ALONE __attribute__((noinline))
 
 namespace mmirnet {
 
