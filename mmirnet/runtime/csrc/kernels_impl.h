@@ -490,6 +490,20 @@ struct Implementation {
     });
   }
 
+  // The maximum of V vectors over `rows` by `columns` pixels.
+  template <int V>
+  static void largest(const float* from, int rows, int columns, ptrdiff_t width,
+                      ptrdiff_t pixel, float* to) {
+    Float best[V];
+    for (Float& v : best) v = I::set(-std::numeric_limits<float>::infinity());
+    for (int y = 0; y < rows; ++y)
+      for (int x = 0; x < columns; ++x)
+        for (int v = 0; v < V; ++v)
+          best[v] = I::max(
+              best[v], I::load(from + (y * width + x) * pixel + v * I::kWidth));
+    for (int v = 0; v < V; ++v) I::store(to + v * I::kWidth, best[v]);
+  }
+
   static void max_pool(const Epilogue& e, int channels, int height, int width,
                        const Window& window, int out_width, int y,
                        const float* in, float* scratch) {
@@ -501,14 +515,13 @@ struct Implementation {
       const int start = x * window.stride_x - window.left;
       const int left = std::max(0, start);
       const int right = std::min(width, start + window.kernel_width);
-      for (int c = 0; c < pixel; c += I::kWidth) {
-        Float best = I::set(-std::numeric_limits<float>::infinity());
-        for (int v = top; v < bottom; ++v)
-          for (int u = left; u < right; ++u)
-            best = I::max(
-                best, I::load(in + (ptrdiff_t{v} * width + u) * pixel + c));
-        I::store(scratch + x * pixel + c, best);
-      }
+      const float* from = in + (ptrdiff_t{top} * width + left) * pixel;
+      float* to = scratch + x * pixel;
+      int c = 0;
+      for (; c + 4 * I::kWidth <= pixel; c += 4 * I::kWidth)
+        largest<4>(from + c, bottom - top, right - left, width, pixel, to + c);
+      for (; c < pixel; c += I::kWidth)
+        largest<1>(from + c, bottom - top, right - left, width, pixel, to + c);
     }
     map(e, channels, out_width, scratch);
   }
