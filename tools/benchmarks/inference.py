@@ -475,7 +475,7 @@ def measure_network(args, folder: Path) -> dict[str, dict[str, float]]:
         ours = next(iter(candidates))
         for name in ('', ', 8-bit ends'):
             network, given = networks[name]
-            two = Session(network, 2)
+            two = Session(network, 2, instruction_sets()[0])  # as `ours`
             candidates[f'runtime, 2 threads{name}'] = partial(two.predict, given)
         if not args.only_ours:
             candidates |= dict(torch_candidates(float_model, x))
