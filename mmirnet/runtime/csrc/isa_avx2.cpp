@@ -43,8 +43,9 @@ class PairedWindows {
   void read(const BinaryConv& c, const uint64_t* first, int rows, int pixels,
             CountTask& task) {
     const int pixel = c.in.pixel(), stride = c.stride * pixel;
+    const ptrdiff_t row = row_bytes(c);
     for (int v = 0; v < rows; ++v, first += c.in.row()) {
-      uint8_t* to = bytes_ + v * row_bytes(c);
+      uint8_t* to = bytes_ + v * row;
       if (c.stride <= c.kernel) {
         const int shared = ((pixels - 2) * c.stride + c.kernel) * pixel;
         pair_up(first, first + stride, shared, to);
@@ -80,26 +81,19 @@ class PairedWindows {
     const auto choose = [&](__m128i lower, __m128i upper) {
       return _mm_or_si128(_mm_and_si128(low, lower), _mm_andnot_si128(low, upper));
     };
-    __m128i a, b;
-    int i = 0;
-    const auto store = [&](auto unpack, int at) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * i) + at,
-                       unpack(choose(a, _mm_slli_epi16(b, 4)),
-                              choose(_mm_srli_epi16(a, 4), b)));
+    const auto spread = [&](__m128i a, __m128i b, int word, bool both) {
+      const __m128i x = choose(a, _mm_slli_epi16(b, 4));
+      const __m128i y = choose(_mm_srli_epi16(a, 4), b);
+      __m128i* at = reinterpret_cast<__m128i*>(to) + word;
+      _mm_storeu_si128(at, _mm_unpacklo_epi8(x, y));
+      if (both) _mm_storeu_si128(at + 1, _mm_unpackhi_epi8(x, y));
     };
-    const auto lower = [](__m128i x, __m128i y) { return _mm_unpacklo_epi8(x, y); };
-    const auto upper = [](__m128i x, __m128i y) { return _mm_unpackhi_epi8(x, y); };
-    for (; i + 2 <= words; i += 2) {
-      a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(one + i));
-      b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(two + i));
-      store(lower, 0);
-      store(upper, 1);
-    }
-    if (i < words) {
-      a = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(one + i));
-      b = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(two + i));
-      store(lower, 0);
-    }
+    const auto at = [](const uint64_t* p) { return reinterpret_cast<const __m128i*>(p); };
+    int i = 0;
+    for (; i + 2 <= words; i += 2)
+      spread(_mm_loadu_si128(at(one + i)), _mm_loadu_si128(at(two + i)), i, true);
+    if (i < words)
+      spread(_mm_loadl_epi64(at(one + i)), _mm_loadl_epi64(at(two + i)), i, false);
   }
 
   alignas(32) uint8_t bytes_[kBytes];

@@ -76,7 +76,6 @@ struct Tails {
   std::vector<ptrdiff_t> from;  // after the window's first byte
   int together;                 // in a word
   ptrdiff_t plane;              // from word to word
-  size_t words() const { return (from.size() + together - 1) / together; }
 
   // To `to` after the first byte of each of the `width` windows, `step` apart.
   void copy(uint8_t* in, ptrdiff_t to, ptrdiff_t step, int width) const {
