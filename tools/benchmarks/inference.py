@@ -424,10 +424,10 @@ def resnet20() -> nn.Module:
     return Whole(MODELS.build(config.model)).eval()
 
 
-def runtimes(networks: dict[str, tuple], threads: int = 1) -> Candidates:
+def runtimes(networks: dict[str, tuple]) -> Candidates:
     """Returns a candidate for each network, in each instruction set."""
     return {
-        f'runtime {isa}{name}': partial(Session(packed, threads, isa).predict, images)
+        f'runtime {isa}{name}': partial(Session(packed, 1, isa).predict, images)
         for isa in instruction_sets()[:-1]
         for name, (packed, images) in networks.items()
     }

@@ -370,11 +370,9 @@ struct Avx2 {
       for (; k < end; ++k, w += N * kGroup) {
         const uint8_t* in[P];
 #pragma GCC unroll 4
-        for (int p = 0; p < P; ++p) {
+        for (int p = 0; p < P; ++p)
           in[p] = reinterpret_cast<const uint8_t*>(t.in + 2 * p * t.in_step) +
                   t.offsets[k];
-          in_place(in[p]);
-        }
         __m256i count[P][H];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) {

@@ -70,10 +70,7 @@ namespace {
 template <class Sum>
 inline void in_place(Sum& sum) {
 #ifdef MMIRNET_X86
-  if constexpr (std::is_pointer_v<Sum>)
-    asm("" : "+r"(sum));
-  else
-    asm("" : "+v"(sum));
+  asm("" : "+v"(sum));
 #else
   asm("" : "+w"(sum));
 #endif
