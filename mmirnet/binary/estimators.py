@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..errors import ConfigError, check_choice
-from .modes import by_operators, differentiated
+from .modes import by_operators, differentiated, result
 
 
 def sign(x: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class _BinarySign(Function):
     def forward(ctx, x, t, k, estimator):
         ctx.save_for_backward(x, t, k)
         ctx.estimator = estimator
-        return sign(x)
+        return result(sign(x))
 
     @staticmethod
     def backward(ctx, grad):

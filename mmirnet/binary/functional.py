@@ -14,7 +14,7 @@ from torch.autograd import Function
 
 from ..errors import ConfigError
 from .estimators import check_float
-from .modes import by_operators, differentiate, differentiated
+from .modes import by_operators, differentiate, differentiated, result
 from .quantisation import (
     Quantized,
     Rule,
@@ -115,7 +115,8 @@ class _BinaryConv2d(Function):
     def forward(ctx, x, weight, bias, t, k, alpha, a, b, options):
         ctx.save_for_backward(x, weight, t, k, alpha, a, b)
         ctx.has_bias, ctx.options = bias is not None, options
-        return _forward(x, weight, bias, t, k, alpha, a, b, Options(*options))
+        y = _forward(x, weight, bias, t, k, alpha, a, b, Options(*options))
+        return result(y)
 
     @staticmethod
     def backward(ctx, grad):

@@ -25,6 +25,15 @@ def _transformed() -> bool:
     return functorch or forward_ad._current_level >= 0
 
 
+def result(y: Tensor) -> Tensor:
+    """Returns what the forward pass of an autograd function may return.
+
+    If torch 2.11 compiles a function, a result that was changed in place gets a
+    gradient of zero. The compiled code does not copy.
+    """
+    return y.clone() if torch.compiler.is_dynamo_compiling() else y
+
+
 def differentiated(x: Tensor) -> bool:
     """Whether derivatives with respect to x may be computed."""
     return _transformed() or (torch.is_grad_enabled() and x.requires_grad)

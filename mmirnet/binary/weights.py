@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from ..errors import ConfigError, check_choice
 from .estimators import ESTIMATORS, check_float, sign, sign_by_operators
-from .modes import by_operators, differentiate, differentiated, traced
+from .modes import by_operators, differentiate, differentiated, result, traced
 
 
 class Scale(NamedTuple):
@@ -123,6 +123,9 @@ def _check_rules(rule: type[WeightRule]) -> None:
     @functools.wraps(make)
     def checked(*args, **kwargs):
         made = make(*args, **kwargs)
+        # While torch 2.11 compiles, it makes one with placeholders for values.
+        if any(type(v).__module__.startswith('torch._dynamo') for v in made):
+            return made
         check_choice('standardize', made.standardize, (True, False))
         check_choice('balance', made.balance, (True, False))
         check_choice('scale', made.scale, SCALES)
@@ -290,7 +293,7 @@ class _BinaryWeight(Function):
         ctx.save_for_backward(weight, t, k)
         ctx.rule = rule
         filters = make_filters(weight, rule)
-        return quantize(filters, weight.dtype)
+        return result(quantize(filters, weight.dtype))
 
     @staticmethod
     def backward(ctx, grad):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..binary.estimators import check_float
-from ..binary.modes import by_operators, traced
+from ..binary.modes import by_operators, result, traced
 from ..errors import ConfigError
 
 
@@ -16,7 +16,7 @@ class _RPReLU(Function):
         ctx.save_for_backward(x, shift_in, weight)
         z = x + shift_in  # in the wider of both types, rounded once at the end
         y = z.clamp(min=0).addcmul_(z.clamp(max=0), weight).add_(shift_out)
-        return y.to(x.dtype)
+        return result(y.to(x.dtype))
 
     @staticmethod
     def backward(ctx, grad):
@@ -39,7 +39,7 @@ class _Maxout(Function):
         ctx.save_for_backward(x, positive, negative)
         z = x.to(torch.promote_types(x.dtype, positive.dtype))
         y = z.clamp(min=0).mul_(positive).addcmul_(z.clamp(max=0), negative)
-        return y.to(x.dtype)
+        return result(y.to(x.dtype))
 
     @staticmethod
     def backward(ctx, grad):
