@@ -5,6 +5,7 @@ check_versions()
 from . import checkpoint, renamed
 from .amp import Bf16OptimWrapper
 from .captured_loop import CapturedEpochLoop
+from .captured_val_loop import CapturedValLoop
 from .hooks import (
     AtomicCheckpointHook,
     BinaryStatsHook,
@@ -29,6 +30,7 @@ __all__ = [
     'Bf16OptimWrapper',
     'BinaryStatsHook',
     'CapturedEpochLoop',
+    'CapturedValLoop',
     'ChannelsLastHook',
     'CheckHook',
     'CompileHook',

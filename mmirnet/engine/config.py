@@ -219,7 +219,9 @@ def set_hook(cfg: Config, key: str, **hook) -> None:
 
 
 def set_captured_loop(cfg: Config) -> None:
-    """Lets a config train in the loop that replays steps as CUDA graphs.
+    """Lets a config train and validate in the loops that replay CUDA graphs.
+
+    A validation loop other than MMEngine's ``ValLoop`` stays.
 
     Args:
         cfg (Config): The config, changed in place.
@@ -228,10 +230,11 @@ def set_captured_loop(cfg: Config) -> None:
         ConfigError: If its loop has no captured form.
 
     Example:
-        >>> cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=4)))
+        >>> cfg = Config(dict(
+        ...     train_cfg=dict(by_epoch=True, max_epochs=4), val_cfg=dict()))
         >>> set_captured_loop(cfg)
-        >>> cfg.train_cfg
-        {'max_epochs': 4, 'type': 'CapturedEpochLoop'}
+        >>> cfg.train_cfg, cfg.val_cfg
+        ({'max_epochs': 4, 'type': 'CapturedEpochLoop'}, {'type': 'CapturedValLoop'})
     """
     train_cfg = cfg.get('train_cfg') or {}
     by_epoch = train_cfg.pop('by_epoch', False)
@@ -243,6 +246,9 @@ def set_captured_loop(cfg: Config) -> None:
             "'DeterministicEpochLoop', or leave out --capture"
         )
     train_cfg.type = 'CapturedEpochLoop'
+    val_cfg = cfg.get('val_cfg')
+    if val_cfg is not None and val_cfg.get('type', 'ValLoop') == 'ValLoop':
+        val_cfg.type = 'CapturedValLoop'
 
 
 def add_default_hooks(cfg: Config) -> None:

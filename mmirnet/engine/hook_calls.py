@@ -18,6 +18,7 @@ from mmengine.hooks import (
     RuntimeInfoHook,
 )
 from mmengine.runner import Runner
+from mmpretrain.engine import EMAHook as PretrainEMAHook
 
 from .hooks import (
     BinaryStatsHook,
@@ -133,11 +134,7 @@ class HookCalls:
         self.every = [
             type(h).__name__ for h, acts in self.acts.items() if acts is _STRANGER
         ]
-        self.change_between = any(
-            not type(hook).__module__.startswith(('mmengine.', 'mmirnet.'))
-            and _BETWEEN & set(hook.get_triggered_stages())
-            for hook in runner.hooks
-        )
+        self.change_between = change_between_epochs(runner)
 
     @staticmethod
     def _average(hook: EMAHook) -> _Acts:
@@ -174,14 +171,34 @@ class HookCalls:
         return most
 
 
+def change_between_epochs(runner: Runner) -> bool:
+    """Whether a hook of somebody else acts between epochs, and may change the model.
+
+    Some of MMPretrain's do; its EMAHook exchanges weights in place.
+    """
+    return any(
+        not type(hook).__module__.startswith(('mmengine.', 'mmirnet.'))
+        and type(hook) is not PretrainEMAHook
+        and _BETWEEN & set(hook.get_triggered_stages())
+        for hook in runner.hooks
+    )
+
+
+def works_as(hook: Hook, kind: type[Hook]) -> bool:
+    """Whether a hook does in an iteration what a kind of hooks does.
+
+    A subclass with methods of its own may do anything.
+    """
+    same = all(getattr(type(hook), m) is getattr(kind, m) for m in _METHODS)
+    return isinstance(hook, kind) and same
+
+
 def _acts(hook: Hook) -> _Acts | None:
     """Returns when a hook acts; None if it has no part in an iteration."""
     stages = hook.get_triggered_stages()
     if not {'before_train_iter', 'after_train_iter'} & set(stages):
         return None
     for kind, acts in _KNOWN.items():
-        # A subclass with methods of its own may do anything.
-        same = all(getattr(type(hook), m) is getattr(kind, m) for m in _METHODS)
-        if isinstance(hook, kind) and same:
+        if works_as(hook, kind):
             return acts
     return _STRANGER

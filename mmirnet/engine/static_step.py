@@ -25,7 +25,9 @@ from torch.optim import SGD, Adam, AdamW
 from ..datasets.augmentation import Draws
 from ..datasets.in_memory import InMemory
 from ..datasets.labelled import labelled
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError
+from .graphs import capturing
+from .hook_calls import works_as
 from .hooks import FiniteLossHook
 
 #: Steps before the first capture: the first compiles and creates the optimizer's state,
@@ -250,26 +252,13 @@ class StaticStep:
             if name not in self.outputs or self.outputs[name].shape != shape:
                 self.outputs[name] = value.new_zeros(shape)
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                stream=self._stream,
-                # Threads of data loaders may go on meanwhile.
-                capture_error_mode='thread_local',
-            ):
-                for i in range(steps):
-                    images = self.images[i] if self.prepared else None
-                    step = self._step(self.rows[i], self.rates[i], images)
-                    for name, value in step.items():
-                        self.outputs[name][i].copy_(value)
-        except RuntimeError as error:
-            # Ending the capture fails, too, and says less.
-            reason = first_line(error.__context__ or error)
-            raise ConfigError(
-                'CapturedEpochLoop: the training step cannot be captured as a CUDA '
-                f'graph ({reason}): leave out what waits for the device, {WAY_OUT}'
-            ) from error
+        what = 'CapturedEpochLoop: the training step'
+        with capturing(graph, what, WAY_OUT, pool=self._pool, stream=self._stream):
+            for i in range(steps):
+                images = self.images[i] if self.prepared else None
+                step = self._step(self.rows[i], self.rates[i], images)
+                for name, value in step.items():
+                    self.outputs[name][i].copy_(value)
         self._count(-steps)  # the captured steps did not run yet
         self._pool = graph.pool()
         return graph
@@ -277,7 +266,7 @@ class StaticStep:
     def _count(self, steps: int) -> None:
         """Counts steps where Python does, which a replay does not run."""
         self.runner.optim_wrapper._inner_count += steps
-        if self.ema is not None:
+        if self.ema is not None and self.ema._ema_started(self.runner):
             self.ema.ema_model.steps += steps
 
 
@@ -289,7 +278,7 @@ def averaging_hook(runner: Runner) -> EMAHook | None:
     for hook in runner.hooks:
         average = getattr(hook, 'ema_model', None)
         if (
-            type(hook) is EMAHook
+            works_as(hook, EMAHook)
             and type(average) is ExponentialMovingAverage
             and average.interval == 1
             # Otherwise each update waits for the device.

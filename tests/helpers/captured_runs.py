@@ -197,3 +197,45 @@ def trained(folder, loop, **kwargs):
 
 
 LOOPS = ('DeterministicEpochLoop', 'CapturedEpochLoop')
+
+
+METRICS_OF_MMPRETRAIN = [
+    dict(type='Accuracy', topk=(1, 2)),
+    dict(type='SingleLabelMetric'),
+    dict(type='ConfusionMatrix'),
+]
+
+
+def validating(
+    folder, kind, hooks=(), loader=(), evaluator=None, capture=False, **kwargs
+):
+    """A run with three validations of 20 images, in batches of 8."""
+    validation = dict(
+        val_dataloader={**VALIDATION['val_dataloader'], **dict(loader)},
+        val_cfg=dict(type=kind, **({} if kind == 'ValLoop' else dict(capture=capture))),
+        val_evaluator=evaluator or METRICS_OF_MMPRETRAIN,
+    )
+    args = dict(max_epochs=3)
+    return runner_of(
+        folder,
+        'DeterministicEpochLoop',
+        hooks=hooks,
+        loop_args=args,
+        **validation,
+        **kwargs,
+    )
+
+
+def metrics_of(runner):
+    """Trains, and returns the metrics of each validation."""
+    seen = []
+    report = runner.call_hook
+
+    def call_hook(name, **kwargs):
+        if name == 'after_val_epoch':
+            seen.append(kwargs['metrics'])
+        report(name, **kwargs)
+
+    runner.call_hook = call_hook
+    runner.train()
+    return seen

@@ -25,6 +25,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, on_host):
         super().__init__()
         self.calls, self.before, self.on_host = [], {}, on_host
+        self.of_host = []  # alive, so that no other tensor gets their memory
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -37,7 +38,10 @@ class _Recorder(TorchDispatchMode):
             self.before.setdefault(storage.data_ptr(), (storage, storage.clone()))
         result = func(*args, **kwargs)
         places = {_place(t) for t in inputs}
-        if not places & self.on_host:
+        if places & self.on_host:  # and so is what is computed from them
+            self.of_host.append(result)
+            self.on_host |= {_place(t) for t in _tensors(result)}
+        else:
             fresh = [t if _place(t) not in places else None for t in _tensors(result)]
             self.calls.append((func, args, kwargs, fresh))
         return result

@@ -7,7 +7,15 @@ os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 import pytest
 import torch
-from captured_runs import RUNS, SGD, in_memory, runner_of, trained
+from captured_runs import (
+    RUNS,
+    SGD,
+    in_memory,
+    metrics_of,
+    runner_of,
+    trained,
+    validating,
+)
 from killed_runs import differences, state
 
 from mmirnet.errors import ConfigError
@@ -46,6 +54,7 @@ def test_captured_steps_are_the_uncaptured(tmp_path, name):
     assert differences(uncaptured, captured) == []
     assert runner.train_loop._step._graphs.keys() <= {1, 3}
     assert runner.train_loop._step._graphs
+    assert not runner.train_loop._calls.change_between
 
 
 @pytest.mark.parametrize('kind', ['float32', 'bfloat16'])
@@ -120,3 +129,16 @@ def test_captures_each_length_once(tmp_path):
     text = next(tmp_path.glob('*/*.log')).read_text()
     for steps in (1, 3):
         assert text.count(f'a replay of {steps} steps was captured in ') == 1
+
+
+@pytest.mark.parametrize('hooks', [[], ['EMAHook']], ids=['', 'EMA'])
+def test_captured_validations_are_the_uncaptured(tmp_path, hooks):
+    options = dict(hooks=[dict(type=name) for name in hooks], randomness=EXACT)
+    usual = validating(tmp_path / 'usual', 'ValLoop', **options)
+    replayed = validating(
+        tmp_path / 'replayed', 'CapturedValLoop', capture=True, **options
+    )
+    wanted, found = metrics_of(usual), metrics_of(replayed)
+    assert str(wanted) == str(found)
+    assert replayed.val_loop._graph is not None
+    assert differences(state(tmp_path / 'usual'), state(tmp_path / 'replayed')) == []

@@ -1,0 +1,177 @@
+"""A validation loop that replays the predictions of whole batches as CUDA graphs.
+
+After a captured epoch of a small network, an ordinary validation would take half as
+long as the training: each image costs Python a data sample, and the device two waits.
+"""
+
+import time
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import IterTimerHook, LoggerHook
+from mmengine.registry import LOOPS
+from mmengine.runner import Runner, ValLoop
+from mmpretrain.engine import VisualizationHook
+from mmpretrain.models import ClsHead, ImageClassifier
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..datasets.in_memory import InMemory
+from ..datasets.labelled import labelled
+from .graphs import capturing
+from .hook_calls import change_between_epochs
+
+_WAY_OUT = "or set val_cfg.type='ValLoop' (leave out --capture)"
+#: What ClsHead predicts for each image, and its label.
+_FIELDS = ('pred_score', 'pred_label', 'gt_label')
+
+
+@LOOPS.register_module()
+class CapturedValLoop(ValLoop):
+    """MMEngine's ValLoop, with the predictions of a batch as a CUDA graph.
+
+    Predictions stay on the device until the last batch. Then the metrics get all of
+    them at once, so results and logs are those of ``ValLoop``. The first validation and
+    smaller last batches run uncaptured.
+
+    The loop needs a GPU, ``InMemory`` data, a classifier whose head predicts as
+    MMPretrain's ``ClsHead`` does, and MMPretrain's metrics. Other runs are validated as
+    ``ValLoop`` does it, with a line in the log.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (dict | DataLoader): ``val_dataloader``.
+        evaluator (Evaluator | dict | list): ``val_evaluator``.
+        fp16 (bool): As for ``ValLoop``.
+        capture (bool): If False, the same batches run one by one, on any device.
+
+    Raises:
+        ConfigError: If the predictions of the network cannot be captured.
+
+    Example:
+        >>> val_cfg = dict(type='CapturedValLoop')
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: dict | DataLoader,
+        evaluator: Evaluator | dict | list,
+        fp16: bool = False,
+        capture: bool = True,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16)
+        self.capture = capture
+        self._is_first = True
+        self._plain = False
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._kept: tuple | None = None
+
+    def run(self) -> dict[str, float]:
+        """Validates and returns the metrics."""
+        if self._is_first:
+            self._is_first = False
+            if reason := self._runs_uncaptured():
+                self._plain = True
+                self.runner.logger.info(f'CapturedValLoop captures nothing: {reason}')
+            return super().run()  # compiles, and libraries choose their kernels
+        if self._plain:
+            return super().run()
+        self.runner.call_hook('before_val')
+        self.runner.call_hook('before_val_epoch')
+        self.runner.model.eval()
+        self.evaluator.process(data_samples=self._predictions())
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        self.runner.call_hook('after_val_epoch', metrics=metrics)
+        self.runner.call_hook('after_val')
+        return metrics
+
+    def _runs_uncaptured(self) -> str | None:
+        """Returns why validations run as in ValLoop; None if they need not."""
+        data, model = self.dataloader.dataset, self.runner.model
+        if get_world_size() > 1:
+            return 'the run is distributed'
+        if self.capture and not torch.cuda.is_available():
+            return 'there is no GPU'
+        if not isinstance(data, InMemory) or data.augmentation.draws:
+            return 'val_dataloader.dataset is not InMemory, or draws random numbers'
+        if self.fp16:
+            return 'val_cfg.fp16 is set'
+        if type(model) is not ImageClassifier or not _predicts_as_usual(model.head):
+            return 'the model does not predict as ImageClassifier with a ClsHead'
+        for metric in self.evaluator.metrics:
+            if not type(metric).__module__.startswith('mmpretrain.'):
+                return f'{type(metric).__name__} may look at the images of a batch'
+        for hook in self.runner.hooks:
+            stages = hook.get_triggered_stages()
+            looks = {'before_val_iter', 'after_val_iter'} & set(stages)
+            if isinstance(hook, VisualizationHook):
+                looks = hook.enable
+            if looks and not isinstance(hook, (IterTimerHook, LoggerHook)):
+                return f'{type(hook).__name__} looks at each batch'
+        return None
+
+    @torch.no_grad()
+    def _predictions(self) -> list[dict]:
+        """Predicts all images; returns what MMEngine makes of their data samples."""
+        if change_between_epochs(self.runner):
+            self._graph = None
+        batches = list(self.dataloader.batch_sampler)
+        indices = [int(index) for batch in batches for index in batch]
+        on_device = torch.tensor(indices).to(self.dataloader.dataset.images.device)
+        found = []
+        for i, rows in enumerate(on_device.split([len(batch) for batch in batches])):
+            self.runner.call_hook('before_val_iter', batch_idx=i)
+            found.append(self._predict(rows))
+            self.runner.call_hook('after_val_iter', batch_idx=i)
+        columns = [
+            torch.cat(column).cpu().unbind() for column in zip(*found, strict=True)
+        ]
+        classes = dict(num_classes=len(columns[0][0]))
+        return [
+            {**classes, 'sample_idx': index, **dict(zip(_FIELDS, values, strict=True))}
+            for index, *values in zip(indices, *columns, strict=True)
+        ]
+
+    def _predict(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Predicts a batch; each field is (N, ...), on the device."""
+        if not self.capture or len(rows) != self.dataloader.batch_size:
+            return self._step(rows)
+        if self._graph is None or self._kept != self._what_the_graph_keeps():
+            self._capture(rows)
+        self._rows.copy_(rows)
+        self._graph.replay()
+        return tuple(value.clone() for value in self._outputs)
+
+    def _step(self, rows: Tensor) -> tuple[Tensor, ...]:
+        data = self.dataloader.dataset
+        samples = labelled(data.labels[rows])
+        batch = dict(inputs=data.take(rows, None), data_samples=samples)
+        samples = self.runner.model.val_step(batch)
+        return tuple(torch.stack([s.get(f) for s in samples]) for f in _FIELDS)
+
+    def _what_the_graph_keeps(self) -> tuple:
+        tensors = (*self.runner.model.parameters(), *self.runner.model.buffers())
+        return tuple(tensor.data_ptr() for tensor in tensors)
+
+    def _capture(self, rows: Tensor) -> None:
+        start = time.perf_counter()
+        self._rows, self._kept = rows.clone(), self._what_the_graph_keeps()
+        graph = torch.cuda.CUDAGraph()
+        with capturing(graph, 'CapturedValLoop: the prediction of a batch', _WAY_OUT):
+            self._outputs = self._step(self._rows)
+        self._graph = graph
+        self.runner.logger.info(
+            'CapturedValLoop: the prediction of a batch was captured in '
+            f'{time.perf_counter() - start:.1f} s'
+        )
+
+
+def _predicts_as_usual(head: object) -> bool:
+    """Whether a head predicts one score a class and a label, as ClsHead."""
+    kind = type(head)
+    return isinstance(head, ClsHead) and all(
+        getattr(kind, name) is getattr(ClsHead, name)
+        for name in ('predict', '_get_predictions')
+    )

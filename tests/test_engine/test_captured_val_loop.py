@@ -1,0 +1,152 @@
+"""A validation that replays predictions gives what MMEngine's loop gives."""
+
+import pytest
+import torch
+from captured_runs import in_memory, metrics_of, validating
+from killed_runs import differences, state
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, METRICS, MODELS
+from mmpretrain.models import LinearClsHead
+from recorded_graphs import record_graphs
+
+from mmirnet.engine.captured_val_loop import CapturedValLoop
+from mmirnet.errors import ConfigError
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Captures that record on the CPU, after the first validation."""
+    first = CapturedValLoop._runs_uncaptured
+
+    def start_capturing(self):
+        reason = first(self)
+        self.capture = True
+        return reason
+
+    monkeypatch.setattr(CapturedValLoop, '_runs_uncaptured', start_capturing)
+    return record_graphs(monkeypatch, lambda: [])
+
+
+def equal(a, b):
+    assert len(a) == len(b) == 3
+    for one, other in zip(a, b, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name]))
+
+
+AVERAGE = dict(type='EMAHook', momentum=0.1)
+
+
+@pytest.mark.parametrize('hooks', [[], [AVERAGE]], ids=['', 'EMA'])
+def test_validates_as_mmengine(tmp_path, hooks):
+    usual = validating(tmp_path / 'usual', 'ValLoop', hooks)
+    static = validating(tmp_path / 'static', 'CapturedValLoop', hooks)
+    equal(metrics_of(usual), metrics_of(static))
+    assert differences(state(tmp_path / 'usual'), state(tmp_path / 'static')) == []
+
+
+@pytest.mark.parametrize('hooks', [[], [AVERAGE]], ids=['', 'EMA'])
+def test_replays_validate_as_mmengine(tmp_path, recorded, hooks):
+    usual = metrics_of(validating(tmp_path / 'usual', 'ValLoop', hooks))
+    replayed = metrics_of(validating(tmp_path / 'replayed', 'CapturedValLoop', hooks))
+    equal(usual, replayed)
+    assert [graph.replays for graph in recorded] == [4]  # two epochs, two whole batches
+
+
+def test_metrics_get_the_samples_of_mmengine(tmp_path):
+    found = {}
+    for kind in ('ValLoop', 'CapturedValLoop'):
+        runner = validating(tmp_path / kind, kind)
+        runner.train()
+        samples = found[kind] = []
+        evaluator = runner.val_loop.evaluator
+        process = evaluator.process
+
+        def keep(data_samples, data_batch=None, samples=samples, process=process):
+            process(data_samples=data_samples, data_batch=data_batch)
+            samples.extend(
+                s if isinstance(s, dict) else s.to_dict() for s in data_samples
+            )
+
+        evaluator.process = keep
+        runner.val_loop.run()
+    usual, static = found.values()
+    assert len(usual) == 20
+    for one, other in zip(usual, static, strict=True):
+        assert one.keys() == other.keys()
+        assert all(
+            torch.equal(torch.as_tensor(v), torch.as_tensor(other[k]))
+            for k, v in one.items()
+        )
+
+
+@METRICS.register_module()
+class OwnMetric(BaseMetric):
+    """A metric of the user, who may look at the images."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [data_batch['inputs'].shape[-1]] * len(data_samples)
+
+    def compute_metrics(self, results):
+        return dict(width=sum(results) / len(results))
+
+
+@HOOKS.register_module()
+class LooksAtBatches(Hook):
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        assert len(outputs) == len(data_batch['inputs'])
+
+
+@MODELS.register_module()
+class OwnHead(LinearClsHead):
+    def _get_predictions(self, cls_score, data_samples):
+        return super()._get_predictions(-cls_score, data_samples)
+
+
+CROPPED = in_memory(split='test', indices=20)
+REASONS = {
+    'draws random numbers': dict(
+        loader=dict(
+            dataset=CROPPED, sampler=dict(type='DeterministicSampler', shuffle=False)
+        )
+    ),
+    'OwnMetric may look at the images': dict(evaluator=dict(type='OwnMetric')),
+    'LooksAtBatches looks at each batch': dict(hooks=[dict(type='LooksAtBatches')]),
+    'does not predict as': dict(
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(type='TinyBackbone'),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='OwnHead', num_classes=10, in_channels=6),
+            data_preprocessor=dict(num_classes=10, mean=[128] * 3, std=[64] * 3),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize('reason', REASONS)
+def test_validates_plainly_where_nothing_fits(tmp_path, reason):
+    options = dict(REASONS[reason], log_level='INFO')
+    usual = metrics_of(validating(tmp_path / 'usual', 'ValLoop', **options))
+    plain = metrics_of(validating(tmp_path / 'plain', 'CapturedValLoop', **options))
+    equal(usual, plain)
+    log = next((tmp_path / 'plain').glob('*/*.log')).read_text()
+    assert log.count('CapturedValLoop captures nothing: ') == 1
+    assert reason in log
+
+
+def test_refuses_predictions_that_wait_for_the_device(tmp_path, recorded):
+    @MODELS.register_module(force=True)
+    class WaitingBackbone(MODELS.get('TinyBackbone')):
+        def forward(self, x):
+            return super().forward(x / x.norm().item())
+
+    model = dict(REASONS['does not predict as']['model'])
+    model['backbone'] = dict(type='WaitingBackbone')
+    model['head'] = dict(type='BNLinearClsHead', num_classes=10, in_channels=6)
+    runner = validating(tmp_path, 'CapturedValLoop', model=model)
+    with pytest.raises(ConfigError, match='of a batch cannot be captured') as error:
+        runner.train()
+    assert '\n' not in str(error.value)
