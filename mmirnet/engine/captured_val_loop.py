@@ -21,10 +21,13 @@ from ..datasets.in_memory import InMemory
 from ..datasets.labelled import labelled
 from .graphs import capturing
 from .hook_calls import change_between_epochs
+from .hooks import CompileHook
 
 _WAY_OUT = "or set val_cfg.type='ValLoop' (leave out --capture)"
 #: What ClsHead predicts for each image, and its label.
 _FIELDS = ('pred_score', 'pred_label', 'gt_label')
+#: Hooks that are called for each batch and do not look at it.
+_CALLED = (IterTimerHook, LoggerHook, CompileHook)
 
 
 @LOOPS.register_module()
@@ -108,7 +111,7 @@ class CapturedValLoop(ValLoop):
             looks = {'before_val_iter', 'after_val_iter'} & set(stages)
             if isinstance(hook, VisualizationHook):
                 looks = hook.enable
-            if looks and not isinstance(hook, (IterTimerHook, LoggerHook)):
+            if looks and not isinstance(hook, _CALLED):
                 return f'{type(hook).__name__} looks at each batch'
         return None
 
@@ -122,9 +125,10 @@ class CapturedValLoop(ValLoop):
         on_device = torch.tensor(indices).to(self.dataloader.dataset.images.device)
         found = []
         for i, rows in enumerate(on_device.split([len(batch) for batch in batches])):
-            self.runner.call_hook('before_val_iter', batch_idx=i)
+            at = dict(batch_idx=i, data_batch=None)
+            self.runner.call_hook('before_val_iter', **at)
             found.append(self._predict(rows))
-            self.runner.call_hook('after_val_iter', batch_idx=i)
+            self.runner.call_hook('after_val_iter', outputs=None, **at)
         columns = [
             torch.cat(column).cpu().unbind() for column in zip(*found, strict=True)
         ]

@@ -58,7 +58,7 @@ def test_captured_steps_are_the_uncaptured(tmp_path, name):
 
 
 @pytest.mark.parametrize('kind', ['float32', 'bfloat16'])
-def test_sixty_compiled_steps_of_a_resnet20(tmp_path, kind):
+def test_sixty_compiled_steps_of_a_resnet(tmp_path, small_resnets, kind):
     wrapper = 'OptimWrapper' if kind == 'float32' else 'Bf16OptimWrapper'
     uncaptured, captured, runner = ends(
         tmp_path,
@@ -131,9 +131,17 @@ def test_captures_each_length_once(tmp_path):
         assert text.count(f'a replay of {steps} steps was captured in ') == 1
 
 
-@pytest.mark.parametrize('hooks', [[], ['EMAHook']], ids=['', 'EMA'])
-def test_captured_validations_are_the_uncaptured(tmp_path, hooks):
-    options = dict(hooks=[dict(type=name) for name in hooks], randomness=EXACT)
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='VisualizationHook', enable=False),
+        dict(type='EMAHook'),
+        dict(type='CompileHook', backend='aot_eager'),
+    ],
+    ids=lambda hook: hook['type'],
+)
+def test_captured_validations_are_the_uncaptured(tmp_path, hook):
+    options = dict(hooks=[hook], randomness=EXACT)
     usual = validating(tmp_path / 'usual', 'ValLoop', **options)
     replayed = validating(
         tmp_path / 'replayed', 'CapturedValLoop', capture=True, **options

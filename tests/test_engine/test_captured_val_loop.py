@@ -36,10 +36,24 @@ def equal(a, b):
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name]))
 
 
-AVERAGE = dict(type='EMAHook', momentum=0.1)
+HOOK_LISTS = {
+    'no hook': [],
+    'EMA': [dict(type='EMAHook', momentum=0.1)],
+    'compiled': [dict(type='CompileHook', backend='aot_eager')],
+    'hooks of configs': [
+        dict(type='CheckHook'),
+        dict(type='ResumeHook'),
+        dict(type='PackedPreciseBNHook'),
+        dict(type='TF32Hook'),
+        dict(type='ChannelsLastHook'),
+        dict(type='SyncBuffersHook'),
+        dict(type='VisualizationHook', enable=False),
+        dict(type='BinaryStatsHook', interval=4),
+    ],
+}
 
 
-@pytest.mark.parametrize('hooks', [[], [AVERAGE]], ids=['', 'EMA'])
+@pytest.mark.parametrize('hooks', HOOK_LISTS.values(), ids=HOOK_LISTS)
 def test_validates_as_mmengine(tmp_path, hooks):
     usual = validating(tmp_path / 'usual', 'ValLoop', hooks)
     static = validating(tmp_path / 'static', 'CapturedValLoop', hooks)
@@ -47,7 +61,7 @@ def test_validates_as_mmengine(tmp_path, hooks):
     assert differences(state(tmp_path / 'usual'), state(tmp_path / 'static')) == []
 
 
-@pytest.mark.parametrize('hooks', [[], [AVERAGE]], ids=['', 'EMA'])
+@pytest.mark.parametrize('hooks', HOOK_LISTS.values(), ids=HOOK_LISTS)
 def test_replays_validate_as_mmengine(tmp_path, recorded, hooks):
     usual = metrics_of(validating(tmp_path / 'usual', 'ValLoop', hooks))
     replayed = metrics_of(validating(tmp_path / 'replayed', 'CapturedValLoop', hooks))

@@ -17,7 +17,7 @@ if [ "$device" = cuda ]; then
     sizes=()
 else
     options+=(default_hooks.compile.backend=eager val_dataloader.dataset.dataset.indices=64)
-    captured=(train_cfg.capture=False)
+    captured=(train_cfg.capture=False val_cfg.capture=False)
     images=256 timed=1
     resnet20=('ours eager')
     resnet18=('ref bf16 channels_last')
@@ -46,5 +46,5 @@ if [ "$device" != cuda ]; then # a run of minutes
     options+=(train_dataloader.dataset.dataset.indices="$images")
 fi
 "$python" tools/experiments/run.py "$config" --seeds 0 --results "$out/results.jsonl" --work-dir "$out/runs" \
-    --cfg-options train_cfg.type=CapturedEpochLoop train_cfg.max_epochs="$epochs" \
+    --cfg-options train_cfg.type=CapturedEpochLoop val_cfg.type=CapturedValLoop train_cfg.max_epochs="$epochs" \
     optim_wrapper.type=Bf16OptimWrapper "${options[@]}" "${captured[@]}"

@@ -19,7 +19,6 @@ from mmirnet.apis.running import build_runner, prepare_config
 from mmirnet.datasets.in_memory import is_in_memory
 from mmirnet.engine.config import load_config, set_captured_loop, set_hook
 
-
 BARE_STEPS = 50  # after each epoch, or those of an epoch if they are fewer
 
 
