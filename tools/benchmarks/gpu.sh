@@ -28,7 +28,7 @@ row() { # row NAME SCRIPT...: at most two minutes; the others go on where one fa
     local name=$1 script=$2
     shift 2
     echo "== $name"
-    timeout 120 "$python" "tools/benchmarks/$script" "$@" || echo "== $name failed: exit status $?"
+    timeout --kill-after=10 120 "$python" "tools/benchmarks/$script" "$@" || echo "== $name failed: exit status $?"
 }
 runner() { # runner NAME EPOCHS FLAG...
     row "$1" runner_throughput.py "$config" --images "$images" --epochs "$2" --out "$out/$1.json" "${@:3}"
