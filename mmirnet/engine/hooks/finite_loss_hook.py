@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...binary import binary_layers
 from ...errors import NonFiniteError
+from ..guessing import learns_nothing
 from ..wrappers import unwrap
 
 
@@ -29,6 +30,8 @@ class FiniteLossHook(Hook):
     the hook adds no synchronisation. A NaN gradient turns its weight into NaN in the
     same step.
 
+    The hook warns once if the loss of an epoch is that of guessing.
+
     Example:
         >>> custom_hooks = [dict(type='FiniteLossHook')]
     """
@@ -43,6 +46,7 @@ class FiniteLossHook(Hook):
         self._all_finite: Tensor | None = None
         self._iteration = 0
         self._last_good: str | None = None
+        self._warned = False
 
     def before_train(self, runner: Runner) -> None:
         """Checks the weights and statistics that training starts from.
@@ -123,13 +127,16 @@ class FiniteLossHook(Hook):
                 self._stop(runner, f'the loss is {loss}: {cause}')
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Checks weights and statistics after the last iteration.
+        """Checks weights, statistics and the loss after the last iteration.
 
         Raises:
             ArithmeticError: If a weight or a running statistic is not finite.
         """
         if names := _non_finite(self._watched):
             self._stop(runner, f'{_listed(names)} not finite{_since(runner.iter)}')
+        if not self._warned and (warning := learns_nothing(runner)):
+            self._warned = True
+            runner.logger.warning(warning)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuses to save a checkpoint from which no run can continue.
