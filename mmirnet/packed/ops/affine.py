@@ -26,7 +26,9 @@ def simulate(fields, x, affine):
     import torch.nn.functional as F
 
     zero, one = torch.zeros_like(affine[0]), torch.ones_like(affine[0])
-    return F.batch_norm(x, zero, one, affine[0], affine[1], False, 0.0, 0.0)
+    # Added to 1 it is nothing, as 0 is, which torch 2.11 refuses.
+    eps = torch.finfo(torch.float32).tiny
+    return F.batch_norm(x, zero, one, affine[0], affine[1], False, 0.0, eps)
 
 
 def to_onnx(graph, fields, arrays):
