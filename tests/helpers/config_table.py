@@ -34,13 +34,14 @@ class TableNet(BaseModule):
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 16, 3, 2, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(16, eps=0)
+        # Nothing in float32 beside a variance of 1; torch 2.11 refuses 0.
+        self.norm1 = nn.BatchNorm2d(16, eps=1e-12)
         self.act1 = nn.Hardtanh()
         self.conv2 = IRConv2d(16, 16, 3, stride=2, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(16, eps=0)
+        self.norm2 = nn.BatchNorm2d(16, eps=1e-12)
         self.act2 = nn.Hardtanh()
         self.conv3 = IRConv2d(16, 32, 3, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(32, eps=0)
+        self.norm3 = nn.BatchNorm2d(32, eps=1e-12)
         self.act3 = nn.Hardtanh()
 
     def forward(self, x):
