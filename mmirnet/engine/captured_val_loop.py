@@ -99,6 +99,8 @@ class CapturedValLoop(ValLoop):
             return 'there is no GPU'
         if not isinstance(data, InMemory) or data.augmentation.draws:
             return 'val_dataloader.dataset is not InMemory, or draws random numbers'
+        if data.images.device.type != next(model.parameters()).device.type:
+            return 'val_dataloader.dataset.device is not that of the model'
         if self.fp16:
             return 'val_cfg.fp16 is set'
         if type(model) is not ImageClassifier or not _predicts_as_usual(model.head):
@@ -118,8 +120,9 @@ class CapturedValLoop(ValLoop):
     @torch.no_grad()
     def _predictions(self) -> list[dict]:
         """Predicts all images; returns what MMEngine makes of their data samples."""
-        if change_between_epochs(self.runner):
-            self._graph = None
+        kept = self._what_the_graph_keeps()
+        if kept != self._kept or change_between_epochs(self.runner):
+            self._kept, self._graph = kept, None
         batches = list(self.dataloader.batch_sampler)
         indices = [int(index) for batch in batches for index in batch]
         on_device = torch.tensor(indices).to(self.dataloader.dataset.images.device)
@@ -142,7 +145,7 @@ class CapturedValLoop(ValLoop):
         """Predicts a batch; each field is (N, ...), on the device."""
         if not self.capture or len(rows) != self.dataloader.batch_size:
             return self._step(rows)
-        if self._graph is None or self._kept != self._what_the_graph_keeps():
+        if self._graph is None:
             self._capture(rows)
         self._rows.copy_(rows)
         self._graph.replay()
@@ -161,7 +164,7 @@ class CapturedValLoop(ValLoop):
 
     def _capture(self, rows: Tensor) -> None:
         start = time.perf_counter()
-        self._rows, self._kept = rows.clone(), self._what_the_graph_keeps()
+        self._rows = rows.clone()
         graph = torch.cuda.CUDAGraph()
         with capturing(graph, 'CapturedValLoop: the prediction of a batch', _WAY_OUT):
             self._outputs = self._step(self._rows)
