@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..datasets.in_memory import InMemory
 from ..errors import ConfigError, check_interval
+from .graphs import problem_of_data
 from .hook_calls import HookCalls, Iteration
 from .hooks import FiniteLossHook, OvSWHook
 from .loops import DeterministicEpochLoop
@@ -357,8 +357,9 @@ def check_capture(runner: Runner, data: object) -> None:
     Raises:
         ConfigError: If a part of the run cannot be captured; names it and a way out.
     """
+    device = next(runner.model.parameters()).device
     for problem in (
-        _problem_of_data(data, next(runner.model.parameters()).device),
+        problem_of_data('train_dataloader', data, device),
         _problem_of_optimizer(runner.optim_wrapper),
         _problem_of_schedulers(runner.param_schedulers),
         _problem_of_model(unwrap(runner.model)),
@@ -368,20 +369,6 @@ def check_capture(runner: Runner, data: object) -> None:
     for hook in runner.hooks:
         if isinstance(hook, OvSWHook):
             raise ConfigError(_ACTS_WITHIN.format(type(hook).__name__))
-
-
-def _problem_of_data(data: object, device: torch.device) -> str | None:
-    if not isinstance(data, InMemory):
-        return (
-            f'train_dataloader.dataset is {type(data).__name__}, whose images are not '
-            "in memory: use --in-memory, or dataset=dict(type='InMemory', ...)"
-        )
-    if data.images.device.type != device.type:
-        return (
-            f'the images of InMemory are on {data.images.device.type} and the model is '
-            f'on {device.type}: leave out train_dataloader.dataset.device'
-        )
-    return None
 
 
 def _problem_of_optimizer(wrapper: object) -> str | None:

@@ -17,16 +17,15 @@ from mmpretrain.models import ClsHead, ImageClassifier
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..datasets.in_memory import InMemory
 from ..datasets.labelled import labelled
-from .graphs import capturing
+from .graphs import capturing, problem_of_data
 from .hook_calls import change_between_epochs
 from .hooks import CompileHook
 
 _WAY_OUT = "or set val_cfg.type='ValLoop' (leave out --capture)"
 #: What ClsHead predicts for each image, and its label.
 _FIELDS = ('pred_score', 'pred_label', 'gt_label')
-#: Hooks that are called for each batch and do not look at it.
+#: Hooks that are called for each batch and do not look at it. Subclasses may.
 _CALLED = (IterTimerHook, LoggerHook, CompileHook)
 
 
@@ -66,21 +65,20 @@ class CapturedValLoop(ValLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         self.capture = capture
-        self._is_first = True
-        self._plain = False
+        self._fits: bool | None = None  # not known before the first validation
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kept: tuple | None = None
 
     def run(self) -> dict[str, float]:
         """Validates and returns the metrics."""
-        if self._is_first:
-            self._is_first = False
-            if reason := self._runs_uncaptured():
-                self._plain = True
+        is_first = self._fits is None
+        if is_first:
+            reason = self._runs_uncaptured()
+            self._fits = reason is None
+            if reason:
                 self.runner.logger.info(f'CapturedValLoop captures nothing: {reason}')
-            return super().run()  # compiles, and libraries choose their kernels
-        if self._plain:
-            return super().run()
+        if is_first or not self._fits:
+            return super().run()  # the first compiles, and libraries choose kernels
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         self.runner.model.eval()
@@ -97,10 +95,11 @@ class CapturedValLoop(ValLoop):
             return 'the run is distributed'
         if self.capture and not torch.cuda.is_available():
             return 'there is no GPU'
-        if not isinstance(data, InMemory) or data.augmentation.draws:
-            return 'val_dataloader.dataset is not InMemory, or draws random numbers'
-        if data.images.device.type != next(model.parameters()).device.type:
-            return 'val_dataloader.dataset.device is not that of the model'
+        device = next(model.parameters()).device
+        if problem := problem_of_data('val_dataloader', data, device):
+            return problem
+        if data.augmentation.draws:
+            return 'val_dataloader.dataset draws random numbers'
         if self.fp16:
             return 'val_cfg.fp16 is set'
         if type(model) is not ImageClassifier or not _predicts_as_usual(model.head):
@@ -111,9 +110,9 @@ class CapturedValLoop(ValLoop):
         for hook in self.runner.hooks:
             stages = hook.get_triggered_stages()
             looks = {'before_val_iter', 'after_val_iter'} & set(stages)
-            if isinstance(hook, VisualizationHook):
+            if type(hook) is VisualizationHook:
                 looks = hook.enable
-            if looks and not isinstance(hook, _CALLED):
+            if looks and type(hook) not in _CALLED:
                 return f'{type(hook).__name__} looks at each batch'
         return None
 

@@ -64,7 +64,15 @@ def in_memory(pipeline=(CROP, FLIP, PACK), indices=IMAGES, split='train'):
 
 
 def runner_of(
-    folder, loop, hooks=(), backbone=(), data=(), defaults=(), loop_args=(), **kwargs
+    folder,
+    loop,
+    hooks=(),
+    backbone=(),
+    head=(),
+    data=(),
+    defaults=(),
+    loop_args=(),
+    **kwargs,
 ):
     captured = loop == 'CapturedEpochLoop'
     args = dict(capture=False, steps_per_replay=3) if captured else {}
@@ -72,9 +80,12 @@ def runner_of(
     options = dict(
         model=dict(
             type='ImageClassifier',
-            backbone=dict(type='TinyBackbone', **dict(backbone)),
+            backbone={'type': 'TinyBackbone', **dict(backbone)},
             neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='BNLinearClsHead', num_classes=10, in_channels=6),
+            head={
+                **dict(type='BNLinearClsHead', num_classes=10, in_channels=6),
+                **dict(head),
+            },
             data_preprocessor=dict(num_classes=10, mean=[128] * 3, std=[64] * 3),
         ),
         work_dir=str(folder),

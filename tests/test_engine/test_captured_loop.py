@@ -68,7 +68,7 @@ def test_replays_end_as_the_deterministic_loop(tmp_path, ends, recorded, name):
     runner = trained(tmp_path, 'CapturedEpochLoop', **RUNS[name])
     assert differences(ends(name), state(tmp_path)) == []
     assert sum(graph.replays for graph in recorded) > 0
-    # MMPretrain's EMAHook has a name of MMEngine's and is another.
+    # The averages of other kinds act outside of the step.
     strangers = ['EMAHook'] if name == 'another average' else []
     assert runner.train_loop._calls.every == strangers
     assert not runner.train_loop._calls.change_between

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from captured_runs import in_memory, metrics_of, validating
+from captured_runs import PACK, in_memory, metrics_of, validating
 from killed_runs import differences, state
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS, METRICS, MODELS
 from mmpretrain.models import LinearClsHead
 from recorded_graphs import record_graphs
@@ -28,8 +28,8 @@ def recorded(monkeypatch):
     return record_graphs(monkeypatch, lambda: [])
 
 
-def equal(a, b):
-    assert len(a) == len(b) == 3
+def equal(a, b, number=3):
+    assert len(a) == len(b) == number
     for one, other in zip(a, b, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():
@@ -86,14 +86,7 @@ def test_metrics_get_the_samples_of_mmengine(tmp_path):
 
         evaluator.process = keep
         runner.val_loop.run()
-    usual, static = found.values()
-    assert len(usual) == 20
-    for one, other in zip(usual, static, strict=True):
-        assert one.keys() == other.keys()
-        assert all(
-            torch.equal(torch.as_tensor(v), torch.as_tensor(other[k]))
-            for k, v in one.items()
-        )
+    equal(*found.values(), number=20)
 
 
 @METRICS.register_module()
@@ -113,6 +106,13 @@ class LooksAtBatches(Hook):
         assert len(outputs) == len(data_batch['inputs'])
 
 
+@HOOKS.register_module()
+class LogsBatches(LoggerHook):
+    """Looks at batches, too, though LoggerHook does not."""
+
+    after_val_iter = LooksAtBatches.after_val_iter
+
+
 @MODELS.register_module()
 class OwnHead(LinearClsHead):
     def _get_predictions(self, cls_score, data_samples):
@@ -128,15 +128,14 @@ REASONS = {
     ),
     'OwnMetric may look at the images': dict(evaluator=dict(type='OwnMetric')),
     'LooksAtBatches looks at each batch': dict(hooks=[dict(type='LooksAtBatches')]),
-    'does not predict as': dict(
-        model=dict(
-            type='ImageClassifier',
-            backbone=dict(type='TinyBackbone'),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(type='OwnHead', num_classes=10, in_channels=6),
-            data_preprocessor=dict(num_classes=10, mean=[128] * 3, std=[64] * 3),
+    'LogsBatches looks at each batch': dict(hooks=[dict(type='LogsBatches')]),
+    'Digits, whose images are not in memory': dict(
+        loader=dict(
+            dataset=in_memory([PACK], 20, 'test')['dataset'],
+            collate_fn=dict(type='default_collate'),
         )
     ),
+    'does not predict as': dict(head=dict(type='OwnHead')),
 }
 
 
@@ -157,10 +156,8 @@ def test_refuses_predictions_that_wait_for_the_device(tmp_path, recorded):
         def forward(self, x):
             return super().forward(x / x.norm().item())
 
-    model = dict(REASONS['does not predict as']['model'])
-    model['backbone'] = dict(type='WaitingBackbone')
-    model['head'] = dict(type='BNLinearClsHead', num_classes=10, in_channels=6)
-    runner = validating(tmp_path, 'CapturedValLoop', model=model)
+    backbone = dict(type='WaitingBackbone')
+    runner = validating(tmp_path, 'CapturedValLoop', backbone=backbone)
     with pytest.raises(ConfigError, match='of a batch cannot be captured') as error:
         runner.train()
     assert '\n' not in str(error.value)

@@ -24,19 +24,11 @@ class DeafBackbone(MODELS.get('TinyBackbone')):
 
 def warnings_of(folder, loop='DeterministicEpochLoop', batches=101, **loss):
     """Trains two epochs without learning anything."""
-    head = dict(type='LinearClsHead', num_classes=10, in_channels=6)
-    if loss:
-        head['loss'] = dict(type='CrossEntropyLoss', **loss)
     runner = runner_of(
         folder,
         loop,
-        model=dict(
-            type='ImageClassifier',
-            backbone=dict(type='DeafBackbone'),
-            neck=dict(type='GlobalAveragePooling'),
-            head=head,
-            data_preprocessor=dict(num_classes=10, mean=[128] * 3, std=[64] * 3),
-        ),
+        backbone=dict(type='DeafBackbone'),
+        head=dict(type='LinearClsHead', loss=dict(type='CrossEntropyLoss', **loss)),
         data=dict(batch_size=2, dataset=in_memory(indices=2 * batches)),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-12, fused=True)),
         param_scheduler=None,
