@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from .modes import by_operators
+from .modes import by_operators, in_graph
 
 
 class _Hardtanh(Function):
@@ -20,6 +20,9 @@ class _Hardtanh(Function):
         (y,) = ctx.saved_tensors
         # 1 where |y| < 1, else 0, in floats: see _ste_vjp.
         return (1 - y.abs()).ceil_().mul_(grad)
+
+
+_hardtanh = in_graph(_Hardtanh)
 
 
 def hardtanh(x: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ def hardtanh(x: Tensor) -> Tensor:
         >>> hardtanh(torch.tensor([-2.0, 0.5, 1.0]))
         tensor([-1.0000,  0.5000,  1.0000])
     """
-    return F.hardtanh(x) if by_operators() else _Hardtanh.apply(x)
+    return F.hardtanh(x) if by_operators() else _hardtanh(x)
 
 
 torch.fx.wrap('hardtanh')  # one operation

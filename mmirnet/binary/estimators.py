@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..errors import ConfigError, check_choice
-from .modes import by_operators, differentiated, result
+from .modes import by_operators, differentiated, in_graph
 
 
 def sign(x: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class _BinarySign(Function):
     def forward(ctx, x, t, k, estimator):
         ctx.save_for_backward(x, t, k)
         ctx.estimator = estimator
-        return result(sign(x))
+        return sign(x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -208,6 +208,9 @@ class _BinarySign(Function):
         estimator = ESTIMATORS[ctx.estimator]
         grad = estimator.vjp(grad, x, t) * estimator.gain(t, k)
         return grad, None, None, None
+
+
+_binary_sign = in_graph(_BinarySign)
 
 
 def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tensor:
@@ -244,4 +247,4 @@ def binary_sign(x: Tensor, t: Tensor, k: Tensor, estimator: str = 'ede') -> Tens
     check_float('x', x)
     if by_operators():
         return sign_by_operators(x, t, k, estimator)
-    return _BinarySign.apply(x, t, k, estimator)
+    return _binary_sign(x, t, k, estimator)

@@ -14,7 +14,7 @@ from torch.autograd import Function
 
 from ..errors import ConfigError
 from .estimators import check_float
-from .modes import by_operators, differentiate, differentiated, result
+from .modes import by_operators, differentiate, differentiated, in_graph
 from .quantisation import (
     Quantized,
     Rule,
@@ -115,8 +115,7 @@ class _BinaryConv2d(Function):
     def forward(ctx, x, weight, bias, t, k, alpha, a, b, options):
         ctx.save_for_backward(x, weight, t, k, alpha, a, b)
         ctx.has_bias, ctx.options = bias is not None, options
-        y = _forward(x, weight, bias, t, k, alpha, a, b, Options(*options))
-        return result(y)
+        return _forward(x, weight, bias, t, k, alpha, a, b, Options(*options))
 
     @staticmethod
     def backward(ctx, grad):
@@ -176,6 +175,9 @@ class _BinaryConv2d(Function):
         if ctx.needs_input_grad[2]:
             grads[2] = grad.sum((0, 2, 3))
         return grads
+
+
+_binary_conv2d = in_graph(_BinaryConv2d)
 
 
 def _conv2d_by_operators(x, weight, bias, t, k, alpha, a, b, options) -> Tensor:
@@ -265,6 +267,6 @@ def binary_conv2d(
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     check_types(x, weight)
     check_weight(weight, rule, 'Libra-PB' if isinstance(rule, WeightRule) else rule)
-    conv = _conv2d_by_operators if by_operators() else _BinaryConv2d.apply
+    conv = _conv2d_by_operators if by_operators() else _binary_conv2d
     options = geometry, rule, binarize_input, binarize_weight, dtype
     return conv(x, weight, bias, t, k, alpha, a, b, options)

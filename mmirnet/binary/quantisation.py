@@ -50,6 +50,24 @@ def _per_filter(values: Tensor, w: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (w.dim() - 1))
 
 
+def _in_channels_last(weight: Tensor) -> bool:
+    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_stored(values: Tensor, weight: Tensor) -> Tensor:
+    """Returns a view with the dimensions in the order of the weight's memory.
+
+    Otherwise the compiler reduces and multiplies in different orders and needs three
+    kernels a layer instead of one.
+    """
+    return values.permute(0, 2, 3, 1) if _in_channels_last(weight) else values
+
+
+def _as_given(values: Tensor, weight: Tensor) -> Tensor:
+    """Undoes :func:`_as_stored`."""
+    return values.permute(0, 3, 1, 2) if _in_channels_last(weight) else values
+
+
 def scale_in_signs(rule: Rule) -> bool:
     """Whether the scale is a power of two, or none, and multiplies the signs."""
     if not isinstance(rule, WeightRule):
@@ -75,6 +93,13 @@ def quantize_weight(
         Quantized: Signs (or real weights), scale and offset. Scales that are powers of
         two are part of the signs: there they cost nothing and are exact.
     """
+    q = _quantize(_as_stored(weight, weight), alpha, t, k, rule, real)
+    return q._replace(signs=_as_given(q.signs, weight))
+
+
+def _quantize(
+    weight: Tensor, alpha: Tensor | None, t: Tensor, k: Tensor, rule: Rule, real: bool
+) -> Quantized:
     if isinstance(rule, WeightRule):
         if real:
             return Quantized(weight, None)
@@ -122,6 +147,20 @@ def quantized_vjp(
     Returns:
         tuple[Tensor, Tensor | None]: Gradients of the weight and of alpha.
     """
+    grad, w = _as_stored(grad, weight), _as_stored(weight, weight)
+    grad, grad_alpha = _vjp(grad, w, alpha, t, k, rule, real)
+    return _as_given(grad, weight), grad_alpha
+
+
+def _vjp(
+    grad: Tensor,
+    weight: Tensor,
+    alpha: Tensor | None,
+    t: Tensor,
+    k: Tensor,
+    rule: Rule,
+    real: bool,
+) -> tuple[Tensor, Tensor | None]:
     if isinstance(rule, WeightRule):
         if not real:
             grad = weight_vjp(grad, make_filters(weight, rule), t, k, rule)

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from ..errors import ConfigError, check_choice
 from .estimators import ESTIMATORS, check_float, sign, sign_by_operators
-from .modes import by_operators, differentiate, differentiated, result, traced
+from .modes import by_operators, differentiate, differentiated, in_graph, traced
 
 
 class Scale(NamedTuple):
@@ -294,7 +294,7 @@ class _BinaryWeight(Function):
         ctx.save_for_backward(weight, t, k)
         ctx.rule = rule
         filters = make_filters(weight, rule)
-        return result(quantize(filters, weight.dtype))
+        return quantize(filters, weight.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -305,6 +305,9 @@ class _BinaryWeight(Function):
         filters = make_filters(weight, ctx.rule)
         grad = weight_vjp(grad, filters, t, k, ctx.rule).to(weight.dtype)
         return grad, None, None, None
+
+
+_binary_weight = in_graph(_BinaryWeight)
 
 
 def binary_weight(
@@ -335,4 +338,4 @@ def binary_weight(
     check_filters(weight, rule.balance)
     if by_operators():
         return weight_by_operators(weight, t, k, rule)
-    return _BinaryWeight.apply(weight, t, k, rule)
+    return _binary_weight(weight, t, k, rule)

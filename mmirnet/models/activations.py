@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..binary.estimators import check_float
-from ..binary.modes import by_operators, result, traced
+from ..binary.modes import by_operators, in_graph, traced
 from ..errors import ConfigError
 
 
@@ -16,7 +16,7 @@ class _RPReLU(Function):
         ctx.save_for_backward(x, shift_in, weight)
         z = x + shift_in  # in the wider of both types, rounded once at the end
         y = z.clamp(min=0).addcmul_(z.clamp(max=0), weight).add_(shift_out)
-        return result(y.to(x.dtype))
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -39,7 +39,7 @@ class _Maxout(Function):
         ctx.save_for_backward(x, positive, negative)
         z = x.to(torch.promote_types(x.dtype, positive.dtype))
         y = z.clamp(min=0).mul_(positive).addcmul_(z.clamp(max=0), negative)
-        return result(y.to(x.dtype))
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -53,6 +53,10 @@ class _Maxout(Function):
             (z.clamp(min=0) * wide).sum_to_size(positive.shape),
             (z.clamp(max=0) * wide).sum_to_size(negative.shape),
         )
+
+
+_rprelu = in_graph(_RPReLU)
+_maxout = in_graph(_Maxout)
 
 
 def rprelu(x: Tensor, shift_in: Tensor, weight: Tensor, shift_out: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ def rprelu(x: Tensor, shift_in: Tensor, weight: Tensor, shift_out: Tensor) -> Te
         z = x + shift_in
         slope = weight.flatten().to(z.dtype)
         return (F.prelu(z, slope) + shift_out).to(x.dtype)
-    return _RPReLU.apply(x, shift_in, weight, shift_out)
+    return _rprelu(x, shift_in, weight, shift_out)
 
 
 def maxout(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ def maxout(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """
     if by_operators():
         return (positive * F.relu(x) - negative * F.relu(-x)).to(x.dtype)
-    return _Maxout.apply(x, positive, negative)
+    return _maxout(x, positive, negative)
 
 
 for function in ('rprelu', 'maxout'):  # torch.fx treats each as one operation
