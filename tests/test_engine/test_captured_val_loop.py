@@ -69,6 +69,27 @@ def test_replays_validate_as_mmengine(tmp_path, recorded, hooks):
     assert [graph.replays for graph in recorded] == [4]  # two epochs, two whole batches
 
 
+ACCURACIES = {
+    'one': dict(type='Accuracy'),
+    'thresholds': dict(type='Accuracy', topk=(1, 2), thrs=(0.0, 0.3, None)),
+    'two': [dict(type='Accuracy'), dict(type='Accuracy', topk=2, prefix='second')],
+}
+
+
+@pytest.mark.parametrize('evaluator', ACCURACIES.values(), ids=ACCURACIES)
+def test_accuracies_of_all_images_at_once(tmp_path, monkeypatch, evaluator):
+    usual = metrics_of(validating(tmp_path / 'usual', 'ValLoop', evaluator=evaluator))
+    runner = validating(tmp_path / 'once', 'CapturedValLoop', evaluator=evaluator)
+    process, taken = runner.val_evaluator.process, []
+    monkeypatch.setattr(
+        runner.val_evaluator,
+        'process',
+        lambda **kwargs: taken.append(len(kwargs['data_samples'])) or process(**kwargs),
+    )
+    equal(usual, metrics_of(runner))
+    assert taken == [8, 8, 4, 1, 1]  # the first validation takes batches
+
+
 def test_metrics_get_the_samples_of_mmengine(tmp_path):
     found = {}
     for kind in ('ValLoop', 'CapturedValLoop'):
