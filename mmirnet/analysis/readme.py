@@ -13,7 +13,15 @@ from mmengine.config import Config
 
 from . import plots
 from .paper import paper_accuracy, twins
-from .results import best, budget, by_config, mean, read_costs, read_results
+from .results import (
+    best,
+    budget,
+    by_budget,
+    by_config,
+    mean,
+    read_costs,
+    read_results,
+)
 
 #: Generated parts of a page: two comments, with a function and its arguments.
 _MARK = re.compile(
@@ -115,23 +123,47 @@ def accuracy(page: Path, folders: list[Path], names: list[str]) -> str:
             their accuracy, then of their names.
 
     Returns:
-        str: A Markdown table with a row per config, also for those without results.
+        str: A Markdown table with a row per config, also for those without results. A
+        config has another row for fewer epochs if only these have a full-precision
+        twin.
     """
     (folder,) = folders
-    results = results_of(folder)
+    lines = read_results(folder / 'results.jsonl')
+    ranked, results = by_config(lines), dict(by_budget(lines))
     others = sorted({path.stem for path in folder.glob('*.py')} - results.keys())
     return _markdown(
         {
             'config': _name(page, folder, name),
             'paper': _paper(name),
-            'last epoch': _last(results[name]) if name in results else _NOT_RUN,
-            'best epoch': _best(results.get(name, [])),
-            **_twin_cells(name, results),
-            'seeds': str(len(results.get(name, [])) or ''),
-            'epochs': _epochs(folder, results.get(name, [])),
+            'last epoch': _last(group) if group else _NOT_RUN,
+            'best epoch': _best(group),
+            **_twin_cells(name, group, results),
+            'seeds': str(len(group) or ''),
+            'epochs': _epochs(folder, group),
         }
-        for name in names or [*results, *others]
+        for name in names or [*ranked, *others]
+        for group in _shown(name, results)
     )
+
+
+def _shown(name: str, results: dict[str, dict[int, list[dict]]]) -> list[list[dict]]:
+    """Returns the longest runs of a config, and the longest that have twins."""
+    longest, *shorter = results.get(name, {0: []}).values()
+    if _twins(name, longest, results):
+        return [longest]
+    return [longest, *(g for g in shorter if _twins(name, g, results))][:2]
+
+
+def _twins(
+    name: str, lines: list[dict], results: dict[str, dict[int, list[dict]]]
+) -> dict[str, list[dict]]:
+    """Returns runs of full-precision twins with the same epochs and images."""
+    return {
+        twin: group
+        for twin in twins(name)
+        for group in results.get(twin, {}).values()
+        if lines and _conditions(group) == _conditions(lines)
+    }
 
 
 def _paper(name: str) -> str:
@@ -150,16 +182,11 @@ def _best(lines: list[dict]) -> str:
     return f'{_spread([value for value, _ in found])} ({epochs})'
 
 
-def _twin_cells(name: str, results: dict[str, list[dict]]) -> dict[str, str]:
+def _twin_cells(
+    name: str, lines: list[dict], results: dict[str, dict[int, list[dict]]]
+) -> dict[str, str]:
     """Compares with the full-precision twins that had the same budget and images."""
-    lines = results.get(name)
-    fair = {
-        twin: results[twin]
-        for twin in twins(name)
-        if lines
-        and twin in results
-        and _conditions(lines) == _conditions(results[twin])
-    }
+    fair = _twins(name, lines, results)
     figures = [paper_accuracy(n) for n in (name, *twins(name)[:1])]
     both = len(figures) == 2 and all(figures)
     return {
@@ -200,9 +227,11 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
         names (list[str]): Names of the configs. Empty means all with results.
 
     Returns:
-        str: A Markdown table with a row per run.
+        str: A Markdown table with a row per run, for all that :func:`accuracy` shows.
     """
     (folder,) = folders
+    found = read_results(folder / 'results.jsonl')
+    ranked, results = by_config(found), dict(by_budget(found))
     return _markdown(
         {
             'config': _name(page, folder, name),
@@ -214,8 +243,9 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
             'data': (line.get('copy') or '').partition(' in ')[0],
             'command': f'`{line["command"]}`' if 'command' in line else '',
         }
-        for name, lines in results_of(folder).items()
+        for name in ranked
         if not names or name in names
+        for lines in _shown(name, results)
         for line in lines
     )
 
@@ -243,8 +273,10 @@ def curves(page: Path, folders: list[Path], names: list[str]) -> str:
     lines = {name: results[name] for name in names if name in results}
     if not lines:
         return _NO_RUNS
+    endings = {name.rpartition('_')[2] for name in lines}
+    labels = _labels(lines, endings.pop() if len(lines) > 1 == len(endings) else '')
     shown = {
-        f'{name}: {_last(group)} %': np.array([r['curve'] for r in group])
+        f'{labels[name]}: {_last(group)} %': np.array([r['curve'] for r in group])
         for name, group in lines.items()
     }
     return _picture(

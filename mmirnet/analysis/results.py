@@ -35,8 +35,7 @@ def read_results(path: str | Path) -> list[dict]:
 def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
     """Groups results by config, best mean first.
 
-    Of a config with several budgets or settings, the runs with most epochs count, and
-    of these the newest.
+    Of a config with several budgets, the runs with most epochs count.
 
     Args:
         results (Iterable[dict]): Lines of a file of results.
@@ -44,20 +43,32 @@ def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
     Returns:
         dict[str, list[dict]]: The runs of each config, one per seed.
     """
+    chosen = {name: next(iter(runs.values())) for name, runs in by_budget(results)}
+    return {
+        name: chosen[name] for name in sorted(chosen, key=lambda n: -mean(chosen[n]))
+    }
+
+
+def by_budget(results: Iterable[dict]) -> Iterable[tuple[str, dict[int, list[dict]]]]:
+    """Groups results by config and epochs, most epochs first.
+
+    Of a config with several settings, the newest count.
+
+    Args:
+        results (Iterable[dict]): Lines of a file of results.
+
+    Returns:
+        Iterable[tuple[str, dict[int, list[dict]]]]: Name of each config, and its runs,
+        one per seed, by their epochs.
+    """
     groups: dict[str, dict[tuple, list[dict]]] = {}
     for line in results:
         runs = groups.setdefault(line['config'], {})
         key = budget(line), line['digest']
         runs[key] = [*runs.pop(key, []), line]  # the newest is last
-    chosen = {}
     for name, runs in groups.items():
-        most = max(epochs for epochs, _ in runs)
-        chosen[name] = [lines for (epochs, _), lines in runs.items() if epochs == most][
-            -1
-        ]
-    return {
-        name: chosen[name] for name in sorted(chosen, key=lambda n: -mean(chosen[n]))
-    }
+        newest = {epochs: lines for (epochs, _), lines in runs.items()}
+        yield name, dict(sorted(newest.items(), reverse=True))
 
 
 def mean(lines: list[dict]) -> float:

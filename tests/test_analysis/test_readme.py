@@ -105,6 +105,22 @@ def test_networks_of_different_budgets_are_told_apart(folder):
     )
 
 
+def test_curves_of_different_budgets(folder):
+    longer = line('bad', 0, 50.0, epochs=4) | dict(curve=[10.0, 30.0, 40.0, 50.0])
+    write(folder / 'results.jsonl', line('good', 0, 90.0), longer)
+    readme.curves(folder / 'README.md', [folder], ['parts', 'bad', 'good'])
+    found = texts(folder / 'parts-light.svg')
+    assert found[-2:] == ['bad (4 epochs): 50.00 %', 'good (2 epochs): 90.00 %']
+    assert 'share of the run (%)' in found
+
+
+def test_curves_are_named_without_a_common_data_set(paper):
+    write(paper / 'results.jsonl', line(BINARY, 0, 80.0), line(RELU, 0, 90.0))
+    readme.curves(paper / 'README.md', [paper], ['parts', BINARY, RELU])
+    found = texts(paper / 'parts-light.svg')
+    assert found[-2:] == ['resnet20_bireal: 80.00 %', 'resnet20_fp: 90.00 %']
+
+
 def test_one_network_is_no_picture(folder):
     page = folder / 'README.md'
     assert 'two networks or more' in readme.costs(page, [folder], ['money'])
@@ -123,6 +139,9 @@ BINARY, RELU, TWIN = (
     f'{name}_cifar10-jpeg'
     for name in ('resnet20_bireal', 'resnet20_fp', 'resnet20_bireal_fp')
 )
+
+
+LONG_TWIN = line(TWIN, 0, 90.0, epochs=9)
 
 
 @pytest.fixture
@@ -157,6 +176,20 @@ def test_accuracy_beside_the_paper_and_full_precision(paper):
     assert (relu['paper'], relu['epochs']) == ('91.7 (recalled)', '9 of 400')
     assert twin['paper'] == twin['loss by binarisation'] == ''
     assert set(list(other.values())[1:]) == {'not run here yet', ''}
+
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_fewer_epochs_are_shown_where_only_they_have_a_twin(paper, alone):
+    runs = [line(BINARY, 0, 60.0, epochs=n, digest=str(n)) for n in (1, 2, 3, 9)]
+    short = [line(TWIN, 0, 70.0 + n, epochs=n, digest=str(n)) for n in (1, 3)]
+    write(paper / 'results.jsonl', *runs, *short, *([] if alone else [LONG_TWIN]))
+    found = rows(readme.accuracy(paper / 'README.md', [paper], [BINARY]))
+    losses = [(row['epochs'], row['loss by binarisation']) for row in found]
+    assert readme.runs(paper / 'README.md', [paper], [BINARY]).count(BINARY) == (
+        2 * len(found)
+    )
+    longest = ('9 of 400', '' if alone else '30.00')
+    assert losses == [longest, *[('3 of 400', '13.00')] * alone]
 
 
 def test_both_twins_are_named(paper):

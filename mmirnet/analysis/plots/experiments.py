@@ -15,7 +15,8 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
 
     Args:
         runs (dict[str, np.ndarray]): For each label, accuracy in % after each epoch,
-            (seeds, epochs). At most five.
+            (seeds, epochs). At most five. If they have different numbers of epochs, the
+            axis is the share of the run, as learning rates depend on it.
         dark (bool): Whether the background is dark. Defaults to False.
 
     Returns:
@@ -31,15 +32,19 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
         figure, ((axis,),) = new_axes(1, 1, 3.4, style)
         # strict=True: a sixth line would repeat a colour.
         used = style.curves[: len(runs)], DASHES[: len(runs)]
-        for values, colour in zip(runs.values(), used[0], strict=True):
-            epochs = np.arange(1, values.shape[1] + 1)
-            axis.plot(epochs, values.T, color=colour, linewidth=0.5, alpha=0.5)
+        differ = len({values.shape[1] for values in runs.values()}) > 1
+        places = {}
+        for (label, values), colour in zip(runs.items(), used[0], strict=True):
+            number = values.shape[1]
+            places[label] = np.arange(1, number + 1) * (100 / number if differ else 1)
+            axis.plot(places[label], values.T, color=colour, linewidth=0.5, alpha=0.5)
         for (label, values), colour, dash in zip(runs.items(), *used, strict=True):
             median = np.median(values, 0)
-            axis.plot(epochs, median, color=colour, linestyle=dash, label=label)
+            axis.plot(places[label], median, color=colour, linestyle=dash, label=label)
         every = np.concatenate([values.flatten() for values in runs.values()])
         low, high = np.quantile(every, (0.1, 1))
-        axis.set(xlabel='epoch', ylabel='test accuracy (%)', ylim=(low, high + 1))
+        across = 'share of the run (%)' if differ else 'epoch'
+        axis.set(xlabel=across, ylabel='test accuracy (%)', ylim=(low, high + 1))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc='outside lower center', ncols=2, fontsize='small')
     return figure
