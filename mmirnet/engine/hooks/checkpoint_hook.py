@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...files import check_writable, lock_folder, remove_stale_temporaries, write_atomic
+from ..histories import compact
 from ..plain import plain
 
 
@@ -169,6 +170,9 @@ class AtomicCheckpointHook(CheckpointHook):
             ]
         for key, value in checkpoint.items():
             checkpoint[key] = plain(value, key)
+        hub = checkpoint['message_hub']
+        histories = {name: compact(h) for name, h in hub['log_scalars'].items()}
+        checkpoint['message_hub'] = {**hub, 'log_scalars': histories}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restores the buffers of this rank when the run is resumed."""
