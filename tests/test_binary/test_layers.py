@@ -8,9 +8,11 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from mmirnet.binary import (
     Hardtanh,
@@ -23,6 +25,7 @@ from mmirnet.binary import (
 )
 from mmirnet.errors import ConfigError
 
+aten = torch.ops.aten
 RULES = list(itertools.product([True, False], ['shift', 'mean', None], ['ede', 'ste']))
 
 
@@ -349,6 +352,38 @@ class TestCompile:
             y2.square().sum().backward()
             assert relative(x2.grad, x1.grad) < 1e-5
             assert relative(twin.weight.grad, conv.weight.grad) < 1e-5
+
+    def test_channels_last_all_the_way(self):
+        """Torch 2.11 copies gradients that it traces itself to the default format."""
+        torch._dynamo.reset()
+        graphs = []
+
+        def keep(graph, inputs):
+            graphs.append(graph)
+            return make_boxed_func(graph.forward)
+
+        net = nn.Sequential(
+            IRConv2d(8, 8, 3), nn.BatchNorm2d(8), Hardtanh(), IRConv2d(8, 8, 3)
+        ).to(memory_format=torch.channels_last)
+        x = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last)
+        compiled = torch.compile(net, backend=aot_autograd(fw_compiler=keep))
+        compiled(x.requires_grad_()).square().sum().backward()
+        nodes = [node for graph in graphs for node in graph.graph.nodes]
+        assert len(graphs) == 2
+        assert not [node for node in nodes if node.target is aten.clone.default]
+        backward = aten.convolution_backward.default
+        grads = [node.args[0].meta['val'] for node in nodes if node.target is backward]
+        assert len(grads) == 2
+        for grad in grads:
+            assert grad.is_contiguous(memory_format=torch.channels_last)
+        # Rows of a reduction over filters are not strewn over the memory.
+        over_filters = [
+            node.args[0].meta['val']
+            for node in nodes
+            if node.target is aten.mean.dim and node.args[1] == [1, 2, 3]
+        ]
+        assert over_filters
+        assert all(weight.is_contiguous() for weight in over_filters)
 
 
 def test_linear_is_a_one_by_one_convolution():
