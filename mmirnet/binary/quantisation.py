@@ -51,7 +51,13 @@ def _per_filter(values: Tensor, w: Tensor) -> Tensor:
 
 
 def _in_channels_last(weight: Tensor) -> bool:
-    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    # 1x1 filters lie in both formats; a view back and forth would change their strides,
+    # from which convolutions choose their kernels.
+    return (
+        weight.dim() == 4
+        and not weight.is_contiguous()
+        and weight.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _as_stored(values: Tensor, weight: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from mmirnet.binary import (
     set_ede,
     sign,
 )
+from mmirnet.binary.quantisation import quantize_weight, quantized_vjp
+from mmirnet.binary.weights import WeightRule
 from mmirnet.errors import ConfigError
 
 aten = torch.ops.aten
@@ -384,6 +386,28 @@ class TestCompile:
         ]
         assert over_filters
         assert all(weight.is_contiguous() for weight in over_filters)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'last'),
+    [
+        ((8, 4, 3, 3), False),
+        ((8, 4, 3, 3), True),
+        # These lie in both formats.
+        ((8, 4, 1, 1), False),
+        ((8, 1, 3, 3), False),
+    ],
+)
+@pytest.mark.parametrize('rule', [WeightRule(), 'AdaBin'])
+def test_binary_weights_and_their_gradients_lie_as_the_weights(shape, last, rule):
+    """From strides, convolutions choose their kernels, which round differently."""
+    weight = torch.randn(shape)
+    if last:
+        weight = weight.to(memory_format=torch.channels_last)
+    t = k = torch.tensor(1.0)
+    q = quantize_weight(weight, None, t, k, rule, False)
+    grad, _ = quantized_vjp(torch.randn_like(weight), weight, None, t, k, rule, False)
+    assert q.signs.stride() == grad.stride() == weight.stride()
 
 
 def test_linear_is_a_one_by_one_convolution():
