@@ -99,20 +99,13 @@ def quantize_weight(
         Quantized: Signs (or real weights), scale and offset. Scales that are powers of
         two are part of the signs: there they cost nothing and are exact.
     """
-    q = _quantize(_as_stored(weight, weight), alpha, t, k, rule, real)
-    return q._replace(signs=_as_given(q.signs, weight))
-
-
-def _quantize(
-    weight: Tensor, alpha: Tensor | None, t: Tensor, k: Tensor, rule: Rule, real: bool
-) -> Quantized:
     if isinstance(rule, WeightRule):
         if real:
             return Quantized(weight, None)
-        filters = make_filters(weight, rule)
+        filters = make_filters(_as_stored(weight, weight), rule)
         if scale_in_signs(rule):
-            return Quantized(quantize(filters, weight.dtype), None)
-        return Quantized(sign(filters.centred), filters.scale)
+            return Quantized(_as_given(quantize(filters, weight.dtype), weight), None)
+        return Quantized(_as_given(sign(filters.centred), weight), filters.scale)
     recipe, w = RECIPES[rule], in_float(weight)
     scale = _per_filter(alpha, w) if recipe.scale == 'learned' else None
     if real:
@@ -153,23 +146,11 @@ def quantized_vjp(
     Returns:
         tuple[Tensor, Tensor | None]: Gradients of the weight and of alpha.
     """
-    grad, w = _as_stored(grad, weight), _as_stored(weight, weight)
-    grad, grad_alpha = _vjp(grad, w, alpha, t, k, rule, real)
-    return _as_given(grad, weight), grad_alpha
-
-
-def _vjp(
-    grad: Tensor,
-    weight: Tensor,
-    alpha: Tensor | None,
-    t: Tensor,
-    k: Tensor,
-    rule: Rule,
-    real: bool,
-) -> tuple[Tensor, Tensor | None]:
     if isinstance(rule, WeightRule):
         if not real:
-            grad = weight_vjp(grad, make_filters(weight, rule), t, k, rule)
+            filters = make_filters(_as_stored(weight, weight), rule)
+            grad = weight_vjp(_as_stored(grad, weight), filters, t, k, rule)
+            grad = _as_given(grad, weight)
         return grad.to(weight.dtype), None
     recipe, w = RECIPES[rule], in_float(weight)
     grad = grad.to(w.dtype)

@@ -138,19 +138,20 @@ class CapturedValLoop(ValLoop):
     def _evaluate(self, indices: list[int], fields: list[Tensor]) -> dict[str, float]:
         """Returns the metrics of all predictions."""
         evaluator, size = self.evaluator, len(self.dataloader.dataset)
-        if any(type(metric) is not Accuracy for metric in evaluator.metrics):
-            evaluator.process(data_samples=_data_samples(indices, fields))
-            return evaluator.evaluate(size)
-        # The first image gives the names, in the order of the values.
-        evaluator.process(data_samples=_data_samples(indices[:1], fields))
-        names = evaluator.evaluate(1)
-        scores, labels = fields[0][:size], fields[2][:size].flatten()
-        tables = [
-            metric.calculate(scores, labels, metric.topk, metric.thrs)
-            for metric in evaluator.metrics
-        ]
-        values = [value.item() for table in tables for row in table for value in row]
-        return dict(zip(names, values, strict=True))
+        if all(type(metric) is Accuracy for metric in evaluator.metrics):
+            # The first image gives the names, in the order of the values.
+            evaluator.process(data_samples=_data_samples(indices[:1], fields))
+            names = evaluator.evaluate(1)
+            scores, labels = fields[0][:size], fields[2][:size].flatten()
+            tables = [
+                metric.calculate(scores, labels, metric.topk, metric.thrs)
+                for metric in evaluator.metrics
+            ]
+            values = [v.item() for table in tables for row in table for v in row]
+            if len(values) == len(names):  # not if two have one name
+                return dict(zip(names, values, strict=True))
+        evaluator.process(data_samples=_data_samples(indices, fields))
+        return evaluator.evaluate(size)
 
     def _predict(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Predicts a batch; each field is (N, ...), on the device."""

@@ -28,7 +28,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import CheckpointError
 from ..files import sha256_of, write_atomic
-from .histories import whole
+from .histories import restore
 
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
@@ -183,9 +183,7 @@ def read_checkpoint(path: str, map_location=None) -> dict:
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict):
         meta.pop('config', None)  # MMEngine would execute this text as Python
-        hub = checkpoint.get('message_hub')
-        for history in hub.get('log_scalars', {}).values() if hub else ():
-            whole(history)
+        restore(checkpoint)
     return checkpoint
 
 

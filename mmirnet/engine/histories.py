@@ -17,13 +17,15 @@ from torch import Tensor
 def compact(history: HistoryBuffer) -> HistoryBuffer:
     """Returns a history for a checkpoint: its arrays are tensors.
 
-    MMEngine can go on with such a history: the next number makes it one of arrays.
+    On the CPU, MMEngine can go on with such a history: the next number makes it one of
+    arrays.
 
     Args:
         history (HistoryBuffer): The history. It stays as it is.
 
     Returns:
-        HistoryBuffer: The same numbers, in memory that is shared.
+        HistoryBuffer: The same numbers, in memory that is shared; ``history`` itself if
+        torch has no such numbers.
 
     Example:
         >>> history = HistoryBuffer([0.5, 0.25], [1, 1])
@@ -34,6 +36,8 @@ def compact(history: HistoryBuffer) -> HistoryBuffer:
         array([1, 1])
     """
     numbers, counts = history.data
+    if {numbers.dtype.str[1:], counts.dtype.str[1:]} - {'f8', 'i8'}:
+        return history
     stored = copy.copy(history)
     stored._log_history = torch.from_numpy(numbers)
     stored._count_history = torch.from_numpy(counts)
@@ -42,11 +46,24 @@ def compact(history: HistoryBuffer) -> HistoryBuffer:
     return stored
 
 
+def restore(checkpoint: dict) -> None:
+    """Undoes :func:`compact` for all histories of a checkpoint, in place.
+
+    Args:
+        checkpoint (dict): Content of a file, of whatever program.
+    """
+    hub = checkpoint.get('message_hub')
+    histories = hub.get('log_scalars') if isinstance(hub, dict) else None
+    for history in histories.values() if isinstance(histories, dict) else ():
+        if isinstance(history, HistoryBuffer):
+            whole(history)
+
+
 def whole(history: HistoryBuffer) -> HistoryBuffer:
     """Undoes :func:`compact`, in place; histories of MMEngine stay as they are.
 
     Args:
-        history (HistoryBuffer): A history of a checkpoint.
+        history (HistoryBuffer): A history of a checkpoint, on any device.
 
     Returns:
         HistoryBuffer: The history, of arrays.
@@ -57,4 +74,4 @@ def whole(history: HistoryBuffer) -> HistoryBuffer:
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:
-    return values.contiguous().numpy() if isinstance(values, Tensor) else values
+    return values.cpu().contiguous().numpy() if isinstance(values, Tensor) else values

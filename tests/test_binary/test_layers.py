@@ -398,7 +398,7 @@ class TestCompile:
         ((8, 1, 3, 3), False),
     ],
 )
-@pytest.mark.parametrize('rule', [WeightRule(), 'AdaBin'])
+@pytest.mark.parametrize('rule', [WeightRule(), WeightRule(scale='mean')])
 def test_binary_weights_and_their_gradients_lie_as_the_weights(shape, last, rule):
     """From strides, convolutions choose their kernels, which round differently."""
     weight = torch.randn(shape)

@@ -466,3 +466,17 @@ class TestArguments:
 
     def test_every_recipe_has_its_formulas_here(self):
         assert set(RECIPES) == set(formulas.RECIPES)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_equal_weights_in_either_memory_format(name):
+    torch.manual_seed(0)
+    layer = getattr(binary, f'{name}Conv2d')(8, 4, 3, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_((4 * layer.weight / layer.weight.std()).round() / 4)
+    last = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 5, 5)
+    assert torch.equal(layer.quantized().signs, last.quantized().signs)
+    for made in (layer, last):
+        made(x).square().sum().backward()
+    assert torch.allclose(last.weight.grad, layer.weight.grad, rtol=1e-4, atol=1e-5)

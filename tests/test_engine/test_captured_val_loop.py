@@ -69,6 +69,20 @@ def test_replays_validate_as_mmengine(tmp_path, recorded, hooks):
     assert [graph.replays for graph in recorded] == [4]  # two epochs, two whole batches
 
 
+# Values of one name replace each other.
+SAME_NAMES = {
+    'k': dict(type='Accuracy', topk=(1, 1)),
+    'threshold': dict(type='Accuracy', thrs=(0.301, 0.302)),
+}
+
+
+@pytest.mark.parametrize('evaluator', SAME_NAMES.values(), ids=SAME_NAMES)
+def test_accuracies_of_one_name(tmp_path, evaluator):
+    usual = validating(tmp_path / 'usual', 'ValLoop', evaluator=evaluator)
+    static = validating(tmp_path / 'static', 'CapturedValLoop', evaluator=evaluator)
+    equal(metrics_of(usual), metrics_of(static))
+
+
 ACCURACIES = {
     'one': dict(type='Accuracy'),
     'thresholds': dict(type='Accuracy', topk=(1, 2), thrs=(0.0, 0.3, None)),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmirnet.engine.histories import compact, whole
+from mmirnet.engine.histories import compact, restore, whole
 
 HISTORIES = {
     'empty': HistoryBuffer(),
@@ -40,6 +40,36 @@ def test_histories_of_mmengine_stay(history=HISTORIES['counted']):
     numbers, counts = history.data
     assert whole(history).data[0] is numbers
     assert history.data[1] is counts
+
+
+@pytest.mark.parametrize('numbers', [[2**63], [2**70], ['a']])
+def test_what_torch_has_no_numbers_for_stays(numbers):
+    history = HistoryBuffer(numbers, [1] * len(numbers))
+    assert compact(history) is history
+
+
+def test_comes_back_from_another_device():
+    class OnGpu(torch.Tensor):
+        """A tensor that numpy cannot read before it is on the CPU."""
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+        def numpy(self):
+            raise TypeError('on a device')
+
+    history = compact(HISTORIES['counted once'])
+    history._log_history = history._log_history.as_subclass(OnGpu)
+    assert whole(history).data[0].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    'hub', [None, [1], 'hub', torch.ones(3), {}, dict(log_scalars=None)]
+)
+def test_checkpoints_of_other_programs(hub):
+    restore(dict(message_hub=hub))
+    restore(dict(message_hub=dict(log_scalars=dict(loss=hub))))
+    restore({})
 
 
 def test_takes_the_bytes_of_its_numbers():
