@@ -18,7 +18,9 @@ def by_operators() -> bool:
 
     They are needed by traces, ``torch.func`` and forward-mode derivatives.
     """
-    return not torch.compiler.is_dynamo_compiling() and (traced() or _transformed())
+    if torch.compiler.is_dynamo_compiling():
+        return torch._C._are_functorch_transforms_active()
+    return traced() or _transformed()
 
 
 def _transformed() -> bool:

@@ -355,6 +355,17 @@ class TestCompile:
             assert relative(x2.grad, x1.grad) < 1e-5
             assert relative(twin.weight.grad, conv.weight.grad) < 1e-5
 
+    @pytest.mark.parametrize('fullgraph', [False, True])
+    def test_functional_gradients(self, fullgraph):
+        torch._dynamo.reset()
+        net = nn.Sequential(IRConv2d(4, 4, 3), Hardtanh(), IRConv2d(4, 2, 3))
+        x = torch.randn(2, 4, 6, 6)
+        gradient = torch.func.grad(lambda x: net(x).square().sum())
+        compiled = torch.compile(gradient, fullgraph=fullgraph, backend='aot_eager')
+        wanted = gradient(x)
+        assert wanted.abs().max() > 0
+        assert relative(compiled(x), wanted) < 1e-5
+
     def test_channels_last_all_the_way(self):
         """Torch 2.11 copies gradients that it traces itself to the default format."""
         torch._dynamo.reset()
