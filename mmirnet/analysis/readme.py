@@ -128,8 +128,7 @@ def accuracy(page: Path, folders: list[Path], names: list[str]) -> str:
         twin.
     """
     (folder,) = folders
-    lines = read_results(folder / 'results.jsonl')
-    ranked, results = by_config(lines), dict(by_budget(lines))
+    results = by_budget(read_results(folder / 'results.jsonl'))
     others = sorted({path.stem for path in folder.glob('*.py')} - results.keys())
     return _markdown(
         {
@@ -141,7 +140,7 @@ def accuracy(page: Path, folders: list[Path], names: list[str]) -> str:
             'seeds': str(len(group) or ''),
             'epochs': _epochs(folder, group),
         }
-        for name in names or [*ranked, *others]
+        for name in names or [*results, *others]
         for group in _shown(name, results)
     )
 
@@ -230,8 +229,7 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
         str: A Markdown table with a row per run, for all that :func:`accuracy` shows.
     """
     (folder,) = folders
-    found = read_results(folder / 'results.jsonl')
-    ranked, results = by_config(found), dict(by_budget(found))
+    results = by_budget(read_results(folder / 'results.jsonl'))
     return _markdown(
         {
             'config': _name(page, folder, name),
@@ -243,7 +241,7 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
             'data': (line.get('copy') or '').partition(' in ')[0],
             'command': f'`{line["command"]}`' if 'command' in line else '',
         }
-        for name in ranked
+        for name in results
         if not names or name in names
         for lines in _shown(name, results)
         for line in lines

@@ -43,14 +43,13 @@ def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
     Returns:
         dict[str, list[dict]]: The runs of each config, one per seed.
     """
-    chosen = {name: next(iter(runs.values())) for name, runs in by_budget(results)}
     return {
-        name: chosen[name] for name in sorted(chosen, key=lambda n: -mean(chosen[n]))
+        name: next(iter(runs.values())) for name, runs in by_budget(results).items()
     }
 
 
-def by_budget(results: Iterable[dict]) -> Iterable[tuple[str, dict[int, list[dict]]]]:
-    """Groups results by config and epochs, most epochs first.
+def by_budget(results: Iterable[dict]) -> dict[str, dict[int, list[dict]]]:
+    """Groups results by config, best mean of the most epochs first, and by epochs.
 
     Of a config with several settings, the newest count.
 
@@ -58,17 +57,20 @@ def by_budget(results: Iterable[dict]) -> Iterable[tuple[str, dict[int, list[dic
         results (Iterable[dict]): Lines of a file of results.
 
     Returns:
-        Iterable[tuple[str, dict[int, list[dict]]]]: Name of each config, and its runs,
-        one per seed, by their epochs.
+        dict[str, dict[int, list[dict]]]: The runs of each config, one per seed, by
+        their epochs, most first.
     """
     groups: dict[str, dict[tuple, list[dict]]] = {}
     for line in results:
         runs = groups.setdefault(line['config'], {})
         key = budget(line), line['digest']
         runs[key] = [*runs.pop(key, []), line]  # the newest is last
-    for name, runs in groups.items():
-        newest = {epochs: lines for (epochs, _), lines in runs.items()}
-        yield name, dict(sorted(newest.items(), reverse=True))
+    newest = {
+        name: {epochs: lines for (epochs, _), lines in runs.items()}
+        for name, runs in groups.items()
+    }
+    ranked = sorted(newest, key=lambda name: -mean(newest[name][max(newest[name])]))
+    return {name: dict(sorted(newest[name].items(), reverse=True)) for name in ranked}
 
 
 def mean(lines: list[dict]) -> float:

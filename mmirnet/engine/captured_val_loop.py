@@ -140,11 +140,12 @@ class CapturedValLoop(ValLoop):
         evaluator, size = self.evaluator, len(self.dataloader.dataset)
         if all(type(metric) is Accuracy for metric in evaluator.metrics):
             # The first image gives the names, in the order of the values.
-            evaluator.process(data_samples=_data_samples(indices[:1], fields))
+            first = _data_samples(indices[:1], [field[:1] for field in fields])
+            evaluator.process(data_samples=first)
             names = evaluator.evaluate(1)
-            scores, labels = fields[0][:size], fields[2][:size].flatten()
+            scores, _, labels = (field[:size] for field in fields)
             tables = [
-                metric.calculate(scores, labels, metric.topk, metric.thrs)
+                metric.calculate(scores, labels.flatten(), metric.topk, metric.thrs)
                 for metric in evaluator.metrics
             ]
             values = [v.item() for table in tables for row in table for v in row]
@@ -188,9 +189,9 @@ class CapturedValLoop(ValLoop):
 
 
 def _data_samples(indices: list[int], fields: list[Tensor]) -> list[dict]:
-    """Returns what MMEngine makes of the data samples of images, from the first on."""
+    """Returns what MMEngine makes of the data samples of the images."""
     classes = dict(num_classes=fields[0].shape[1])
-    rows = zip(indices, *(field.unbind() for field in fields), strict=False)
+    rows = zip(indices, *(field.unbind() for field in fields), strict=True)
     return [
         {**classes, 'sample_idx': index, **dict(zip(_FIELDS, values, strict=True))}
         for index, *values in rows

@@ -33,14 +33,16 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
         # strict=True: a sixth line would repeat a colour.
         used = style.curves[: len(runs)], DASHES[: len(runs)]
         differ = len({values.shape[1] for values in runs.values()}) > 1
-        places = {}
-        for (label, values), colour in zip(runs.items(), used[0], strict=True):
+
+        def places(values: np.ndarray) -> np.ndarray:
             number = values.shape[1]
-            places[label] = np.arange(1, number + 1) * (100 / number if differ else 1)
-            axis.plot(places[label], values.T, color=colour, linewidth=0.5, alpha=0.5)
+            return np.arange(1, number + 1) * (100 / number if differ else 1)
+
+        for values, colour in zip(runs.values(), used[0], strict=True):
+            axis.plot(places(values), values.T, color=colour, linewidth=0.5, alpha=0.5)
         for (label, values), colour, dash in zip(runs.items(), *used, strict=True):
             median = np.median(values, 0)
-            axis.plot(places[label], median, color=colour, linestyle=dash, label=label)
+            axis.plot(places(values), median, color=colour, linestyle=dash, label=label)
         every = np.concatenate([values.flatten() for values in runs.values()])
         low, high = np.quantile(every, (0.1, 1))
         across = 'share of the run (%)' if differ else 'epoch'
