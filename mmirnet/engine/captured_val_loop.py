@@ -166,7 +166,7 @@ class CapturedValLoop(ValLoop):
 
     def _step(self, rows: Tensor) -> tuple[Tensor, ...]:
         data = self.dataloader.dataset
-        samples = labelled(data.labels[rows])
+        samples = labelled(data.labels[rows], join=True)
         batch = dict(inputs=data.take(rows, None), data_samples=samples)
         samples = self.runner.model.val_step(batch)
         return tuple(torch.stack([s.get(f) for s in samples]) for f in _FIELDS)

@@ -145,7 +145,9 @@ class StaticStep:
             outputs['finite'] = finite
         if images is None:
             images = self.data.take(rows, self.draws)
-        batch = dict(inputs=images, data_samples=labelled(self.data.labels[rows]))
+        batch = dict(
+            inputs=images, data_samples=labelled(self.data.labels[rows], join=True)
+        )
         wrapper = self.runner.optim_wrapper
         with self._rates_in(rates), _clipping_into(outputs, wrapper):
             logged = self.runner.model.train_step(batch, optim_wrapper=wrapper)
