@@ -25,7 +25,6 @@ from ..analysis.runs import read_scalars
 from ..datasets.copies import cifar10_copy
 from ..engine.config import load_config, merge_options
 from ..engine.facts import parts
-from ..engine.speed import precision
 from ..errors import ConfigError, MmirnetError
 from .training import train
 
@@ -46,8 +45,8 @@ def run_all(
     Runs with a line in the file are skipped, and interrupted runs continue from their
     last checkpoint. A line contains the digest of the config with everything that it
     inherits, seed, versions and command; the accuracy of the last, the best and every
-    epoch; the epochs of the run and of the recipe, the precision, and the copy of
-    CIFAR-10; the seconds of all iterations and the devices, across interruptions.
+    epoch; the epochs of the run and of the recipe, and the copy of CIFAR-10; the
+    seconds of all iterations, the devices and the precisions, across interruptions.
 
     Args:
         configs (Iterable[str | Path]): Config files.
@@ -135,10 +134,10 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
         **_accuracies(folder),
         epochs=runner.max_epochs,
         recipe_epochs=load_config(str(config), '', 'none').train_cfg.max_epochs,
-        precision=precision(runner),
+        precision=_parts_of_the_run(runner, 'precisions'),
         copy=_copy(runner),
         seconds=_seconds(runner),
-        device=', '.join(_devices(runner)),
+        device=_parts_of_the_run(runner, 'devices'),
         threads=torch.get_num_threads(),
         date=date.today().isoformat(),
         command=_command(config, seed, cfg_options),
@@ -180,9 +179,9 @@ def _seconds(runner: Runner) -> float:
     return round(float(sum(times.sum() for times in timed)), 1)
 
 
-def _devices(runner: Runner) -> list[str]:
-    """Returns the devices that the run was on, in order."""
-    return runner.message_hub.get_info('made_with')['devices']
+def _parts_of_the_run(runner: Runner, name: str) -> str:
+    """Names the devices or the precisions of a run, with those before interruptions."""
+    return ', '.join(runner.message_hub.get_info('made_with')[name])
 
 
 def _command(config: str, seed: int, cfg_options: dict | None) -> str:

@@ -77,7 +77,8 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(tmp_path):
     first = torch.load(folder / 'epoch_1.pth', weights_only=False)
     history = first['message_hub']['log_scalars']['train/time']
     history._log_history += 1000.0  # as if an iteration of it had taken long
-    first['message_hub']['runtime_info']['made_with']['devices'] = ['elsewhere']
+    made_with = first['message_hub']['runtime_info']['made_with']
+    made_with.update(devices=['elsewhere'], precisions=['bfloat16'])
     broken = tmp_path / 'broken' / folder.name
     broken.mkdir(parents=True)
     torch.save(first, broken / 'epoch_1.pth')
@@ -91,8 +92,9 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(tmp_path):
     line = experiments.run_one(config, 0, str(tmp_path / 'broken'), None)
 
     assert line['device'] == f'elsewhere, {whole["device"]}'
+    assert line['precision'] == 'bfloat16, float32'
     assert line['seconds'] > 1000 > whole['seconds'] > 0
-    timed = {'seconds', 'device', 'versions', 'date'}
+    timed = {'seconds', 'device', 'precision', 'versions', 'date'}
     assert {k: v for k, v in line.items() if k not in timed} == {
         k: v for k, v in whole.items() if k not in timed
     }

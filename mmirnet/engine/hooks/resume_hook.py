@@ -16,7 +16,7 @@ from ... import __version__
 from ...errors import CheckpointError
 from ..changes import config_changes, parse_config
 from ..plain import plain
-from ..speed import device_name
+from ..speed import device_name, precision
 from .schedule_hook import ScheduleHook
 
 #: State of a scheduler that it counts itself or takes from the optimizer.
@@ -131,11 +131,13 @@ class ResumeHook(Hook):
         """Makes schedules follow the config, and reports the changes."""
         if not hasattr(self, 'made'):
             return
-        earlier = []
+        earlier = {}
         if self.checkpoint is not None:
             self._tell(runner, self._differences(runner))
-            earlier = self.old.get('devices') or filter(None, [self.old.get('device')])
-        self.made['devices'] = list(dict.fromkeys([*earlier, self.made['device']]))
+            earlier = self.old
+        now = dict(devices=self.made['device'], precisions=precision(runner))
+        for name, value in now.items():  # of all parts of the run, in their order
+            self.made[name] = list(dict.fromkeys([*earlier.get(name, []), value]))
         runner.message_hub.update_info('made_with', self.made)
 
     def _tell(self, runner: Runner, lines: list[str]) -> None:
