@@ -236,7 +236,7 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
             'seed': str(line['seed']),
             'precision': line.get('precision', ''),
             'device': _short_device(line),
-            'hours': f'{line["seconds"] / 3600:.1f}' if 'seconds' in line else '',
+            'hours': f'{line["seconds"] / 3600:.2g}' if 'seconds' in line else '',
             'date': line.get('date', ''),
             'data': (line.get('copy') or '').partition(' in ')[0],
             'command': f'`{line["command"]}`' if 'command' in line else '',

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogFormatterMathtext, LogLocator, MaxNLocator
 
 from .style import DASHES, new_axes, styled
 
@@ -93,15 +93,16 @@ def accuracy_and_costs(
                 axis.set_xlim(0, 1.15 * max(x))
                 continue
             axis.set_xscale('log')
-            few = dict(subs=(1,), numticks=4) if max(x) > 100 * min(x) else {}
-            axis.xaxis.set_major_locator(LogLocator(**{'subs': (1, 3), **few}))
-            axis.xaxis.set_major_formatter('{x:g}')
+            wide = max(x) > 100 * min(x)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
+            axis.xaxis.set_major_formatter(LogFormatterMathtext() if wide else '{x:g}')
             axis.xaxis.set_minor_formatter('')
             axis.margins(x=0.15)
         axes[0].set_ylabel('test accuracy (%)')
         line = 0.19 / height * (limits[1] - limits[0])  # height of a text line
-        right = 1.15 * max(x)
-        room = 2 if axis.get_xscale() == 'linear' else (max(x) / min(x)) ** 0.6
+        linear = axis.get_xscale() == 'linear'
+        right = max(x) * (1.15 if linear else (max(x) / min(x)) ** 0.06)
+        room = 2 if linear else (max(x) / min(x)) ** 0.6
         axis.set_xlim(right=right * room)
         for name, place, *point in zip(
             names, _apart(y, line, limits), x, y, strict=True
@@ -112,7 +113,9 @@ def accuracy_and_costs(
                 (right, place),
                 fontsize='x-small',
                 va='center',
-                arrowprops=dict(arrowstyle='-', color=style.rule, lw=0.6),
+                arrowprops=dict(
+                    arrowstyle='-', color=style.rule, lw=0.6, relpos=(0, 0.5)
+                ),
             )
     return figure
 
