@@ -43,6 +43,7 @@ def publish(
     command: str | None = None,
     size: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
+    ends: str = 'fp32',
 ) -> str:
     """Adds a trained checkpoint to a zoo, and replaces an older one of the same name.
 
@@ -63,6 +64,8 @@ def publish(
             the output size of the test pipeline.
         classes (Sequence[str], optional): Class names. Defaults to those of the
             checkpoint, or else of the data set.
+        ends (str): 'fp32', or 'int8' for 8-bit integers in the float layers, whose
+            ranges the config's training set shows. Defaults to 'fp32'.
 
     Returns:
         str: A report with file and metrics, and whether the metafile was written.
@@ -89,7 +92,8 @@ def publish(
     lines = short_log(log or Path(checkpoint).parent)
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / f'{name}.safetensors'
-        pack_checkpoint(config, checkpoint, packed, size=size, classes=classes)
+        how = dict(size=size, classes=classes, ends=ends)
+        pack_checkpoint(config, checkpoint, packed, **how)
         simulated, on_runtime = (_metrics(config, packed, r) for r in (False, True))
         data = packed.read_bytes()
     _check_equal(simulated, on_runtime)

@@ -74,6 +74,16 @@ def test_publish(trained, tmp_path, monkeypatch):
     assert (entry['epochs'], entry['seed']) == (3, 5)
     assert entry['date'].replace('-', '') == meta['time'][:8]
 
+    # With 8-bit ends, the file of the same model is smaller.
+    publish(config, str(folder / 'epoch_3.pth'), tmp_path / 'small', ends='int8')
+    (small,) = json.loads((tmp_path / 'small/index.json').read_text())[
+        'models'
+    ].values()
+    assert small['bytes'] < entry['bytes']
+    kinds = {op['op'] for op in read(tmp_path / 'small' / small['file']).graph}
+    assert any('int8' in kind for kind in kinds), kinds
+    assert small['runtime_metrics'] == small['metrics']
+
     # Another checkpoint takes its place, and other models stay.
     index['models']['other'] = entry
     (zoo / 'index.json').write_text(json.dumps(index))

@@ -32,6 +32,12 @@ def main() -> None:
         help='class names, or a text file with one name per line (default: those of '
         'the checkpoint, or else of the data set)',
     )
+    parser.add_argument(
+        '--ends',
+        choices=('fp32', 'int8'),
+        default='fp32',
+        help='int8: 8-bit integers in the float layers (fp32)',
+    )
     args = parser.parse_args()
     args.size = args.size and tuple(args.size)
     # Imported here, so that -h does not take seconds.
