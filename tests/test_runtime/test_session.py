@@ -94,7 +94,9 @@ SHAPES = [
 ]
 
 
-def check_binary(isa, seed, channels, out, kernel, stride, padding, height, width):
+def check_binary(
+    isa, seed, channels, out, kernel, stride, padding, height, width, threads=1
+):
     rng, signs, exponent = random_case(seed, channels, out, kernel)
     packed = check(
         binary_network(
@@ -104,11 +106,21 @@ def check_binary(isa, seed, channels, out, kernel, stride, padding, height, widt
     x = rng.choice(
         np.float32([-2, -1, -0.0, 0.0, 1e-30, 3]), (2, channels, height, width)
     )
-    got = Session(packed, threads=1, isa=isa).predict(x)
+    engine = Session(packed, threads, isa)
+    if threads == 1:
+        got = engine.predict(x)
+    else:  # threads share an image where there are fewer images
+        got = np.concatenate([engine.predict(x[:1]), engine.predict(x[1:])])
     x_sign = torch.from_numpy(np.where(x >= 0, 1, -1).astype('f8'))
     sums = F.conv2d(x_sign, torch.from_numpy(signs).double(), None, stride, padding)
     wanted = sums * 2.0 ** torch.from_numpy(exponent.astype(int))[:, None, None]
     np.testing.assert_array_equal(got, wanted.flatten(1).numpy())
+
+
+@pytest.mark.parametrize('threads', [2, 3, 16])
+@pytest.mark.parametrize('shape', [*SHAPES, (64, 256, 3, 1, 1, 7, 7)])
+def test_threads_share_an_image(shape, threads):
+    check_binary(ISAS[0], 1, *shape, threads=threads)
 
 
 @pytest.mark.parametrize('isa', ISAS)

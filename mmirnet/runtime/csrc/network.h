@@ -78,10 +78,12 @@ class Network {
       return reinterpret_cast<T*>(arena + tensor.offset);
     }
   };
-  // Work in `items` that may run in any order on any thread.
+  // Work in `items` that may run in any order on any thread. Items beside each
+  // other belong together: `together` of them share what they prepare.
   struct Operation {
     int items;
     std::function<void(const Context&, int begin, int end)> run;
+    int together = 1;
   };
 
   // Throws std::invalid_argument, as every method here, for what does not fit.

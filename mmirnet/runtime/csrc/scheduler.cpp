@@ -94,24 +94,42 @@ void Network::load_rows(const Context& context, const float* image, int begin,
 
 namespace {
 
-// How far the threads that share an image have come with one operation. Each
-// takes what is left to take, so that none waits for one that has lost its
-// core, unless that one holds a part.
-struct Progress {
-  std::atomic<int> taken{0}, done{0};
+// How far the threads that share an image have come with one operation. Each has
+// a share of the items, the same part of the image in every operation, so that
+// its caches hold what it reads. Then it takes what others have left, so that
+// none waits for one that has lost its core, unless that one holds a part.
+class Progress {
+ public:
+  // Of the items of every thread, how many are taken; a cache line each.
+  struct alignas(64) Taken : std::atomic<int> {};
 
   template <class Run>
-  void work(int items, int threads, const std::atomic<bool>& stop, Run run) {
-    const int piece = std::max(1, items / (4 * threads));
-    for (int begin; !stop && (begin = taken.fetch_add(piece)) < items;) {
-      const int end = std::min(items, begin + piece);
-      run(begin, end);
-      done.fetch_add(end - begin, std::memory_order_release);
+  void work(int items, int together, Taken* taken, int thread, int threads,
+            const std::atomic<bool>& stop, Run run) {
+    int mine = 0;
+    for (int i = 0; i < threads; ++i) {
+      const int owner = (thread + i) % threads;
+      const int first = share(items, owner, threads);
+      const int last = share(items, owner + 1, threads);
+      const int piece = std::max(together, (last - first) / 4);
+      for (int begin; !stop && (begin = first + taken[owner].fetch_add(piece)) < last;) {
+        const int end = std::min(last, begin + piece);
+        run(begin, end);
+        mine += end - begin;
+      }
     }
+    done_.fetch_add(mine, std::memory_order_acq_rel);
     for (int rounds = 0;
-         !stop && done.load(std::memory_order_acquire) < items; ++rounds)
+         !stop && done_.load(std::memory_order_acquire) < items; ++rounds)
       wait_a_little(rounds);
   }
+
+ private:
+  static int share(int items, int thread, int threads) {
+    return static_cast<int>(int64_t{items} * thread / threads);
+  }
+
+  std::atomic<int> done_{0};
 };
 
 // How long a call may stay deaf to Ctrl-C.
@@ -162,6 +180,7 @@ void Network::run_images(const Pixel* images, int count, float* logits,
   // Around the operations: the image comes in, its logits go out.
   const int steps = static_cast<int>(operations_.size()) + 2;
   std::vector<Progress> progress(alone ? 0 : count * steps);
+  std::vector<Progress::Taken> taken(progress.size() * threads);
   std::vector<std::atomic<bool>> nan(count);
   std::atomic<int> next{0};
   std::atomic<bool> stop{false};
@@ -194,14 +213,16 @@ void Network::run_images(const Pixel* images, int count, float* logits,
           if (now - asked > kPatience && interrupt()) throw Interrupted();
           if (now - asked > kPatience) asked = now;
         }
-        const int items = s == 0           ? input().height
-                          : s == steps - 1 ? 1
-                                           : operations_[s - 1].items;
+        const bool inside = s > 0 && s < steps - 1;
+        const int items = inside   ? operations_[s - 1].items
+                          : s == 0 ? input().height
+                                   : 1;
         if (alone)
           step(context, i, s, 0, items);
         else
           progress[i * steps + s].work(
-              items, threads, stop,
+              items, inside ? operations_[s - 1].together : 1,
+              &taken[(i * steps + s) * threads], thread, threads, stop,
               [&](int begin, int end) { step(context, i, s, begin, end); });
       }
     }

@@ -123,6 +123,14 @@ const ptrdiff_t* offsets_of(Network& network, const BinaryConv& conv) {
   return network.keep(offsets);
 }
 
+// The first of `size` rows in a part of nearly equal `parts`, and the part of a row.
+int first_of(int part, int size, int parts) {
+  return static_cast<int>(int64_t{size} * part / parts);
+}
+int part_of(int row, int size, int parts) {
+  return static_cast<int>((int64_t{row + 1} * parts - 1) / size);
+}
+
 // What stands beside the sums of signs, see BinaryConv.
 void add_terms(Network& network, BinaryConv& conv, const uint64_t* signs,
                const Classes& rows, const Classes& columns, Span<float> scale,
@@ -245,14 +253,20 @@ void add_binary_conv(Network& network, int in_id, Window window,
   add_tables(network, conv, signs.data, rows, columns, plan.constant,
              !plan.out && !plan.residual && !terms);
 
-  const auto run = [kernels, conv, plan, &in](const Network::Context& context,
-                                              int begin, int end) {
+  // A part of the image for each thread, and in it one group after the other: the
+  // words of several groups stand beside each other, in one line of the cache.
+  const int parts = std::min(network.threads(), height);
+  const auto run = [kernels, conv, plan, groups, parts, &in](
+                       const Network::Context& context, int begin, int end) {
     const Epilogue e = plan.at(context);
     for (int item = begin; item < end;) {
-      const int group = item / conv.out_height, y = item % conv.out_height;
-      const int rows = std::min(conv.out_height - y, end - item);
+      const int part = part_of(item / groups, conv.out_height, parts);
+      const int first = first_of(part, conv.out_height, parts);
+      const int height = first_of(part + 1, conv.out_height, parts) - first;
+      const int at = item - groups * first, y = first + at % height;
+      const int rows = std::min(first + height - y, end - item);
       kernels->binary_conv(conv, e, plan.bits ? plan.bits->pad : 0,
-                           context.at<uint64_t>(in), group, y, y + rows);
+                           context.at<uint64_t>(in), at / height, y, y + rows);
       item += rows;
     }
   };

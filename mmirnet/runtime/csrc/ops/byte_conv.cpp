@@ -272,7 +272,7 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
                          tables ? bytes + scratch : bytes, item % groups, y0, y1);
     }
   };
-  network.add({bands * groups, run});
+  network.add({bands * groups, run, groups});
 }
 
 }  // namespace mmirnet
