@@ -6,7 +6,9 @@ in the same pass by what the graph has behind it: BatchNorm as one affine per
 channel, an addition, an activation (PReLU, between two shifts), a clamp (Hardtanh or
 ReLU) and, where the consumer is a binary convolution, the packed signs. A value lives
 as floats, as bits, or as both, whatever its consumers need. Where two consumers set a
-bit from different thresholds on, the second one has a step that makes its bits.
+bit from different thresholds on, the second one has a step that makes its bits. What
+only a max pooling reads from a convolution of bytes is never whole: the pooling has
+its rows made as it needs them.
 
 Float convolutions and linear layers read the image as it comes; for anything else it
 is first brought into the layout of the other values. A convolution of pixels reads the
@@ -18,6 +20,7 @@ and exact.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,6 +78,7 @@ class Step:
     clamp: tuple[float, float] | None = None
     floats: bool = False
     bits: bool = False
+    by_rows: bool = False  # floats that are never whole
     threshold: np.ndarray | None = None  # of the bits; None for 0
 
     def reads(self) -> list[str]:
@@ -94,7 +98,7 @@ class Buffer:
 
     value: str
     shape: tuple[int, int, int]
-    kind: str  # 'image', 'pixels', 'floats' or 'bits'
+    kind: str  # 'image', 'pixels', 'floats', 'bits' or 'rows'
     pad: int
     size: int
     first: int
@@ -254,6 +258,7 @@ def fuse(packed: Packed) -> tuple[list[Step], str]:
         fusion.take(op, what)
     logits = fusion.alias[packed.graph[-1]['dst']]
     _choose_forms(fusion.steps, logits)
+    _choose_rows(fusion.steps)
     return fusion.steps, logits
 
 
@@ -292,6 +297,14 @@ def _choose_forms(steps: list[Step], logits: str) -> None:
         step.floats |= not step.bits
 
 
+def _choose_rows(steps: list[Step]) -> None:
+    readers = Counter(name for step in steps for name in step.reads())
+    for step, pooling in pairwise(steps):
+        reads_alone = pooling.source == step.output and readers[step.output] == 1
+        can_make = step.kind in BYTE_KINDS and not (step.bits or step.residual)
+        step.by_rows = reads_alone and can_make and pooling.kind == 'max_pool'
+
+
 def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer], int]:
     """Gives every value its place; values share memory when not alive together.
 
@@ -301,7 +314,7 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
     last, pad = {}, {}
     for index, step in enumerate(steps):
         for name in step.reads():
-            last[name] = index
+            last[name] = index + step.by_rows  # the next step has it computed
         if step.kind == 'binary_conv':
             padding = step.window.padding[0]
             pad[step.source] = max(pad.get(step.source, 0), padding)
@@ -314,6 +327,8 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
             size = 8 * height * (width + 2 * padding) * -(-channels // WORD)
         elif kind == 'pixels':
             size = height * width * channels
+        elif kind == 'rows':
+            return Buffer(value, shape, kind, 0, 0, first, first)
         else:
             padded = -(-channels // FLOAT_LANES) * FLOAT_LANES
             lanes = channels if kind == 'image' else padded
@@ -326,7 +341,8 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
     result = [buffer('input', image, kind, -1) for kind in sorted(kinds)]
     for index, step in enumerate(steps):
         if step.floats:
-            result.append(buffer(step.output, step.shape, 'floats', index))
+            kind = 'rows' if step.by_rows else 'floats'
+            result.append(buffer(step.output, step.shape, kind, index))
         if step.bits:
             result.append(buffer(step.output, step.shape, 'bits', index))
     return result, _place(result, steps)

@@ -192,6 +192,10 @@ class Session:
         }
         for place in places:
             channels, height, width = place.shape
+            if place.kind == 'rows':
+                rows = self._network.add_rows(height, width, channels)
+                self._tensors[place.value, 'floats'] = rows
+                continue
             self._tensors[place.value, place.kind] = self._network.add_tensor(
                 kinds[place.kind], height, width, channels, place.pad, place.offset
             )

@@ -13,7 +13,7 @@ from mmirnet.binary import IRConv2d
 from mmirnet.errors import NonFiniteError
 from mmirnet.packed import Simulation, pack
 from mmirnet.packed.quantising import quantise
-from mmirnet.runtime import Session, instruction_sets
+from mmirnet.runtime import Session, instruction_sets, plan
 
 
 def simulated(packed, images):
@@ -47,6 +47,65 @@ def test_shapes(channels, out, kernel, stride, size, data):
     padding = data.draw(st.integers(0, kernel - 1))
     size = tuple(side + 8 * kernel for side in size)
     packed = int8_network(channels, out, size, kernel, stride=stride, padding=padding)
+    check(packed, pixels_of(packed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    out=st.integers(2, 140),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    size=st.tuples(st.integers(9, 40), st.integers(9, 40)),
+    threads=st.sampled_from([1, 2, 3, 16]),
+    after=st.sampled_from(['ReLU', 'binary']),
+    data=st.data(),
+)
+def test_a_pooling_has_its_rows_made(out, kernel, stride, size, threads, after, data):
+    padding = tuple(data.draw(st.integers(0, side // 2)) for side in kernel)
+    torch.manual_seed(out)
+    network = nn.Sequential(
+        nn.Conv2d(3, out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out),
+        nn.MaxPool2d(kernel, stride, padding),
+        nn.ReLU() if after == 'ReLU' else IRConv2d(out, out, 1, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(out, 5),
+    )
+    packed = with_statistics(network, size)
+    packed = quantise(packed, [normalised(pixels_of(packed), packed.input)])
+    assert plan.fuse(packed)[0][0].by_rows
+    pixels = pixels_of(packed)
+    wanted = simulated(packed, normalised(pixels, packed.input))
+    for isa in instruction_sets():
+        session = Session(packed, threads, isa)
+        for images in (pixels[:1], pixels):
+            np.testing.assert_array_equal(
+                session.predict(images), wanted[: len(images)]
+            )
+
+
+class PooledAndAdded(nn.Module):
+    """Two layers read what the convolution makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 20, 3, padding=1)
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 5)
+        )
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(self.pool(x) + x)
+
+
+def test_what_another_layer_reads_is_whole():
+    torch.manual_seed(0)
+    packed = with_statistics(PooledAndAdded(), (9, 9))
+    packed = quantise(packed, [normalised(pixels_of(packed), packed.input)])
+    assert not any(step.by_rows for step in plan.fuse(packed)[0])
     check(packed, pixels_of(packed))
 
 

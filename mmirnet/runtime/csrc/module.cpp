@@ -164,6 +164,7 @@ NB_MODULE(_native, m) {
            "isa"_a, "library"_a, "threads"_a, "arena_bytes"_a)
       .def("add_tensor", &Network::add_tensor, "kind"_a, "height"_a, "width"_a,
            "channels"_a, "pad"_a, "offset"_a)
+      .def("add_rows", &Network::add_rows, "height"_a, "width"_a, "channels"_a)
       .def("set_input",
            [](Network& n, int floats, int bytes, const Array<float>& mean,
               const Array<float>& std) {

@@ -33,18 +33,39 @@ Network::Network(const std::string& isa, const std::string& library,
   state_ = new_state();
 }
 
-int Network::add_tensor(Tensor::Kind kind, int height, int width, int channels,
-                        int pad, size_t offset) {
+namespace {
+
+Tensor make_tensor(Tensor::Kind kind, int height, int width, int channels, int pad,
+                   size_t offset) {
   constexpr int kMost = 1 << 20;
   require(height > 0 && width > 0 && channels > 0 && height <= kMost &&
               width <= kMost && channels <= kMost && pad >= 0 && pad < 1024,
           "tensor size out of range");
-  const Tensor tensor{kind, height, width, channels, pad, offset};
+  return {kind, height, width, channels, pad, offset};
+}
+
+}  // namespace
+
+int Network::add_tensor(Tensor::Kind kind, int height, int width, int channels,
+                        int pad, size_t offset) {
+  require(kind != Tensor::kRows, "rows have no place in the arena");
+  const Tensor tensor = make_tensor(kind, height, width, channels, pad, offset);
   require(offset % kAlignment == 0 && offset <= arena_bytes_ &&
               tensor.bytes() <= arena_bytes_ - offset,
           "tensor outside of the arena");
   tensors_.push_back(tensor);
   return static_cast<int>(tensors_.size()) - 1;
+}
+
+int Network::add_rows(int height, int width, int channels) {
+  tensors_.push_back(make_tensor(Tensor::kRows, height, width, channels, 0, 0));
+  return static_cast<int>(tensors_.size()) - 1;
+}
+
+const Network::RowMaker& Network::maker(int rows) const {
+  const auto found = makers_.find(rows);
+  require(found != makers_.end(), "nothing makes these rows");
+  return found->second;
 }
 
 const Tensor& Network::tensor(int id) const {
@@ -59,7 +80,7 @@ const Tensor& Network::tensor(int id, Tensor::Kind kind) const {
 }
 
 EpiloguePlan Network::plan(const EpilogueSpec& epilogue, int height, int width,
-                           int channels, int in) {
+                           int channels, int in, Tensor::Kind out) {
   EpiloguePlan plan;
   const auto look_up = [&](int id, Tensor::Kind kind) -> const Tensor* {
     if (id < 0) return nullptr;
@@ -72,7 +93,7 @@ EpiloguePlan Network::plan(const EpilogueSpec& epilogue, int height, int width,
   for (const int id : {epilogue.out, epilogue.bits})
     require(id < 0 || id != in, "an operation cannot overwrite its input");
   plan.residual = look_up(epilogue.residual, Tensor::kFloats);
-  plan.out = look_up(epilogue.out, Tensor::kFloats);
+  plan.out = look_up(epilogue.out, out);
   plan.bits = look_up(epilogue.bits, Tensor::kBits);
   require(plan.out || plan.bits, "an operation needs an output");
   const size_t size = channels;

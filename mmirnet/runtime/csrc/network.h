@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,7 +38,8 @@ struct Span {
 };
 
 struct Tensor {
-  enum Kind { kImage, kFloats, kBits, kBytes };  // kBytes are an image's pixels
+  // kBytes are an image's pixels, kRows floats that are never whole.
+  enum Kind { kImage, kFloats, kBits, kBytes, kRows };
   Kind kind;
   int height, width, channels;
   int pad;        // zero columns on both sides of a row of bits
@@ -93,6 +95,9 @@ class Network {
 
   int add_tensor(Tensor::Kind kind, int height, int width, int channels,
                  int pad, size_t offset);
+  // Of kRows: the operation that reads them has them made as it needs them. The
+  // operation that makes them is added first.
+  int add_rows(int height, int width, int channels);
   // The image as floats, as bytes or both; -1 for what nobody reads.
   void set_input(int floats, int bytes, Span<float> mean, Span<float> std);
   void set_output(int tensor);
@@ -102,9 +107,9 @@ class Network {
   const Tensor& tensor(int id, Tensor::Kind kind) const;
   const Kernels* kernels() const { return kernels_; }
   // Looks up tensors and constants of what ends an operation whose result has
-  // this shape and which reads `in`.
+  // this shape and which reads `in`. `out` is whole, or else may be `kRows`.
   EpiloguePlan plan(const EpilogueSpec& epilogue, int height, int width,
-                    int channels, int in);
+                    int channels, int in, Tensor::Kind out = Tensor::kFloats);
   // Memory of zeros that lives as long as the network.
   uint8_t* reserve(size_t bytes);
   // A copy of `values` there, with zeros behind it up to `size`.
@@ -123,6 +128,14 @@ class Network {
     scratch_floats_ = std::max(scratch_floats_, floats);
   }
   void add(Operation operation) { operations_.push_back(std::move(operation)); }
+  // Makes rows [begin, end) where `image` would have them, in `floats` of a
+  // thread's own memory.
+  struct RowMaker {
+    std::function<void(const Context&, float* image, int begin, int end)> run;
+    size_t floats;
+  };
+  void add(int rows, RowMaker maker) { makers_[rows] = std::move(maker); }
+  const RowMaker& maker(int rows) const;
   void count_library_layer() { ++library_layers_; }
 
   // Whether to stop; asked now and then by the thread that called `run`.
@@ -168,6 +181,7 @@ class Network {
   size_t arena_bytes_, scratch_floats_ = 0;
   std::deque<Tensor> tensors_;  // where they stay: operators refer to them
   std::vector<Operation> operations_;
+  std::map<int, RowMaker> makers_;
   std::vector<Bytes> constants_;
   int input_ = -1, pixels_ = -1, output_ = -1, library_layers_ = 0;
   std::vector<float> mean_, std_;

@@ -227,8 +227,11 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
   require(weights.factor.size == static_cast<size_t>(channels) &&
               weights.rest.size == weights.factor.size * row_classes * column_classes,
           "scales of the wrong length");
+  const bool by_rows = epilogue.out >= 0 &&
+                       network.tensor(epilogue.out).kind == Tensor::kRows;
   const EpiloguePlan plan =
-      network.plan(epilogue, height, width, channels, in_id);
+      network.plan(epilogue, height, width, channels, in_id,
+                   by_rows ? Tensor::kRows : Tensor::kFloats);
 
   const Rows rows = make_rows(in, w, {scale, zero});
   const bool tables = has_tables(*kernels, in, weights.values);
@@ -252,24 +255,46 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
   add_weights(network, conv, weights, words.weights, zero);
   const size_t behind =
       tables ? scratch * kTable / 4 : words.alone ? most * conv.in_down : 0;
-  network.need_scratch((scratch + behind) / sizeof(float) + kGap);
-  const auto run = [=, tails = words.tails](const Network::Context& context,
-                                            int begin, int end) {
-    const Epilogue e = plan.at(context);
+  const size_t floats =
+      round_up((scratch + behind) / sizeof(float) + kGap, kFloatLanes);
+  // Brings what rows [y0, y1) of the output read into a thread's own memory.
+  const auto prepare = [=, tails = words.tails](const Network::Context& context,
+                                                int y0, int y1) {
     uint8_t* const bytes = reinterpret_cast<uint8_t*>(context.scratch);
+    const int count = (y1 - 1 - y0) * down + extent;
+    rows.fill(context, *kernels, y0 * down, count, bytes);
+    if (tables) kernels->make_tables(bytes, count * rows.bytes() / 4, bytes + scratch);
+    for (int y = 0; y < y1 - y0; ++y)
+      tails.copy(bytes + y * conv.in_down, scratch, conv.in_step, width);
+    return tables ? bytes + scratch : bytes;
+  };
+  if (by_rows) {
+    require(!plan.bits && !plan.residual, "rows are floats alone");
+    const auto make = [=](const Network::Context& context, float* image, int begin,
+                          int end) {
+      Epilogue e = plan.constant;
+      e.nan = context.nan;
+      e.out = image;
+      for (int y0 = begin, y1; y0 < end; y0 = y1) {
+        y1 = std::min(end, y0 + most);
+        const uint8_t* const from = prepare(context, y0, y1);
+        for (int group = 0; group < groups; ++group)
+          kernels->byte_conv(conv, e, 0, from, group, y0, y1);
+      }
+    };
+    network.add(epilogue.out, {make, floats});
+    return;
+  }
+  network.need_scratch(floats);
+  const auto run = [=](const Network::Context& context, int begin, int end) {
+    const Epilogue e = plan.at(context);
+    const uint8_t* from = nullptr;
     for (int item = begin; item < end; ++item) {
       const int band = item / groups;
       const int y0 = height * band / bands, y1 = height * (band + 1) / bands;
-      if (item == begin || item % groups == 0) {
-        const int count = (y1 - 1 - y0) * down + extent;
-        rows.fill(context, *kernels, y0 * down, count, bytes);
-        if (tables)
-          kernels->make_tables(bytes, count * rows.bytes() / 4, bytes + scratch);
-        for (int y = 0; y < y1 - y0; ++y)
-          tails.copy(bytes + y * conv.in_down, scratch, conv.in_step, width);
-      }
-      kernels->byte_conv(conv, e, plan.bits ? plan.bits->pad : 0,
-                         tables ? bytes + scratch : bytes, item % groups, y0, y1);
+      if (item == begin || item % groups == 0) from = prepare(context, y0, y1);
+      kernels->byte_conv(conv, e, plan.bits ? plan.bits->pad : 0, from, item % groups,
+                         y0, y1);
     }
   };
   network.add({bands * groups, run, groups});
