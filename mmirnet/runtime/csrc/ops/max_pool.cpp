@@ -45,7 +45,7 @@ void add_pool_of_rows(Network& network, int in_id, const Window& w, int height,
     }
   };
   // Bands that one thread takes together share the rows between them.
-  network.add({bands, run, std::max(1, bands / (2 * threads))});
+  network.add({bands, run, (bands + 2 * threads - 1) / (2 * threads)});
 }
 
 }  // namespace
