@@ -236,7 +236,7 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
             'seed': str(line['seed']),
             'precision': line.get('precision', ''),
             'device': _short_device(line),
-            'hours': f'{line["seconds"] / 3600:.2g}' if 'seconds' in line else '',
+            'hours': _hours(line['seconds']) if 'seconds' in line else '',
             'date': line.get('date', ''),
             'data': (line.get('copy') or '').partition(' in ')[0],
             'command': f'`{line["command"]}`' if 'command' in line else '',
@@ -251,6 +251,11 @@ def runs(page: Path, folders: list[Path], names: list[str]) -> str:
 def _short_device(line: dict) -> str:
     threads = line.get('threads')
     return f'{line.get("device", "")}{f", threads: {threads}" if threads else ""}'
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f'{hours:.2g}' if hours < 10 else f'{hours:.0f}'
 
 
 def curves(page: Path, folders: list[Path], names: list[str]) -> str:

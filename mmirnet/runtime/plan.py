@@ -258,7 +258,7 @@ def fuse(packed: Packed) -> tuple[list[Step], str]:
         fusion.take(op, what)
     logits = fusion.alias[packed.graph[-1]['dst']]
     _choose_forms(fusion.steps, logits)
-    _choose_rows(fusion.steps)
+    _choose_rows(fusion.steps, logits)
     return fusion.steps, logits
 
 
@@ -297,12 +297,19 @@ def _choose_forms(steps: list[Step], logits: str) -> None:
         step.floats |= not step.bits
 
 
-def _choose_rows(steps: list[Step]) -> None:
+def _choose_rows(steps: list[Step], logits: str) -> None:
     readers = Counter(name for step in steps for name in step.reads())
+    readers[logits] += 1
     for step, pooling in pairwise(steps):
         reads_alone = pooling.source == step.output and readers[step.output] == 1
         can_make = step.kind in BYTE_KINDS and not (step.bits or step.residual)
-        step.by_rows = reads_alone and can_make and pooling.kind == 'max_pool'
+        step.by_rows = reads_alone and can_make and _reads_all_rows(pooling)
+
+
+def _reads_all_rows(step: Step) -> bool:
+    """Whether a step is a max pooling whose windows leave out no rows between them."""
+    window = step.window
+    return step.kind == 'max_pool' and window.stride[0] <= window.kernel[0]
 
 
 def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer], int]:
@@ -362,7 +369,7 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
     for new in result:
         step = steps[new.first] if new.first >= 0 else None
         old = floats.get(step.residual) if step and new.kind == 'floats' else None
-        if old and old.last == new.first and step.source != step.residual:
+        if old and old.last == new.first and _reads_in_place(steps, new.first):
             new.offset = old.offset
         else:
             alive = sorted(
@@ -375,6 +382,15 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
                 new.offset = max(new.offset, other.offset + other.size)
         placed.append(new)
     return max(b.offset + b.size for b in result)
+
+
+def _reads_in_place(steps: list[Step], index: int) -> bool:
+    """Whether a step reads of its residual only what it replaces at once."""
+    step = steps[index]
+    sources = {step.source}
+    if index and steps[index - 1].by_rows:  # is computed in the same pass
+        sources.update(steps[index - 1].reads())
+    return step.residual not in sources
 
 
 def scale(step: Step, packed: Packed) -> np.ndarray | None:

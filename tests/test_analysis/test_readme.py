@@ -243,6 +243,15 @@ def test_runs(folder):
     assert bad == dict.fromkeys(good, '') | {'config': '`bad`', 'seed': '3'}
 
 
+@pytest.mark.parametrize(
+    'seconds, wanted', [(72.0, '0.02'), (5400.0, '1.5'), (444240.0, '123')]
+)
+def test_hours_of_short_and_long_runs(folder, seconds, wanted):
+    write(folder / 'results.jsonl', line('good', 0, 90.0, seconds=seconds))
+    (row,) = rows(readme.runs(folder / 'results.md', [folder], []))
+    assert row['hours'] == wanted
+
+
 @pytest.mark.parametrize('what', ['table', 'runs', 'curves a b', 'costs a'])
 def test_without_results(folder, what):
     (folder / 'results.jsonl').unlink()

@@ -3,9 +3,11 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from mmpretrain.registry import MODELS
+from torch import nn
 
 from mmirnet.datasets.labelled import labelled
 
@@ -54,6 +56,24 @@ def test_other_parts_are_joined_as_usual(choose):
 def test_the_rest_of_a_batch_is_joined():
     labels = torch.tensor([3, 1, 2, 4])
     assert torch.cat(parts(labels)[1:3]).tolist() == [1, 2]
+
+
+def test_batches_beside_each_other_in_memory_are_joined_as_usual():
+    memory = np.arange(8)
+    first, second = (torch.from_numpy(half) for half in (memory[:4], memory[4:]))
+    joined = torch.cat(parts(first) + parts(second))
+    assert joined.tolist() == list(range(8))
+
+
+def test_labels_are_joined_within_a_compiled_graph():
+    def loss(samples, scores):
+        target = torch.cat([sample.gt_label for sample in samples])
+        return nn.functional.cross_entropy(scores, target)
+
+    labels, scores = torch.tensor([3, 1, 2, 4]), torch.randn(4, 5)
+    compiled = torch.compile(loss, backend='eager', fullgraph=True)
+    wanted = nn.functional.cross_entropy(scores, labels)
+    assert compiled(labelled(labels, join=True), scores) == wanted
 
 
 def test_other_functions_give_ordinary_tensors():

@@ -62,6 +62,7 @@ def test_shapes(channels, out, kernel, stride, size, data):
 )
 def test_a_pooling_has_its_rows_made(out, kernel, stride, size, threads, after, data):
     padding = tuple(data.draw(st.integers(0, side // 2)) for side in kernel)
+    stride = min(stride[0], kernel[0]), stride[1]
     torch.manual_seed(out)
     network = nn.Sequential(
         nn.Conv2d(3, out, 3, padding=1, bias=False),
@@ -107,6 +108,56 @@ def test_what_another_layer_reads_is_whole():
     packed = quantise(packed, [normalised(pixels_of(packed), packed.input)])
     assert not any(step.by_rows for step in plan.fuse(packed)[0])
     check(packed, pixels_of(packed))
+
+
+class PooledResidual(nn.Module):
+    """A sum of a pooled convolution and of what the convolution reads."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv = nn.Conv2d(16, 16, kernel, padding=kernel // 2)
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+        )
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head(self.pool(self.conv(x)) + x)
+
+
+@pytest.mark.parametrize('kernel, size', [(3, (40, 40)), (9, (60, 160))])
+@pytest.mark.parametrize('threads', [1, 2, 8])
+def test_what_rows_are_made_of_is_not_overwritten(kernel, size, threads):
+    torch.manual_seed(0)
+    packed = with_statistics(PooledResidual(kernel), size)
+    packed = quantise(packed, [normalised(pixels_of(packed), packed.input)])
+    assert any(step.by_rows for step in plan.fuse(packed)[0])
+    pixels = pixels_of(packed, 1)
+    wanted = simulated(packed, normalised(pixels, packed.input))
+    got = Session(packed, threads).predict(pixels)
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_rows_that_no_window_reads_do_not_depend_on_threads():
+    """A NaN there is found, or not, with any number of threads."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.MaxPool2d(1, 7),
+        nn.Flatten(),
+    ).eval()
+    nn.init.constant_(network[0].weight, 4e37)
+    nn.init.zeros_(network[1].weight)
+    packed = with_statistics(network, (64, 64))
+    packed.input['mean'] = [1.0] * 3
+    packed = quantise(packed, [normalised(pixels_of(packed), packed.input)])
+    pixels = np.full((1, 64, 64, 3), 10, np.uint8)
+    pixels[0, 5] = 255
+    for threads in (1, 2, 8, 16, 64):
+        with pytest.raises(NonFiniteError):
+            Session(packed, threads).predict(pixels)
 
 
 def test_dilation():

@@ -131,14 +131,25 @@ class ResumeHook(Hook):
         """Makes schedules follow the config, and reports the changes."""
         if not hasattr(self, 'made'):
             return
-        earlier = {}
+        earlier, over = {}, False
         if self.checkpoint is not None:
             self._tell(runner, self._differences(runner))
-            earlier = self.old
+            earlier, over = self._earlier_parts(), _is_over(runner)
         now = dict(devices=self.made['device'], precisions=precision(runner))
         for name, value in now.items():  # of all parts of the run, in their order
-            self.made[name] = list(dict.fromkeys([*earlier.get(name, []), value]))
+            parts = earlier.get(name, [])
+            if not (over and parts):
+                parts = [*parts, value]
+            self.made[name] = list(dict.fromkeys(parts))
         runner.message_hub.update_info('made_with', self.made)
+
+    def _earlier_parts(self) -> dict[str, list[str]]:
+        """Returns devices and precisions of the run until the checkpoint."""
+        old, kind = self.old, self.old.get('precision')
+        devices = old.get('devices') or [old[k] for k in ('device',) if k in old]
+        # Older checkpoints name the wrapper alone.
+        changed = [kind] if kind not in (None, self.made['precision']) else []
+        return dict(devices=devices, precisions=old.get('precisions') or changed)
 
     def _tell(self, runner: Runner, lines: list[str]) -> None:
         text = f'Resumed after epoch {runner.epoch}, iteration {runner.iter}. '

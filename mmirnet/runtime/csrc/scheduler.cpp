@@ -100,19 +100,24 @@ namespace {
 // none waits for one that has lost its core, unless that one holds a part.
 class Progress {
  public:
-  // Of the items of every thread, how many are taken; a cache line each.
+  // How many items of a share are taken; in a cache line of its own.
   struct alignas(64) Taken : std::atomic<int> {};
+  // Many threads have a share together: counters for each would take more room
+  // than the images.
+  static int shares(int threads) { return std::min(threads, 8); }
 
   template <class Run>
   void work(int items, int together, Taken* taken, int thread, int threads,
             const std::atomic<bool>& stop, Run run) {
+    const int shares = this->shares(threads), own = thread * shares / threads;
+    const int piece = std::max(together, items / (4 * threads));
     int mine = 0;
-    for (int i = 0; i < threads; ++i) {
-      const int owner = (thread + i) % threads;
-      const int first = share(items, owner, threads);
-      const int last = share(items, owner + 1, threads);
-      const int piece = std::max(together, (last - first) / 4);
-      for (int begin; !stop && (begin = first + taken[owner].fetch_add(piece)) < last;) {
+    for (int i = 0; i < shares; ++i) {
+      const int share = (own + i) % shares;
+      const int first = first_of(share, items, shares);
+      const int last = first_of(share + 1, items, shares);
+      for (int begin;
+           !stop && (begin = first + taken[share].fetch_add(piece)) < last;) {
         const int end = std::min(last, begin + piece);
         run(begin, end);
         mine += end - begin;
@@ -125,8 +130,8 @@ class Progress {
   }
 
  private:
-  static int share(int items, int thread, int threads) {
-    return static_cast<int>(int64_t{items} * thread / threads);
+  static int first_of(int share, int items, int shares) {
+    return static_cast<int>(int64_t{items} * share / shares);
   }
 
   std::atomic<int> done_{0};
@@ -180,7 +185,8 @@ void Network::run_images(const Pixel* images, int count, float* logits,
   // Around the operations: the image comes in, its logits go out.
   const int steps = static_cast<int>(operations_.size()) + 2;
   std::vector<Progress> progress(alone ? 0 : count * steps);
-  std::vector<Progress::Taken> taken(progress.size() * threads);
+  const int shares = Progress::shares(threads);
+  std::vector<Progress::Taken> taken(progress.size() * shares);
   std::vector<std::atomic<bool>> nan(count);
   std::atomic<int> next{0};
   std::atomic<bool> stop{false};
@@ -222,7 +228,7 @@ void Network::run_images(const Pixel* images, int count, float* logits,
         else
           progress[i * steps + s].work(
               items, inside ? operations_[s - 1].together : 1,
-              &taken[(i * steps + s) * threads], thread, threads, stop,
+              &taken[(i * steps + s) * shares], thread, threads, stop,
               [&](int begin, int end) { step(context, i, s, begin, end); });
       }
     }

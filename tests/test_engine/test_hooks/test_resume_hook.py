@@ -335,6 +335,35 @@ def test_other_versions_are_named(train, tmp_path):
     assert 'the last bits may differ' in said
 
 
+@pytest.mark.parametrize(
+    'old, more, wanted',
+    [
+        (dict(devices=['A', 'B'], precisions=['tf32']), 1, (['A', 'B'], ['tf32'])),
+        (
+            dict(device='A', precision='AmpOptimWrapper'),
+            1,
+            (['A'], ['AmpOptimWrapper']),
+        ),
+        (dict(device='A'), 1, (['A'], [])),
+        (dict(devices=['A'], precisions=['tf32']), 0, (['A'], ['tf32'])),
+    ],
+    ids=['parts', 'older', 'no change', 'complete'],
+)
+def test_devices_and_precisions_of_all_parts(train, tmp_path, old, more, wanted):
+    train('run')
+    path = tmp_path / 'run' / 'epoch_2.pth'
+    checkpoint = torch.load(path)
+    made = checkpoint['message_hub']['runtime_info']['made_with']
+    here = made['device']
+    del made['devices'], made['precisions']
+    made.update(old)
+    torch.save(checkpoint, path)
+    _, _, runner = train('run', epochs=2 + more, resume=True)
+    made = runner.message_hub.get_info('made_with')
+    assert made['devices'] == wanted[0] + [here] * more
+    assert made['precisions'] == wanted[1] + ['float32'] * more
+
+
 def test_mmengines_loops_are_resumed_so_too(train):
     change = dict(
         scheduler=dict(COSINE, T_max=4), loop=dict(by_epoch=True, max_epochs=4)
