@@ -8,7 +8,7 @@ namespace mmirnet {
 namespace {
 
 // Rows of the input that are made for a band stay in the second-level cache.
-constexpr int kBandFloats = 1 << 16;
+constexpr int kKeptFloats = 1 << 16;
 
 // A pooling whose input is never whole. Each band of the output has the rows that
 // it reads made in a thread's own memory, where some are left from the band before.
@@ -19,7 +19,7 @@ void add_pool_of_rows(Network& network, int in_id, const Window& w, int height,
   const Network::RowMaker& maker = network.maker(in_id);
   const int threads = network.threads();
   const size_t row = size_t{1} * in.width * in.lanes();
-  const int rows_in_cache = static_cast<int>(kBandFloats / row);
+  const int rows_in_cache = static_cast<int>(kKeptFloats / row);
   const int fit = (rows_in_cache - w.kernel_height) / w.stride_y + 1;
   const int most = std::max(1, std::min(fit, (height + threads - 1) / threads));
   const int bands = (height + most - 1) / most;
