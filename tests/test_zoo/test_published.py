@@ -7,6 +7,7 @@ import re
 import pytest
 
 from mmirnet import apis
+from mmirnet.packed import read
 from mmirnet.runtime import instruction_sets
 from mmirnet.zoo import fetch, metafile
 
@@ -47,8 +48,10 @@ def test_whole(name):
     assert hashlib.sha256(data).hexdigest() == model.sha256
     lines = [json.loads(line) for line in (ZOO / model.log).read_text().splitlines()]
     assert len(lines) == model.epochs
+    # 0.3 points for the precision of the validations, 0.2 for 8-bit ends.
+    ends = any('int8' in op['op'] for op in read(ZOO / model.file).graph)
     assert lines[-1]['accuracy/top1'] == pytest.approx(
-        model.metrics['accuracy/top1'], abs=0.3
+        model.metrics['accuracy/top1'], abs=0.5 if ends else 0.3
     )
 
 
