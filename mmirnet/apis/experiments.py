@@ -5,12 +5,9 @@ import json
 import multiprocessing
 import shlex
 from collections.abc import Iterable, Sequence
-from concurrent.futures import (
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-)
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import mmengine
@@ -106,9 +103,35 @@ def run_all(
 
 
 def _run_alone(*task) -> dict:
-    """Runs in a new process, so that runs do not share state or crashes."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
-        return process.submit(run_one, *task).result()
+    """Runs in a new process, so that runs do not share state or crashes.
+
+    It ends with its run even where this process was killed: a pool's would wait for
+    more, and keep the work folder locked.
+    """
+    context = multiprocessing.get_context('spawn')
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_run, args=(sender, *task))
+    process.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        process.join()
+        raise MmirnetError(
+            f'its process ended with exit status {process.exitcode}'
+        ) from None
+    process.join()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _send_run(sender: Connection, *task) -> None:
+    try:
+        result = run_one(*task)
+    except Exception as error:
+        result = error
+    sender.send(result)
 
 
 def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> dict:

@@ -1,3 +1,9 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, init_default_scope
 from mmpretrain.registry import MODELS
-from small_run import ROOT, small_config
+from small_run import ROOT, environment, small_config
 
 from mmirnet.analysis.readme import description
 from mmirnet.apis import experiments
@@ -68,6 +74,51 @@ class TestRunAll:
     def test_other_settings_are_another_run(self, made):
         config, _, options, _ = made
         assert experiments.digest(config) != experiments.digest(config, options)
+
+
+def test_a_killed_queue_leaves_no_process_behind(tmp_path):
+    config = str(small_config(tmp_path / 'small', 'val_evaluator = dict(topk=(1,))'))
+    command = [
+        *(sys.executable, str(ROOT / 'tools/experiments/run.py'), config),
+        *('--seeds', '0', '--results', str(tmp_path / 'results.jsonl')),
+        *('--work-dir', str(tmp_path / 'runs')),
+        *('--cfg-options', 'train_cfg.max_epochs=100000'),
+    ]
+    queue = subprocess.Popen(command, env=environment(), start_new_session=True)
+    try:
+        wait_for(lambda: list((tmp_path / 'runs').glob('*/epoch_*.pth')))
+        os.killpg(queue.pid, signal.SIGTERM)
+        queue.wait(60)
+        wait_for(lambda: not is_group(queue.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(queue.pid, signal.SIGKILL)
+    assert list((tmp_path / 'runs').glob('*/preempted_iter_*.pth'))
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_group(number):
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_run_whose_process_dies_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, '_send_run', _die)
+    with pytest.raises(MmirnetError, match='ended with exit status 3'):
+        experiments._run_alone('config', 0, str(tmp_path), None)
+
+
+def _die(*_):
+    os._exit(3)
 
 
 def test_an_interrupted_run_ends_as_the_unbroken_one(tmp_path):
