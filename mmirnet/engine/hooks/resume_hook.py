@@ -146,10 +146,13 @@ class ResumeHook(Hook):
     def _earlier_parts(self) -> dict[str, list[str]]:
         """Returns devices and precisions of the run until the checkpoint."""
         old, kind = self.old, self.old.get('precision')
-        devices = old.get('devices') or [old[k] for k in ('device',) if k in old]
+        device = [old['device']] if 'device' in old else []
         # Older checkpoints name the wrapper alone.
         changed = [kind] if kind not in (None, self.made['precision']) else []
-        return dict(devices=devices, precisions=old.get('precisions') or changed)
+        return dict(
+            devices=old.get('devices') or device,
+            precisions=old.get('precisions') or changed,
+        )
 
     def _tell(self, runner: Runner, lines: list[str]) -> None:
         text = f'Resumed after epoch {runner.epoch}, iteration {runner.iter}. '
