@@ -29,6 +29,11 @@ constexpr size_t aligned(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+// The first of `size` things in a part of nearly equal `parts`.
+inline int first_of(int part, int size, int parts) {
+  return static_cast<int>(int64_t{size} * part / parts);
+}
+
 template <class T>
 struct Span {
   const T* data = nullptr;

@@ -130,10 +130,6 @@ class Progress {
   }
 
  private:
-  static int first_of(int share, int items, int shares) {
-    return static_cast<int>(int64_t{items} * share / shares);
-  }
-
   std::atomic<int> done_{0};
 };
 

@@ -123,10 +123,7 @@ const ptrdiff_t* offsets_of(Network& network, const BinaryConv& conv) {
   return network.keep(offsets);
 }
 
-// The first of `size` rows in a part of nearly equal `parts`, and the part of a row.
-int first_of(int part, int size, int parts) {
-  return static_cast<int>(int64_t{size} * part / parts);
-}
+// The part of a row, see first_of.
 int part_of(int row, int size, int parts) {
   return static_cast<int>((int64_t{row + 1} * parts - 1) / size);
 }
