@@ -368,8 +368,10 @@ def models(page: Path, folders: list[Path], names: list[str]) -> str:
         {
             'model': f'`irnet://{name}`',
             'bytes': f'{model["bytes"]:,}',
+            'ends': model.get('ends', 'fp32'),
             'simulation, %': _top1(model['metrics']),
             'runtime, %': _top1(model.get('runtime_metrics')),
+            'with fp32 ends, %': _top1(model.get('fp32_metrics')),
             'epochs': str(model['epochs']),
             'data': model['dataset'],
             'date': model['date'],

@@ -49,8 +49,8 @@ def publish(
 
     The function packs the checkpoint without optimizer and log, and evaluates the
     packed file on the test set of the config, in simulation and on the 1-bit runtime.
-    Both results are in the index. The file has the name of the config and
-    the first eight digits of its SHA-256.
+    Both results are in the index, and for 8-bit ends that of float ones. The file has
+    the name of the config and the first eight digits of its SHA-256.
 
     Args:
         config (str): The config. Its name without suffix is that of the model.
@@ -92,10 +92,14 @@ def publish(
     lines = short_log(log or Path(checkpoint).parent)
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / f'{name}.safetensors'
-        how = dict(size=size, classes=classes, ends=ends)
-        pack_checkpoint(config, checkpoint, packed, **how)
+        how = dict(size=size, classes=classes)
+        pack_checkpoint(config, checkpoint, packed, **how, ends=ends)
         simulated, on_runtime = (_metrics(config, packed, r) for r in (False, True))
         data = packed.read_bytes()
+        in_floats = None
+        if ends != 'fp32':
+            pack_checkpoint(config, checkpoint, packed, **how)
+            in_floats = _metrics(config, packed, True)
     _check_equal(simulated, on_runtime)
 
     digest = hashlib.sha256(data).hexdigest()
@@ -113,6 +117,8 @@ def publish(
         metrics=simulated,
         runtime_metrics=on_runtime,
         copy=cifar10_copy(parts[0]),
+        ends=None if ends == 'fp32' else ends,
+        fp32_metrics=in_floats,
         epochs=meta['epoch'],
         seed=meta['seed'],
         date=str(datetime.datetime.strptime(meta['time'][:8], '%Y%m%d').date()),

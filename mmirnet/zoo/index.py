@@ -14,7 +14,8 @@
 
 File names have no folder and contain the first eight digits of their SHA-256, so files
 with different content have different names. ``epochs`` and the fields after it are
-optional.
+optional. A file with 8-bit ends also has ``"ends": "int8"``, and in ``fp32_metrics``
+the metrics that the network has with float ones.
 """
 
 import json
@@ -57,6 +58,9 @@ class Entry:
         log (str | None): Name of the training log in the zoo's folder.
         runtime_metrics (dict[str, float] | None): Its metrics on the 1-bit runtime.
         copy (str | None): Copy of CIFAR-10 that the metrics are of.
+        ends (str | None): ``int8`` for 8-bit integers in the float layers.
+        fp32_metrics (dict[str, float] | None): Its metrics on the 1-bit runtime before
+            these layers had 8 bits.
     """
 
     file: str
@@ -72,6 +76,8 @@ class Entry:
     log: str | None = None
     runtime_metrics: dict[str, float] | None = None
     copy: str | None = None
+    ends: str | None = None
+    fp32_metrics: dict[str, float] | None = None
 
 
 def _is_text(value: Any) -> bool:
@@ -118,6 +124,8 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     'log': (_is_plain_name, _PLAIN),
     'runtime_metrics': (_are_metrics, 'numbers by name'),
     'copy': (_is_text, 'a text'),
+    'ends': (_is_text, 'a text'),
+    'fp32_metrics': (_are_metrics, 'numbers by name'),
 }
 
 

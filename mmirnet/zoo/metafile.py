@@ -120,7 +120,7 @@ COLLECTIONS = {
 _METRICS = {'accuracy/top1': 'Top 1 Accuracy', 'accuracy/top5': 'Top 5 Accuracy'}
 _STRUCTURES = {'bireal': 'Bi-Real', 'normal': 'normal'}
 #: Fields on the training of a published model, by key of the index.
-_RUN = ('bytes', 'epochs', 'seed', 'date', 'command', 'log')
+_RUN = ('bytes', 'ends', 'epochs', 'seed', 'date', 'command', 'log')
 
 
 def published() -> dict[str, Entry]:

@@ -83,6 +83,8 @@ def test_publish(trained, tmp_path, monkeypatch):
     kinds = {op['op'] for op in read(tmp_path / 'small' / small['file']).graph}
     assert any('int8' in kind for kind in kinds), kinds
     assert small['runtime_metrics'] == small['metrics']
+    assert (small['ends'], small['fp32_metrics']) == ('int8', entry['metrics'])
+    assert 'ends' not in entry and 'fp32_metrics' not in entry
 
     # Another checkpoint takes its place, and other models stay.
     index['models']['other'] = entry
