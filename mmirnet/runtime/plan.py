@@ -387,7 +387,8 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
 def _reads_in_place(steps: list[Step], index: int) -> bool:
     """Whether a step reads of its residual only what it replaces at once."""
     step = steps[index]
-    sources = {step.source}
+    # Bits of the same value are another buffer.
+    sources = set() if step.kind == 'binary_conv' else {step.source}
     if index and steps[index - 1].by_rows:  # is computed in the same pass
         sources.update(steps[index - 1].reads())
     return step.residual not in sources

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from mmirnet.errors import ConfigError
+from mmirnet.models.blocks import make_stage
 from mmirnet.packed import Simulation, pack, preparation
 from mmirnet.packed.bits import pack_bits
 from mmirnet.packed.format import Packed, check
@@ -25,10 +26,12 @@ LIMITS = dict(deadline=None, max_examples=40)
 def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, tail=()):
     """An image as it is -> sign -> one binary convolution -> `tail` -> its values.
 
-    The image comes through a convolution with the identity, which is exact.
+    The image comes through a convolution with the identity, which is exact. It has up
+    to 64 channels; more are these once more.
     """
     height, width = size
-    eye = np.eye(x_channels, dtype=np.float32)[..., None, None]
+    image = min(x_channels, 64)
+    eye = np.eye(image, dtype=np.float32)[np.arange(x_channels) % image][..., None, None]
     graph = [
         dict(op='conv2d', src=['input'], dst='copy', stride=1, padding=0),
         dict(
@@ -54,12 +57,12 @@ def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, t
         'values.weight': np.eye(features, dtype=np.float32),
     }
     spec = dict(
-        channels=x_channels,
+        channels=image,
         height=height,
         width=width,
-        mean=[0.0] * x_channels,
-        std=[1.0] * x_channels,
-        **preparation.default(x_channels, height, width),
+        mean=[0.0] * image,
+        std=[1.0] * image,
+        **preparation.default(image, height, width),
     )
     names = {'U64': np.uint64, 'I8': np.int8, 'F32': np.float32}
     dtypes = {
@@ -91,6 +94,15 @@ SHAPES = [
     (7, 9, 7, 2, 3, 1, 1),
     (12, 130, 3, 1, 2, 1, 2),
     (60, 5, 2, 1, 1, 3, 4),
+    # Wider than the strip whose sums are kept; pairs of words, of taps, and one alone.
+    (16, 16, 3, 1, 1, 6, 40),
+    (32, 32, 3, 1, 1, 5, 50),
+    (16, 32, 3, 2, 1, 9, 70),
+    (30, 20, 3, 2, 1, 6, 67),
+    (96, 64, 3, 1, 1, 5, 35),
+    (130, 20, 2, 2, 0, 6, 9),
+    (16, 8, 2, 1, 0, 4, 33),
+    (10, 9, 1, 1, 0, 3, 34),
 ]
 
 
@@ -104,13 +116,14 @@ def check_binary(
         )
     )
     x = rng.choice(
-        np.float32([-2, -1, -0.0, 0.0, 1e-30, 3]), (2, channels, height, width)
+        np.float32([-2, -1, -0.0, 0.0, 1e-30, 3]), (2, min(channels, 64), height, width)
     )
     engine = Session(packed, threads, isa)
     if threads == 1:
         got = engine.predict(x)
     else:  # threads share an image where there are fewer images
         got = np.concatenate([engine.predict(x[:1]), engine.predict(x[1:])])
+    x = x[:, np.arange(channels) % x.shape[1]]
     x_sign = torch.from_numpy(np.where(x >= 0, 1, -1).astype('f8'))
     sums = F.conv2d(x_sign, torch.from_numpy(signs).double(), None, stride, padding)
     wanted = sums * 2.0 ** torch.from_numpy(exponent.astype(int))[:, None, None]
@@ -385,6 +398,23 @@ def test_values_alive_together_never_overlap(mixed):
             apart = a.offset + a.size <= b.offset or b.offset + b.size <= a.offset
             residual = a.offset == b.offset and {a.last, b.last} & {a.first, b.first}
             assert a is b or not together or apart or residual
+
+
+def test_bi_real_adds_in_place():
+    """Its convolutions read bits, so what they are added to gives its memory."""
+    args = dict(conv_cfg=dict(type='IRConv2d'), norm_cfg=dict(type='BN'))
+    args['act_cfg'] = dict(type='Hardtanh')
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        make_stage('bireal', 3, 16, 16, None, **args),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)),
+    )
+    packed = pack(warm_up(net, 3, 8, 8), (8, 8))
+    steps, logits = plan.fuse(packed)
+    places, _ = plan.buffers(packed, steps, logits)
+    stream = [p.offset for p in places if p.kind == 'floats' and p.shape == (16, 8, 8)]
+    assert len(stream) == 7
+    assert len(set(stream)) == 1
 
 
 def test_engine_needs_no_torch():

@@ -361,7 +361,7 @@ def measure_blocks(args, folder: Path) -> dict[str, dict[str, float]]:
     """Compares binary blocks with float and int8 ones; reports the share of peak."""
     report = {}
     peak = max(_native.peak_rate() for _ in range(5))
-    print(f'peak of xor + popcount + add: {peak / 1e12:.2f} T multiply-accumulates/s')
+    print(f'peak of the inner loop: {peak / 1e12:.2f} T multiply-accumulates/s')
     for channels, size in BLOCKS:
         x = torch.randn(1, channels, size, size).clamp(-1, 1)
         block = warm_up(Block(channels), x)

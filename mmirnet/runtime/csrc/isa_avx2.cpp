@@ -36,12 +36,16 @@ class PairedWindows {
     return std::min(kStrip, (kBytes / column - c.kernel) / step(c) / 2 * 2);
   }
 
-  static ptrdiff_t offset(const BinaryConv& c, int row, int column, int word) {
-    return row * row_bytes(c) + 16 * column * c.in.pixel() + 8 * word;
+  static bool whole(const BinaryConv&) { return false; }
+  static int words(const BinaryConv& c) { return window_words(c); }
+
+  static ptrdiff_t offset(const BinaryConv& c, int word) {
+    const WordPlace at(c, word);
+    return at.row * row_bytes(c) + 16 * at.column * c.in.pixel() + 8 * at.word;
   }
 
-  void read(const BinaryConv& c, const uint64_t* first, int rows, int pixels,
-            CountTask& task) {
+  void read(const BinaryConv& c, const uint64_t* first, int /*skip*/, int rows,
+            int pixels, CountTask<uint16_t>& task) {
     const int pixel = c.in.pixel(), stride = c.stride * pixel;
     const ptrdiff_t row = row_bytes(c);
     for (int v = 0; v < rows; ++v, first += c.in.row()) {
@@ -102,6 +106,7 @@ class PairedWindows {
 struct Avx2 {
   using Float = __m256;
   using Windows = PairedWindows;
+  using Count = uint16_t;
   static constexpr int kWidth = 8;
   static constexpr int kBytePixels = 3;
   static constexpr int kByteStart = 0;
@@ -348,7 +353,7 @@ struct Avx2 {
   // Counts of up to three nibbles fit four bits, those of 7 words a byte, and those of
   // the caller's windows 16 bits.
   template <int P, int H, int N>
-  MMIRNET_ALONE static void block(const CountTask& t) {
+  MMIRNET_ALONE static void block(const CountTask<Count>& t) {
     // Of both counts as one byte, modulo 256, and without the lower one: shifted as 16
     // bits, so that a lower byte has its neighbour's bits above its own.
     __m256i both[P][H], upper[P][H];
@@ -427,7 +432,7 @@ struct Avx2 {
     }
   }
 
-  static void count(const CountTask& t) {
+  static void count(const CountTask<Count>& t) {
     const bool few = nibbles(t.channels) == 4;
     const int pairs = (t.pixels + 1) / 2;
     if (t.lanes > 32)

@@ -1,5 +1,16 @@
-// AVX-512 with VPOPCNTDQ, and with BITALG and VNNI, which no CPU with VPOPCNTDQ and
-// BW lacks. A register holds 16 output channels by 32 input channels.
+// AVX-512 with VPOPCNTDQ, and with VNNI, which no CPU with VPOPCNTDQ and BW lacks. A
+// register holds 16 output channels by 32 input channels.
+//
+// Bits are added before they are counted. For words x and y of a window, a full adder
+// makes of x, y and the parity of all words before them their common parity and the
+// carries, of which each counts twice:
+//
+//   parity' = parity ^ x ^ y     carries = (parity & x) | (parity & y) | (x & y)
+//
+// The parity takes one instruction, parity ^ both ^ weights, where `both` and `weights`
+// are the xor of the two words of activations and of weights, made once. So the second
+// word of a pair is stored as the xor of both, y follows from parity', and two words take
+// five instructions: x, parity', carries, a popcount and an addition.
 #include <immintrin.h>
 
 #include <chrono>
@@ -9,9 +20,149 @@
 namespace mmirnet {
 namespace {
 
+// Of a pair of words; of an odd number, the first stands alone.
+inline bool is_second(int word, int words) {
+  return word > 0 && word % 2 == (words + 1) % 2;
+}
+
+constexpr int kParity = 0x96;   // a ^ b ^ c
+constexpr int kCarries = 0xd4;  // of x, parity and parity'
+
+// The windows of a strip as pairs of words. Of more than 32 channels, rows are copied, in
+// which 64 channels are a pair. Of fewer, a word holds one tap, or two of up to 16
+// channels; windows are whole, and each word stands beside that of the next pixel.
+class PairedWindows {
+ public:
+  static constexpr int kTogether = 1;
+
+  static bool whole(const BinaryConv& c) { return c.in.channels <= 32; }
+
+  static int words(const BinaryConv& c) {
+    const int taps = c.kernel * c.kernel;
+    return whole(c) ? (taps + taps_of(c) - 1) / taps_of(c) : 2 * taps * c.in.pixel();
+  }
+
+  static int most_pixels(const BinaryConv& c) {
+    if (whole(c)) return kStrip * words(c) <= kWords ? kStrip : kStrip / 2;
+    const int columns = kWords / (2 * c.kernel * c.in.pixel());
+    return std::min(kStrip, (columns - c.kernel) / c.stride + 1);
+  }
+
+  static ptrdiff_t offset(const BinaryConv& c, int word) {
+    if (whole(c)) return ptrdiff_t{word} * plane(c);
+    const int row = 2 * c.kernel * c.in.pixel();
+    return word / row * row_words(c) + word % row;
+  }
+
+  static uint32_t weight(const BinaryConv& c, const uint64_t* signs, int out,
+                         int word) {
+    const int all = words(c);
+    const auto plain = [&](int i) {
+      const int pixel = 2 * c.in.pixel();
+      if (!whole(c)) return sign_word(c, signs, out, i / pixel, i % pixel);
+      if (taps_of(c) == 1) return sign_word(c, signs, out, i, 0);
+      const bool last = 2 * i + 1 == c.kernel * c.kernel;
+      return sign_word(c, signs, out, 2 * i, 0) |
+             (last ? 0 : sign_word(c, signs, out, 2 * i + 1, 0) << 16);
+    };
+    return plain(word) ^ (is_second(word, all) ? plain(word - 1) : 0);
+  }
+
+  void read(const BinaryConv& c, const uint64_t* first, int skip, int rows, int pixels,
+            CountTask<int32_t>& task) {
+    task.in = words_;
+    if (whole(c)) {
+      task.in_step = 1;
+      for (int x = 0; x < pixels; x += 16) read_planes(c, first, skip, rows, pixels, x);
+    } else {
+      task.in_step = ptrdiff_t{2} * c.stride * c.in.pixel();
+      const int count = ((pixels - 1) * c.stride + c.kernel) * c.in.pixel();
+      for (int v = 0; v < rows; ++v)
+        copy_row(first + ptrdiff_t{v} * c.in.row(), count, words_ + v * row_words(c));
+    }
+  }
+
+ private:
+  static constexpr int kWords = 1 << 14;
+
+  // Taps that a word holds, of up to 32 channels.
+  static int taps_of(const BinaryConv& c) { return c.in.channels <= 16 ? 2 : 1; }
+
+  // From a word of a window to the next, where each stands beside that of other pixels.
+  static int plane(const BinaryConv& c) {
+    return std::min(most_pixels(c), round_up(c.out_width, 16));
+  }
+
+  static ptrdiff_t row_words(const BinaryConv& c) {
+    const int pixels = std::min(most_pixels(c), c.out_width);
+    return ptrdiff_t{2} * ((pixels - 1) * c.stride + c.kernel) * c.in.pixel();
+  }
+
+  // The words of 16 pixels from x on.
+  void read_planes(const BinaryConv& c, const uint64_t* first, int skip, int rows,
+                   int pixels, int x) {
+    const __mmask16 mask = (1u << std::min(16, pixels - x)) - 1;
+    const int kernel = c.kernel, taps = taps_of(c), step = plane(c);
+    const uint64_t* row = first + ptrdiff_t{x} * c.stride;
+    uint32_t* to = words_ + x;
+    __m512i half = _mm512_setzero_si512(), before = half;
+    bool lower = true, alone = words(c) % 2, second = false;
+    const auto put = [&](__m512i word) MMIRNET_INLINE {
+      _mm512_storeu_si512(to, second ? _mm512_xor_si512(word, before) : word);
+      to += step;
+      before = word;
+      second = !second && !alone;
+      alone = false;
+    };
+    for (int v = 0; v < kernel; ++v) {
+      const bool inside = v >= skip && v < skip + rows;
+      for (int u = 0; u < kernel; ++u) {
+        const __m512i tap = inside ? lower_halves(row + u, c.stride, mask)
+                                   : _mm512_setzero_si512();
+        if (taps == 1) {
+          put(tap);
+        } else if (lower) {
+          half = tap;
+          lower = false;
+        } else {
+          put(_mm512_or_si512(half, _mm512_slli_epi32(tap, 16)));
+          lower = true;
+        }
+      }
+      if (inside) row += c.in.row();
+    }
+    if (!lower) put(half);
+  }
+
+  // Of 16 numbers, `stride` apart.
+  static __m512i lower_halves(const uint64_t* p, int stride, __mmask16 mask) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+                                            14, 15);
+    if (stride > 1)
+      return _mm512_mask_i32gather_epi32(
+          _mm512_setzero_si512(), mask,
+          _mm512_mullo_epi32(lanes, _mm512_set1_epi32(stride)), p, 8);
+    return _mm512_permutex2var_epi32(_mm512_maskz_loadu_epi64(mask, p),
+                                     _mm512_slli_epi32(lanes, 1),
+                                     _mm512_maskz_loadu_epi64(mask >> 8, p + 8));
+  }
+
+  // The upper half of each number as the xor of both. Up to a register more is written.
+  static void copy_row(const uint64_t* from, int count, uint32_t* to) {
+    for (int i = 0; i < count; i += 8) {
+      const __mmask8 mask = (1u << std::min(8, count - i)) - 1;
+      const __m512i v = _mm512_maskz_loadu_epi64(mask, from + i);
+      _mm512_storeu_si512(to + 2 * i, _mm512_xor_si512(v, _mm512_slli_epi64(v, 32)));
+    }
+  }
+
+  alignas(64) uint32_t words_[kWords + 16];
+};
+
 struct Avx512 {
   using Float = __m512;
-  using Windows = PlainWindows;
+  using Windows = PairedWindows;
+  using Count = int32_t;
   static constexpr int kWidth = 16;
   static constexpr int kByteStart = 0;
 
@@ -28,13 +179,7 @@ struct Avx512 {
   static Float from_int(const int32_t* p) {
     return _mm512_cvtepi32_ps(_mm512_load_si512(p));
   }
-  static __m512i load_counts(const uint16_t* p) {
-    return _mm512_cvtepu16_epi32(
-        _mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static Float from_count(const uint16_t* p) {
-    return _mm512_cvtepi32_ps(load_counts(p));
-  }
+  static constexpr auto from_count = from_int;
   static uint64_t signs(Float v) {
     return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ);
   }
@@ -50,31 +195,25 @@ struct Avx512 {
     found |= _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
   }
   static bool any(Found found) { return found != 0; }
-  static uint64_t at_most(const uint16_t* p, const int32_t* limit) {
-    return _mm512_cmple_epi32_mask(load_counts(p), _mm512_loadu_si512(limit));
+  static uint64_t at_most(const int32_t* p, const int32_t* limit) {
+    return _mm512_cmple_epi32_mask(_mm512_load_si512(p), _mm512_loadu_si512(limit));
   }
 
   // Of a block of 16, 32, 48 and 64 channels: as many as there are registers for.
-  static constexpr int kPixelsOf[] = {0, 16, 12, 7, 7};
+  static constexpr int kPixelsOf[] = {0, 12, 6, 4, 3};
+  static constexpr int kBytePixelsOf[] = {0, 16, 12, 7, 7};
   static int pixels(int lanes) { return kPixelsOf[lanes / 16]; }
-  static constexpr auto byte_pixels = pixels;
+  static int byte_pixels(int lanes) { return kBytePixelsOf[lanes / 16]; }
 
-  // Of up to 16 input channels, words have 16 bits: twice as many fit a register.
-  static bool halves(int channels) { return channels <= 16; }
-
-  static size_t word_bytes(const BinaryConv& c, int lanes) {
-    return size_t{halves(c.in.channels) ? 2u : 4u} * lanes;
-  }
+  static constexpr auto word_bytes = lane_word_bytes;
 
   static void pack_weights(const BinaryConv& c, const uint64_t* signs, int group,
                            uint8_t* destination) {
-    if (!halves(c.in.channels))
-      return lane_pack_weights(c, signs, group, destination);
-    const int lanes = group_lanes(c.out_channels, group);
-    for (int tap = 0; tap < c.kernel * c.kernel; ++tap)
-      for (int lane = 0; lane < lanes; ++lane, destination += 2) {
-        const uint16_t bits = sign_word(c, signs, group * kGroup + lane, tap, 0);
-        std::memcpy(destination, &bits, 2);
+    const int lanes = group_lanes(c.out_channels, group), words = Windows::words(c);
+    for (int word = 0; word < words; ++word)
+      for (int lane = 0; lane < lanes; ++lane, destination += 4) {
+        const uint32_t bits = Windows::weight(c, signs, group * kGroup + lane, word);
+        std::memcpy(destination, &bits, 4);
       }
   }
 
@@ -88,96 +227,124 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
   }
 
-  // What a block adds up: the first sum of a register of lanes, a word of a pixel's
-  // window in every lane, a sum with that word's part, and where sums go.
-  struct Products {
-    static __m512i start(const DotTask& t, int v) {
-      return _mm512_load_si512(t.start + 16 * v);
-    }
-    static __m512i spread(const uint8_t* in) {
-      return _mm512_set1_epi32(static_cast<int>(load_word(in)));
-    }
-    static void add(__m512i& sum, __m512i x, const __m512i* w) {
-      sum = _mm512_dpbusd_epi32(sum, x, _mm512_load_si512(w));
-      in_place(sum);
-    }
-    static void store(int32_t* to, __m512i sum) { _mm512_store_si512(to, sum); }
-  };
-
-  struct Counts {
-    static __m512i start(const CountTask&, int) { return _mm512_setzero_si512(); }
-    static __m512i spread(const uint32_t* in) { return _mm512_set1_epi32(*in); }
-    static void add(__m512i& sum, __m512i x, const __m512i* w) {
-      sum = _mm512_add_epi32(
-          sum, _mm512_popcnt_epi32(_mm512_xor_si512(x, _mm512_load_si512(w))));
-      in_place(sum);
-    }
-    static void store(uint16_t* to, __m512i sum) {
-      HalfCounts::store(to, _mm512_cvtepi32_epi16(sum));
-    }
-  };
-
-  struct HalfCounts {
-    static __m256i start(const CountTask&, int) { return _mm256_setzero_si256(); }
-    static __m256i spread(const uint32_t* in) {
-      return _mm256_set1_epi16(static_cast<short>(*in));
-    }
-    static void add(__m256i& sum, __m256i x, const __m256i* w) {
-      sum = _mm256_add_epi16(
-          sum, _mm256_popcnt_epi16(_mm256_xor_si256(x, _mm256_load_si256(w))));
-    }
-    static void store(uint16_t* to, __m256i sum) {
-      _mm256_store_si256(reinterpret_cast<__m256i*>(to), sum);
-    }
-  };
-
   // P pixels by V registers of lanes. The loops over sums are unrolled by force: left
   // to itself, the compiler keeps a copy of the sums in memory.
-  template <class Sums, int P, int V, class Task>
-  static void block(const Task& t) {
-    using Register = decltype(Sums::start(t, 0));
-    Register sum[P][V];
+  template <int P, int V>
+  static void dot_block(const DotTask& t) {
+    __m512i sum[P][V];
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[p][v] = Sums::start(t, v);
-    const Register* w = reinterpret_cast<const Register*>(t.weights);
+      for (int v = 0; v < V; ++v) sum[p][v] = _mm512_load_si512(t.start + 16 * v);
+    const __m512i* w = reinterpret_cast<const __m512i*>(t.weights);
     for (int k = 0; k < t.words; ++k, w += V) {
-      const auto* in = t.in + t.offsets[k];
+      const uint8_t* in = t.in + t.offsets[k];
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const Register x = Sums::spread(in + p * t.in_step);
+        const __m512i x =
+            _mm512_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) Sums::add(sum[p][v], x, w + v);
+        for (int v = 0; v < V; ++v) {
+          sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x, _mm512_load_si512(w + v));
+          in_place(sum[p][v]);
+        }
       }
     }
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
-        Sums::store(t.sums + p * kGroup + 16 * v, sum[p][v]);
+        _mm512_store_si512(t.sums + p * kGroup + 16 * v, sum[p][v]);
   }
 
-  template <class Sums, int V, class Task>
-  static void blocks(const Task& t) {
-    with_pixels<kPixelsOf[V]>(t.pixels,
-                              [&](auto pixels) { block<Sums, pixels.value, V>(t); });
+  // Adds a pair of words, `a` and the xor `ab` of both, with their V weights each.
+  template <int V>
+  static void add_pair(__m512i before, __m512i a, __m512i ab, const __m512i* w,
+                       __m512i& parity, __m512i& carried) {
+    // Read where it is needed: a copy of a register would take its place.
+    asm("" : "+r"(w));
+    parity = _mm512_ternarylogic_epi32(_mm512_load_si512(w + V), before, ab, kParity);
+    const __m512i carries = _mm512_ternarylogic_epi32(
+        _mm512_xor_si512(a, _mm512_load_si512(w)), before, parity, kCarries);
+    asm("vpaddd %1, %0, %0" : "+v"(carried) : "v"(_mm512_popcnt_epi32(carries)));
   }
 
-  template <class Sums, class Task>
-  static void sum_up(const Task& t) {
-    switch (t.lanes) {
-      case 16: return blocks<Sums, 1>(t);
-      case 32: return blocks<Sums, 2>(t);
-      case 48: return blocks<Sums, 3>(t);
-      default: return blocks<Sums, 4>(t);
+  // The same of pairs of words, kStep from pixel to pixel or else t.in_step. Two pairs
+  // at a time: the parity moves to another register and back.
+  template <int P, int V, int kStep>
+  static void count_block(const CountTask<Count>& t) {
+    const ptrdiff_t step = kStep ? kStep : t.in_step;
+    const auto spread = [&](int k, int p) MMIRNET_INLINE {
+      return _mm512_set1_epi32(static_cast<int>(t.in[t.offsets[k] + p * step]));
+    };
+    const __m512i* w = reinterpret_cast<const __m512i*>(t.weights);
+    __m512i parity[P][V], carried[P][V];
+    int k = t.words % 2;
+#pragma GCC unroll 12
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        carried[p][v] = _mm512_setzero_si512();
+        parity[p][v] = k ? _mm512_xor_si512(spread(0, p), _mm512_load_si512(w + v))
+                         : _mm512_setzero_si512();
+      }
+    w += k * V;
+    for (; k + 4 <= t.words; k += 4, w += 4 * V)
+#pragma GCC unroll 12
+      for (int p = 0; p < P; ++p) {
+        const __m512i a = spread(k, p), ab = spread(k + 1, p), c = spread(k + 2, p),
+                      cd = spread(k + 3, p);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          __m512i between;
+          add_pair<V>(parity[p][v], a, ab, w + v, between, carried[p][v]);
+          add_pair<V>(between, c, cd, w + 2 * V + v, parity[p][v], carried[p][v]);
+          in_place(parity[p][v]);
+        }
+      }
+    if (k < t.words)
+#pragma GCC unroll 12
+      for (int p = 0; p < P; ++p) {
+        const __m512i a = spread(k, p), ab = spread(k + 1, p);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+          add_pair<V>(parity[p][v], a, ab, w + v, parity[p][v], carried[p][v]);
+      }
+    Count* const sums = t.sums;
+#pragma GCC unroll 12
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        _mm512_store_si512(sums + p * kGroup + 16 * v,
+                           _mm512_add_epi32(_mm512_slli_epi32(carried[p][v], 1),
+                                            _mm512_popcnt_epi32(parity[p][v])));
+  }
+
+  // Calls run(V) with the number of registers that lanes take.
+  template <class Run>
+  static void with_registers(int lanes, Run run) {
+    switch (lanes) {
+      case 16: return run(std::integral_constant<int, 1>{});
+      case 32: return run(std::integral_constant<int, 2>{});
+      case 48: return run(std::integral_constant<int, 3>{});
+      default: return run(std::integral_constant<int, 4>{});
     }
   }
 
-  static void dot(const DotTask& t) { sum_up<Products>(t); }
+  static void dot(const DotTask& t) {
+    with_registers(t.lanes, [&](auto v) {
+      with_pixels<kBytePixelsOf[v.value]>(
+          t.pixels, [&](auto p) { dot_block<p.value, v.value>(t); });
+    });
+  }
 
-  static void count(const CountTask& t) {
-    halves(t.channels) ? sum_up<HalfCounts>(t) : sum_up<Counts>(t);
+  static void count(const CountTask<Count>& t) {
+    with_registers(t.lanes, [&](auto v) {
+      with_pixels<kPixelsOf[v.value]>(t.pixels, [&](auto p) {
+        t.in_step == 1 ? count_block<p.value, v.value, 1>(t)
+                       : count_block<p.value, v.value, 0>(t);
+      });
+    });
   }
 };
 
@@ -187,7 +354,6 @@ bool supported() {
          __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni") &&
-         __builtin_cpu_supports("avx512bitalg") &&
          __builtin_cpu_supports("avx512vpopcntdq");
 }
 
@@ -197,20 +363,23 @@ bool supported() {
 // keeps the compiler from computing the same word once for all rounds.
 double avx512_peak_rate() {
   constexpr int kSums = 12, kRounds = 400000;
-  __m512i sum[kSums], x = _mm512_set1_epi32(0x12345678), w = x;
-  for (__m512i& s : sum) s = _mm512_setzero_si512();
+  __m512i parity[kSums], carried[kSums], x = _mm512_set1_epi32(0x12345678), w = x;
+  for (int i = 0; i < kSums; ++i) parity[i] = carried[i] = _mm512_setzero_si512();
   const auto start = std::chrono::steady_clock::now();
   for (int round = 0; round < kRounds; ++round)
 #pragma GCC unroll 12
     for (int i = 0; i < kSums; ++i) {
       asm volatile("" : "+v"(x));
-      sum[i] = _mm512_add_epi32(
-          sum[i], _mm512_popcnt_epi32(_mm512_xor_si512(x, w)));
+      const __m512i next = _mm512_ternarylogic_epi32(parity[i], x, w, kParity);
+      const __m512i carries = _mm512_ternarylogic_epi32(_mm512_xor_si512(x, w), parity[i],
+                                                        next, kCarries);
+      parity[i] = next;
+      carried[i] = _mm512_add_epi32(carried[i], _mm512_popcnt_epi32(carries));
     }
   const std::chrono::duration<double> seconds =
       std::chrono::steady_clock::now() - start;
-  for (__m512i& s : sum) asm volatile("" : : "v"(s));
-  return 512.0 * kSums * kRounds / seconds.count();
+  for (int i = 0; i < kSums; ++i) asm volatile("" : : "v"(parity[i]), "v"(carried[i]));
+  return 1024.0 * kSums * kRounds / seconds.count();
 }
 
 extern const Kernels kAvx512;

@@ -16,6 +16,7 @@ namespace {
 struct Neon {
   using Float = float32x4_t;
   using Windows = PlainWindows;
+  using Count = uint16_t;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 2;  // with two registers of sums for 4 channels
@@ -106,7 +107,7 @@ struct Neon {
 
   // 16 output channels from `lane` on.
   template <int P>
-  static void block(const CountTask& t, int lane) {
+  static void block(const CountTask<Count>& t, int lane) {
     constexpr int V = 4;
     uint8x16_t sum[P][V];
     uint32x4_t wide[P][V];
@@ -144,7 +145,7 @@ struct Neon {
         vst1_u16(t.sums + p * kGroup + lane + 4 * v, vmovn_u32(wide[p][v]));
   }
 
-  static void count(const CountTask& t) {
+  static void count(const CountTask<Count>& t) {
     with_pixels<kPixels>(t.pixels, [&](auto pixels) {
       for (int lane = 0; lane < t.lanes; lane += 16) block<pixels.value>(t, lane);
     });

@@ -7,6 +7,7 @@ namespace {
 struct Portable {
   using Float = float;
   using Windows = PlainWindows;
+  using Count = uint16_t;
   static constexpr int kWidth = 1;
   static constexpr int kPixels = 1;
   static constexpr int kBytePixels = 1;
@@ -63,7 +64,7 @@ struct Portable {
     return ((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
   }
 
-  static void count(const CountTask& t) {
+  static void count(const CountTask<Count>& t) {
     std::memset(t.sums, 0, sizeof(uint16_t) * kGroup);
     const uint32_t* w = reinterpret_cast<const uint32_t*>(t.weights);
     for (int k = 0; k < t.words; ++k, w += t.lanes)

@@ -34,6 +34,7 @@ inline v128_t fma_low(v128_t a, v128_t b, v128_t c) {
 struct Wasm {
   using Float = v128_t;
   using Windows = PlainWindows;
+  using Count = uint16_t;
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 4;
@@ -126,7 +127,7 @@ struct Wasm {
 
   // 16 output channels from `lane` on.
   template <int P>
-  static void block(const CountTask& t, int lane) {
+  static void block(const CountTask<Count>& t, int lane) {
     constexpr int V = 4;
     v128_t sum[P][V], wide[P][V];
     for (int p = 0; p < P; ++p)
@@ -164,7 +165,7 @@ struct Wasm {
                                wasm_u16x8_narrow_i32x4(wide[p][v], wide[p][v]), 0);
   }
 
-  static void count(const CountTask& t) {
+  static void count(const CountTask<Count>& t) {
     with_pixels<kPixels>(t.pixels, [&](auto pixels) {
       for (int lane = 0; lane < t.lanes; lane += 16) block<pixels.value>(t, lane);
     });

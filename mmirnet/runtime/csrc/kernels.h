@@ -70,8 +70,7 @@ struct BinaryConv {
   BitShape in;
   int out_height, out_width, out_channels;
   int kernel, stride, pad;
-  // Kernels::offset of a window's words: [row][column][word], as the weights.
-  const ptrdiff_t* offsets;
+  const ptrdiff_t* offsets;  // Kernels::offset of a window's words
   const uint8_t* weights;  // Kernels::pack_weights' layout
   // Sums depend on how much of the window lies inside: outputs fall in a few
   // classes of rows and of columns. The tables below are [row class][column
@@ -123,8 +122,11 @@ struct Kernels {
   size_t (*weight_bytes)(const BinaryConv&);
   void (*pack_weights)(const BinaryConv&, const uint64_t* signs, int group,
                        uint8_t* destination);
-  // Where a word of a window stands after its first, as binary_conv reads it.
-  ptrdiff_t (*offset)(const BinaryConv&, int row, int column, int word);
+  // Words of a window, and where one stands after the first, as binary_conv reads
+  // them; and whether its rows outside of the image are zero bits that are counted.
+  int (*words)(const BinaryConv&);
+  ptrdiff_t (*offset)(const BinaryConv&, int word);
+  bool (*whole)(const BinaryConv&);
   // Rows [y0, y1) of output channels [64 * group, 64 * group + 64).
   void (*binary_conv)(const BinaryConv&, const Epilogue&, int bit_pad,
                       const uint64_t* in, int group, int y0, int y1);
@@ -158,8 +160,8 @@ struct Kernels {
 
 // The kernels for MMIRNET_ISA, or the best that this CPU has.
 const Kernels* find_kernels(const char* name);
-// Multiply-accumulates a second of nothing but xor, popcount and add in
-// registers on this core: what the AVX-512 path is measured against. 0 without.
+// Multiply-accumulates a second of nothing but the AVX-512 path's five instructions
+// for two words, in registers on this core: what it is measured against. 0 without.
 double peak_rate();
 extern const Kernels* const kAllKernels[];  // best first, null at the end
 

@@ -12,6 +12,7 @@
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
 //   I::pixels(lanes)         most output pixels of one block of so many channels
 //   I::Windows               what a block reads of a strip, see PlainWindows
+//   I::Count                 what holds a popcount of a window
 //   I::count(task)           popcounts of a block
 //   I::byte_pixels(lanes), I::dot(task)
 //                            the same of products of bytes
@@ -50,7 +51,8 @@ struct Task {
   Sum* sums;  // [pixel][kGroup]
 };
 
-struct CountTask : Task<uint32_t, uint16_t> {
+template <class Count>
+struct CountTask : Task<uint32_t, Count> {
   int channels;  // of the input
 };
 
@@ -104,17 +106,38 @@ inline uint64_t group_mask(int channels, int group) {
 // Pixels of a row whose sums are kept for the epilogue.
 constexpr int kStrip = 32;
 
+// [window row][column][word], the order of a window's words.
+struct WordPlace {
+  int row, column, word;
+  WordPlace(const BinaryConv& c, int i) {
+    const int words = words32(c.in.channels);
+    row = i / words / c.kernel;
+    column = i / words % c.kernel;
+    word = i % words;
+  }
+};
+
+inline int window_words(const BinaryConv& c) {
+  return c.kernel * c.kernel * words32(c.in.channels);
+}
+
 // A strip's windows, read where they stand.
 struct PlainWindows {
   static constexpr int kTogether = 1;  // pixels that a block cannot part
   static int most_pixels(const BinaryConv&) { return kStrip; }
+  static bool whole(const BinaryConv&) { return false; }
+  static int words(const BinaryConv& c) { return window_words(c); }
 
-  static ptrdiff_t offset(const BinaryConv& c, int row, int column, int word) {
-    return 2 * (ptrdiff_t{row} * c.in.row() + column * c.in.pixel()) + word;
+  static ptrdiff_t offset(const BinaryConv& c, int word) {
+    const WordPlace at(c, word);
+    return 2 * (ptrdiff_t{at.row} * c.in.row() + at.column * c.in.pixel()) + at.word;
   }
 
-  // Those of `pixels` outputs, of which `first` is the first word.
-  void read(const BinaryConv& c, const uint64_t* first, int, int, CountTask& task) {
+  // Those of `pixels` outputs. `first` is the first word of the window's rows inside
+  // of the image: `rows` of them after `skip` outside.
+  template <class Task>
+  void read(const BinaryConv& c, const uint64_t* first, int /*skip*/, int /*rows*/,
+            int /*pixels*/, Task& task) {
     task.in = reinterpret_cast<const uint32_t*>(first);
     task.in_step = ptrdiff_t{2} * c.stride * c.in.pixel();
   }
@@ -241,8 +264,7 @@ struct Implementation {
   }
 
   static size_t weight_bytes(const BinaryConv& c) {
-    return size_t{1} * c.kernel * c.kernel * words32(c.in.channels) *
-           I::word_bytes(c, kGroup);
+    return size_t{1} * I::Windows::words(c) * I::word_bytes(c, kGroup);
   }
 
   static void binary_conv(const BinaryConv& c, const Epilogue& e, int bit_pad,
@@ -316,7 +338,7 @@ struct Implementation {
   template <int kParts>
   static void conv_rows(const BinaryConv c, const Epilogue e, int bit_pad,
                         const uint64_t* in, int group, int y0, int y1) {
-    alignas(64) uint16_t counts[kStrip * kGroup];
+    alignas(64) typename I::Count counts[kStrip * kGroup];
     int32_t sums[kStrip];
     uint64_t words[kStrip];
     const int channel = group * kGroup;
@@ -326,13 +348,14 @@ struct Implementation {
     const uint64_t mask = group_mask(c.out_channels, group);
     const uint64_t flip = c.limit ? c.flip[group] : 0;
     typename I::Found nan{};
-    const int row_words = c.kernel * words32(c.in.channels);
+    const bool whole = I::Windows::whole(c);
+    const int window = I::Windows::words(c), row_words = window / c.kernel;
     const size_t row_bytes = row_words * I::word_bytes(c, lanes);
     const uint8_t* const weights = c.weights + group * weight_bytes(c);
     typename I::Windows windows;
     const Split strips(c.out_width, windows.most_pixels(c));
 
-    CountTask task;
+    CountTask<typename I::Count> task;
     task.offsets = c.offsets;
     task.channels = c.in.channels;
     task.lanes = lanes;
@@ -340,16 +363,16 @@ struct Implementation {
       const int top = y * c.stride - c.pad;
       const int skip = std::max(0, -top);
       const int rows = std::min(c.kernel, c.in.height - top) - skip;
-      task.words = rows * row_words;
+      task.words = whole ? window : rows * row_words;
       const uint64_t* first = in + ptrdiff_t{top + skip} * c.in.row() +
                               (c.in.pad - c.pad) * c.in.pixel();
-      task.weights = weights + skip * row_bytes;
+      task.weights = weights + (whole ? 0 : skip * row_bytes);
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
 
       for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
         const int width = strips[strip];
         if (kParts & kTerms) sum_signs(c, first, rows, width, sums);
-        windows.read(c, first, rows, width, task);
+        windows.read(c, first, skip, rows, width, task);
         first += ptrdiff_t{width} * c.stride * c.in.pixel();
         each_block<I::Windows::kTogether>(task, width, I::pixels(lanes), counts,
                                           I::count);
@@ -583,7 +606,9 @@ struct Implementation {
             supported,
             weight_bytes,
             I::pack_weights,
+            I::Windows::words,
             I::Windows::offset,
+            I::Windows::whole,
             binary_conv,
             I::byte_weight_bytes,
             I::pack_byte_weights,

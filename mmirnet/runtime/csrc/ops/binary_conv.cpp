@@ -43,18 +43,20 @@ int first_true(int low, int high, Test test) {
 
 int floor_half(int value) { return (value - (value & 1)) / 2; }
 
-// Rows outside are skipped. Columns outside read zero bits: there the popcount
-// is the weights' own, which the base takes back.
-int base_of(const BinaryConv& conv, const uint64_t* filter,
+// Columns outside read zero bits: there the popcount is the weights' own, which the
+// base takes back. Rows outside do so in `whole` windows, and are skipped in others.
+int base_of(const BinaryConv& conv, const uint64_t* filter, bool whole,
             std::pair<int, int> row, std::pair<int, int> column) {
   const int words = conv.in.pixel();
   int base = 0;
-  for (int v = row.first; v < row.second; ++v)
+  for (int v = 0; v < conv.kernel; ++v)
     for (int u = 0; u < conv.kernel; ++u) {
-      if (u >= column.first && u < column.second) {
+      const bool in_row = v >= row.first && v < row.second;
+      if (in_row && u >= column.first && u < column.second) {
         base += conv.in.channels;
         continue;
       }
+      if (!in_row && !whole) continue;
       const uint64_t* word = filter + (v * conv.kernel + u) * words;
       for (int i = 0; i < words; ++i) base += 2 * __builtin_popcountll(word[i]);
     }
@@ -115,11 +117,9 @@ int size_of(const BinaryConv& conv, std::pair<int, int> row,
 
 // See BinaryConv::offsets.
 const ptrdiff_t* offsets_of(Network& network, const BinaryConv& conv) {
-  std::vector<ptrdiff_t> offsets;
-  for (int v = 0; v < conv.kernel; ++v)
-    for (int u = 0; u < conv.kernel; ++u)
-      for (int i = 0; i < words32(conv.in.channels); ++i)
-        offsets.push_back(network.kernels()->offset(conv, v, u, i));
+  std::vector<ptrdiff_t> offsets(network.kernels()->words(conv));
+  for (size_t i = 0; i < offsets.size(); ++i)
+    offsets[i] = network.kernels()->offset(conv, static_cast<int>(i));
   return network.keep(offsets);
 }
 
@@ -169,6 +169,7 @@ void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
                 const Epilogue& epilogue, bool only_bits) {
   const int k = conv.kernel, channels = conv.out_channels;
   const int groups = round_up(channels, kGroup) / kGroup;
+  const bool whole = network.kernels()->whole(conv);
   const int table = groups * kGroup, most = k * k * conv.in.channels;
   conv.row_entry = entries(network, rows.of, columns.parts.size() * table);
   conv.column_entry = entries(network, columns.of, table);
@@ -186,7 +187,7 @@ void add_tables(Network& network, BinaryConv& conv, const uint64_t* signs,
       for (size_t c = 0; c < columns.parts.size(); ++c) {
         const size_t at = (r * columns.parts.size() + c) * table + out;
         const int value =
-            base_of(conv, filter, rows.parts[r], columns.parts[c]);
+            base_of(conv, filter, whole, rows.parts[r], columns.parts[c]);
         base[at] = static_cast<float>(value);
         limit[at] = floor_half(value - place);
       }
