@@ -31,7 +31,8 @@ def binary_network(signs, exponent, x_channels, kernel, stride, padding, size, t
     """
     height, width = size
     image = min(x_channels, 64)
-    eye = np.eye(image, dtype=np.float32)[np.arange(x_channels) % image][..., None, None]
+    eye = np.eye(image, dtype=np.float32)[np.arange(x_channels) % image]
+    eye = eye[..., None, None]
     graph = [
         dict(op='conv2d', src=['input'], dst='copy', stride=1, padding=0),
         dict(

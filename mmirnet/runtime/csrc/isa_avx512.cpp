@@ -230,7 +230,7 @@ struct Avx512 {
   // P pixels by V registers of lanes. The loops over sums are unrolled by force: left
   // to itself, the compiler keeps a copy of the sums in memory.
   template <int P, int V>
-  static void dot_block(const DotTask& t) {
+  MMIRNET_ALONE static void dot_block(const DotTask& t) {
     __m512i sum[P][V];
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
@@ -245,16 +245,18 @@ struct Avx512 {
             _mm512_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x, _mm512_load_si512(w + v));
+          sum[p][v] = _mm512_dpbusd_epi32(
+              sum[p][v], x, _mm512_load_si512(w + v));
           in_place(sum[p][v]);
         }
       }
     }
+    int32_t* const sums = t.sums;
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v)
-        _mm512_store_si512(t.sums + p * kGroup + 16 * v, sum[p][v]);
+        _mm512_store_si512(sums + p * kGroup + 16 * v, sum[p][v]);
   }
 
   // Adds a pair of words, `a` and the xor `ab` of both, with their V weights each.
@@ -272,7 +274,7 @@ struct Avx512 {
   // The same of pairs of words, kStep from pixel to pixel or else t.in_step. Two pairs
   // at a time: the parity moves to another register and back.
   template <int P, int V, int kStep>
-  static void count_block(const CountTask<Count>& t) {
+  MMIRNET_ALONE static void count_block(const CountTask<Count>& t) {
     const ptrdiff_t step = kStep ? kStep : t.in_step;
     const auto spread = [&](int k, int p) MMIRNET_INLINE {
       return _mm512_set1_epi32(static_cast<int>(t.in[t.offsets[k] + p * step]));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -79,10 +80,25 @@ struct Tails {
 
   // To `to` after the first byte of each of the `width` windows, `step` apart.
   void copy(uint8_t* in, ptrdiff_t to, ptrdiff_t step, int width) const {
-    for (size_t i = 0; i < from.size(); ++i) {
-      const uint8_t* source = in + from[i];
-      uint8_t* target = in + to + i / together * plane + i % together;
-      for (int x = 0; x < width; ++x) target[x * step] = source[x * step];
+    for (size_t i = 0; i < from.size(); i += together) {
+      uint8_t* const target = in + to + i / together * plane;
+      const auto source = [&](size_t j) {  // the last one stands for what is not there
+        return in + from[std::min(i + j, from.size() - 1)];
+      };
+      if (together == 4)
+        copy_word(source(0), source(1), source(2), source(3), target, step, width);
+      else
+        for (int j = 0; j < together; ++j)
+          for (int x = 0; x < width; ++x) target[x * step + j] = source(j)[x * step];
+    }
+  }
+
+ private:
+  static void copy_word(const uint8_t* a, const uint8_t* b, const uint8_t* c,
+                        const uint8_t* d, uint8_t* to, ptrdiff_t step, int width) {
+    for (int x = 0; x < width; ++x, a += step, b += step, c += step, d += step) {
+      const uint32_t word = *a | *b << 8 | *c << 16 | uint32_t{*d} << 24;
+      std::memcpy(to + x * step, &word, 4);
     }
   }
 };
