@@ -171,7 +171,7 @@ def test_dilation():
     check(packed, pixels_of(packed))
 
 
-@pytest.mark.parametrize('value', [-128, 127])
+@pytest.mark.parametrize('value', [-128, -65, -64, 64, 65, 127])
 def test_the_largest_sums_do_not_saturate(value):
     """All weights and all pixels at their ends."""
     packed = int8_network(3, 16, (9, 9), padding=1)

@@ -196,15 +196,18 @@ struct Avx2 {
   }
 
   // The sums of 4 bytes with the 16 choices of 4 signs are looked up, as those of
-  // bits are: a table of their lower bytes and one of their upper bytes. Other
-  // weights are 16 bits wide, as pmaddwd takes them; maddubs would saturate.
+  // bits are: a table of their lower bytes and one of their upper bytes. Small weights
+  // are bytes, as pmaddubsw takes them, which saturates with others: these are 16 bits
+  // wide, as pmaddwd takes them.
   static size_t byte_weight_bytes(const ByteConv& c) {
     const size_t bytes = lane_byte_weight_bytes(c);
-    return c.tables ? bytes / 4 : 2 * bytes;
+    return c.tables ? bytes / 4 : c.small ? bytes : 2 * bytes;
   }
 
   static void pack_byte_weights(const ByteConv& c, const int8_t* weights,
                                 int group, uint8_t* destination) {
+    if (c.small && !c.tables)
+      return lane_pack_byte_weights(c, weights, group, destination);
     const int lanes = group_lanes(c.out_channels, group);
     each_byte_weight(c, weights, group, [&](ptrdiff_t at, int16_t weight) {
       if (!c.tables) {
@@ -285,6 +288,40 @@ struct Avx2 {
       }
   }
 
+  // 8 * V channels from `lane` on, 8 by 4 inputs in a register.
+  template <int P, int V>
+  MMIRNET_ALONE static void small_dot(const DotTask& t, int lane) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i sum[P][V];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[p][v] = load_int(t.start + lane + 8 * v);
+    const uint8_t* w = t.weights + 4 * lane;
+    for (int k = 0; k < t.words; ++k, w += 4 * t.lanes) {
+      const uint8_t* in = t.in + t.offsets[k];
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const __m256i x =
+            _mm256_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+          const __m256i pairs = _mm256_maddubs_epi16(
+              x, _mm256_load_si256(reinterpret_cast<const __m256i*>(w) + v));
+          sum[p][v] = _mm256_add_epi32(sum[p][v], _mm256_madd_epi16(pairs, ones));
+          in_place(sum[p][v]);
+        }
+      }
+    }
+    int32_t* const sums = t.sums + lane;
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(sums + p * kGroup + 8 * v),
+                           sum[p][v]);
+  }
+
   // 32 channels from 32 * half on.
   template <int P>
   MMIRNET_ALONE static void table_dot(const DotTask& t, int half) {
@@ -340,12 +377,17 @@ struct Avx2 {
 
   static void dot(const DotTask& t) {
     with_pixels<kBytePixels>(t.pixels, [&](auto pixels) {
-      if (t.tables)
+      if (t.tables) {
         for (int half = 0; 32 * half < t.lanes; ++half)
           table_dot<pixels.value>(t, half);
-      else
+      } else if (t.small) {
+        int lane = 0;
+        for (; lane + 32 <= t.lanes; lane += 32) small_dot<pixels.value, 4>(t, lane);
+        if (lane < t.lanes) small_dot<pixels.value, 2>(t, lane);
+      } else {
         for (int lane = 0; lane < t.lanes; lane += 16)
           wide_dot<pixels.value>(t, lane);
+      }
     });
   }
 

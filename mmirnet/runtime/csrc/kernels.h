@@ -18,6 +18,7 @@ namespace mmirnet {
 
 constexpr int kGroup = 64;  // output channels computed together
 constexpr int kTable = 32;  // bytes of a table, see Kernels::make_tables
+constexpr int kSmallWeight = 64;  // the sum of two products with bytes has 16 bits
 
 constexpr int round_up(int value, int unit) {
   return (value + unit - 1) / unit * unit;
@@ -102,6 +103,7 @@ struct ByteConv {
   const uint8_t* weights;  // Kernels::pack_byte_weights' layout
   // Weights are -1 and +1, and `in` holds Kernels::make_tables' tables.
   bool tables;
+  bool small;  // weights are within kSmallWeight
   const int32_t* start;  // of the sums, one for each channel
   const float* factor;   // for each channel
   const float* rest;     // a table as BinaryConv's

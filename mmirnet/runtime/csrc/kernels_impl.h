@@ -59,7 +59,7 @@ struct CountTask : Task<uint32_t, Count> {
 struct DotTask : Task<uint8_t, int32_t> {
   const int32_t* start;  // of the group's sums
   int run_words, alone;  // see ByteConv
-  bool tables;
+  bool tables, small;
 };
 
 // Each file that includes this has its own functions: the linker would keep one of
@@ -441,6 +441,7 @@ struct Implementation {
     task.start = c.start + channel;
     task.lanes = lanes;
     task.tables = c.tables;
+    task.small = c.small;
     for (int y = y0; y < y1; ++y) {
       const uint8_t* row = in + (y - y0) * c.in_down;
       uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);

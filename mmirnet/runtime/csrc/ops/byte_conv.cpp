@@ -156,9 +156,10 @@ Words make_words(const ByteConv& conv, const Rows& rows, const Window& w,
 
 // A convolution without its words and weights.
 ByteConv make_conv(const Rows& rows, const Window& w, int width, int channels,
-                   bool tables) {
+                   bool tables, bool small) {
   ByteConv conv{};
   conv.tables = tables;
+  conv.small = small;
   const ptrdiff_t unit = unit_of(conv);
   conv.in_step = unit * (w.stride_x / rows.sample_x) * rows.in->channels;
   conv.in_down = unit * w.stride_y / rows.sample_y * rows.bytes();
@@ -172,6 +173,12 @@ bool has_tables(const Kernels& kernels, const Tensor& in, Span<int8_t> weights) 
   return kernels.make_tables && in.channels % 4 == 0 &&
          std::all_of(weights.begin(), weights.end(),
                      [](int8_t weight) { return weight == 1 || weight == -1; });
+}
+
+bool are_small(Span<int8_t> weights) {
+  return std::all_of(weights.begin(), weights.end(), [](int8_t weight) {
+    return weight >= -kSmallWeight && weight <= kSmallWeight;
+  });
 }
 
 // See ByteConv::rest.
@@ -251,7 +258,8 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
 
   const Rows rows = make_rows(in, w, {scale, zero});
   const bool tables = has_tables(*kernels, in, weights.values);
-  ByteConv conv = make_conv(rows, w, width, channels, tables);
+  ByteConv conv =
+      make_conv(rows, w, width, channels, tables, are_small(weights.values));
   const int table = round_up(channels, kGroup);
   conv.row_entry = entries(network, weights.row_class, column_classes * table);
   conv.column_entry = entries(network, weights.column_class, table);
