@@ -4,7 +4,7 @@ Weights become integers of 8 bits, with a scale for each output channel. What a 
 reads becomes bytes: between -1 and 1 behind a Hardtanh, else in the range that images
 show, which the caller gives. The first convolution reads the pixels themselves, and
 normalisation goes into its weights and what is added to its sums. Its weights have 7
-bits, with which AVX2 multiplies twice as fast, and are rounded so that their errors
+bits, so that the sum of two products has 16, and are rounded so that their errors
 cancel on images.
 """
 
