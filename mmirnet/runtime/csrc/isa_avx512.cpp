@@ -263,16 +263,17 @@ struct Avx512 {
   template <int V>
   static void add_pair(__m512i before, __m512i a, __m512i ab, const __m512i* w,
                        __m512i& parity, __m512i& carried) {
-    // Read where it is needed: a copy of a register would take its place.
+    // Weights are loaded for each pixel: copies of a register would cost more.
     asm("" : "+r"(w));
     parity = _mm512_ternarylogic_epi32(_mm512_load_si512(w + V), before, ab, kParity);
     const __m512i carries = _mm512_ternarylogic_epi32(
         _mm512_xor_si512(a, _mm512_load_si512(w)), before, parity, kCarries);
+    // The intrinsic's sum goes to another register, and from there to its own.
     asm("vpaddd %1, %0, %0" : "+v"(carried) : "v"(_mm512_popcnt_epi32(carries)));
   }
 
-  // The same of pairs of words, kStep from pixel to pixel or else t.in_step. Two pairs
-  // at a time: the parity moves to another register and back.
+  // Popcounts of P pixels in V registers of lanes. Words are kStep from pixel to pixel,
+  // or else t.in_step. Two pairs at a time: the parity moves to another register and back.
   template <int P, int V, int kStep>
   MMIRNET_ALONE static void count_block(const CountTask<Count>& t) {
     const ptrdiff_t step = kStep ? kStep : t.in_step;

@@ -349,7 +349,8 @@ struct Implementation {
     const uint64_t flip = c.limit ? c.flip[group] : 0;
     typename I::Found nan{};
     const bool whole = I::Windows::whole(c);
-    const int window = I::Windows::words(c), row_words = window / c.kernel;
+    const int window = I::Windows::words(c);
+    const int row_words = window / c.kernel;  // of windows that are not whole
     const size_t row_bytes = row_words * I::word_bytes(c, lanes);
     const uint8_t* const weights = c.weights + group * weight_bytes(c);
     typename I::Windows windows;
