@@ -383,9 +383,10 @@ struct Implementation {
         if (c.limit) {
           for (int p = 0; p < width; ++p) {
             const int32_t* limit = c.limit + entries + column[p];
-            words[p] = flip;
+            uint64_t word = flip;
             for (int i = 0; i < lanes; i += I::kWidth)
-              words[p] ^= I::at_most(counts + p * kGroup + i, limit + i) << i;
+              word ^= I::at_most(counts + p * kGroup + i, limit + i) << i;
+            words[p] = word;
           }
         } else {
           const ptrdiff_t at = (ptrdiff_t{y} * c.out_width + x0) * float_pixel;
