@@ -102,17 +102,17 @@ class PairedWindows {
   void read_planes(const BinaryConv& c, const uint64_t* first, int skip, int rows,
                    int pixels, int x) {
     const __mmask16 mask = (1u << std::min(16, pixels - x)) - 1;
-    const int kernel = c.kernel, taps = taps_of(c), step = plane(c);
+    const int kernel = c.kernel, taps = taps_of(c), step = plane(c), all = words(c);
     const uint64_t* row = first + ptrdiff_t{x} * c.stride;
     uint32_t* to = words_ + x;
     __m512i half = _mm512_setzero_si512(), before = half;
-    bool lower = true, alone = words(c) % 2, second = false;
+    bool lower = true;
+    int i = 0;
     const auto put = [&](__m512i word) MMIRNET_INLINE {
-      _mm512_storeu_si512(to, second ? _mm512_xor_si512(word, before) : word);
+      const __m512i both = _mm512_xor_si512(word, before);
+      _mm512_storeu_si512(to, is_second(i++, all) ? both : word);
       to += step;
       before = word;
-      second = !second && !alone;
-      alone = false;
     };
     for (int v = 0; v < kernel; ++v) {
       const bool inside = v >= skip && v < skip + rows;
@@ -245,8 +245,7 @@ struct Avx512 {
             _mm512_set1_epi32(static_cast<int>(load_word(in + p * t.in_step)));
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          sum[p][v] = _mm512_dpbusd_epi32(
-              sum[p][v], x, _mm512_load_si512(w + v));
+          sum[p][v] = _mm512_dpbusd_epi32(sum[p][v], x, _mm512_load_si512(w + v));
           in_place(sum[p][v]);
         }
       }
