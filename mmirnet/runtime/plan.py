@@ -167,13 +167,30 @@ class _Fusion:
                 self.append(step)
 
     def add(self, sources: list[str], output: str) -> None:
-        """The operand computed last can take the other one as it is made."""
+        """One operand takes the other as it is made: the last one where it can."""
         late, early = sorted(sources, key=lambda v: -self.made_by.get(v, -1))
-        step = self.open_step(late) if late != early else None
-        if step is None or step.residual or step.activates:
+        step = self.adding_step(late) if late != early else None
+        if step is None and self.adding_step(early) and late != early:
+            self.postpone(early)
+            late, early = early, late
+            step = self.adding_step(late)
+        if step is None:
             step = self.new_map(late, output)
         step.residual = early
         self.extend(step, output)
+
+    def adding_step(self, name: str) -> Step | None:
+        """The step that made a value, if it can add another one to it."""
+        step = self.open_step(name)
+        return None if step is None or step.residual or step.activates else step
+
+    def postpone(self, name: str) -> None:
+        """Makes a value that no step has read yet after all others."""
+        index, last = self.made_by[name], len(self.steps) - 1
+        self.steps.append(self.steps.pop(index))
+        for value, place in self.made_by.items():
+            if place >= index:
+                self.made_by[value] = last if place == index else place - 1
 
     def open_step(self, name: str) -> Step | None:
         """The step that made a value nobody else reads, if it can take more."""
