@@ -48,7 +48,7 @@ def op(name, kind, *src, **attributes):
 BITS = dict(kernel=3, stride=1, padding=1, binarize_input=True)
 
 
-def network(channels, between):
+def network(channels, between, more=None):
     """Image -> 1x1 identity -> `between` -> binary convolution -> average -> logits."""
     graph = [op('x', 'conv2d', 'input', stride=1, padding=0), *between]
     graph += [
@@ -67,7 +67,7 @@ def network(channels, between):
         'binary.signs': pack_bits(bits),
         'binary.exponent': np.zeros(16, np.int8),
         'logits.weight': rng.normal(size=(4, 16)).astype('f4'),
-    }
+    } | (more or {})
     used = {step['dst'] for step in graph}
     tensors = {n: t for n, t in tensors.items() if n.split('.')[0] in used}
     names = {'uint64': 'U64', 'int8': 'I8', 'float32': 'F32'}
@@ -133,6 +133,35 @@ def test_overflow_inside_is_as_in_the_simulation(isa, between, channels):
                 NonFiniteError, match=r'image 1 is finite, up to 3e\+38'
             ):
                 engine.predict(x)
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('first', ['binary_conv2d', 'conv2d'])
+@pytest.mark.parametrize('channels', [3, 20, 64])
+def test_sums_that_overflow_meet_infinity(isa, first, channels):
+    """Where sums cannot become NaN, the kernels do not look for it: here they can."""
+    fields = BITS if first == 'binary_conv2d' else dict(stride=1, padding=1)
+    between = [
+        op('up', 'affine', 'x'),
+        op('wide', first, 'x', **fields),
+        op('huge', 'affine', 'wide'),
+        op('sum', 'add', 'huge', 'up'),
+        op('act', 'hardtanh', 'sum'),
+    ]
+    more = {'huge.affine': np.float32([[-3e38] * channels, [0] * channels])}
+    if first == 'binary_conv2d':
+        more['wide.signs'] = pack_bits(np.ones((channels, 9 * channels), np.uint8))
+        more['wide.exponent'] = np.zeros(channels, np.int8)
+    else:
+        more['wide.weight'] = np.ones((channels, channels, 3, 3), np.float32)
+    packed = network(channels, between, more)
+    x = np.ones((3, channels, 5, 6), np.float32)
+    x[1, channels - 1, 2, 3] = 3e38
+    with torch.no_grad():
+        wanted = Simulation(packed)(torch.from_numpy(x)).numpy()
+    assert np.isnan(wanted).any(1).tolist() == [False, True, False]
+    with pytest.raises(NonFiniteError, match='image 1 is finite'):
+        Session(packed, 1, isa).predict(x)
 
 
 @pytest.mark.parametrize('after', ['sign', 'max_pool2d'])

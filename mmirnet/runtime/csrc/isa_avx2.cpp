@@ -29,7 +29,9 @@ constexpr CountTables kCountTables = make_count_tables();
 // for each word of both 8 bytes, which select tables.
 class PairedWindows {
  public:
-  static constexpr int kTogether = 2;
+  explicit PairedWindows(const BinaryConv& c) : conv_(c) {}
+
+  static int together(const BinaryConv&) { return 2; }
 
   static int most_pixels(const BinaryConv& c) {
     const int column = 16 * c.kernel * c.in.pixel();
@@ -44,8 +46,9 @@ class PairedWindows {
     return at.row * row_bytes(c) + 16 * at.column * c.in.pixel() + 8 * at.word;
   }
 
-  void read(const BinaryConv& c, const uint64_t* first, int /*skip*/, int rows,
-            int pixels, CountTask<uint16_t>& task) {
+  void read(const uint64_t* first, int /*top*/, int rows, int pixels,
+            CountTask<uint16_t>& task) {
+    const BinaryConv& c = conv_;
     const int pixel = c.in.pixel(), stride = c.stride * pixel;
     const ptrdiff_t row = row_bytes(c);
     for (int v = 0; v < rows; ++v, first += c.in.row()) {
@@ -63,7 +66,7 @@ class PairedWindows {
       }
     }
     task.in = reinterpret_cast<const uint32_t*>(bytes_);
-    task.in_step = 4 * step(c) * pixel;
+    task.in_step = 8 * step(c) * pixel;
   }
 
  private:
@@ -100,6 +103,7 @@ class PairedWindows {
       spread(_mm_loadl_epi64(at(one + i)), _mm_loadl_epi64(at(two + i)), i, false);
   }
 
+  const BinaryConv& conv_;
   alignas(32) uint8_t bytes_[kBytes];
 };
 
@@ -109,6 +113,7 @@ struct Avx2 {
   using Count = uint16_t;
   static constexpr int kWidth = 8;
   static constexpr int kBytePixels = 3;
+  static constexpr bool kHasWithin = false;
   static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return _mm256_loadu_ps(p); }
@@ -157,7 +162,7 @@ struct Avx2 {
                       _mm256_cmpgt_epi32(load_counts(p), load_int(limit))));
   }
 
-  static int pixels(int lanes) { return lanes > 32 ? 4 : 8; }
+  static int pixels(int lanes) { return lanes > 32 ? 2 : 4; }
   static int byte_pixels(int) { return kBytePixels; }
 
   // Of a word of inputs: fewer where one alone has them all.
@@ -418,7 +423,7 @@ struct Avx2 {
         const uint8_t* in[P];
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p)
-          in[p] = reinterpret_cast<const uint8_t*>(t.in + 2 * p * t.in_step) +
+          in[p] = reinterpret_cast<const uint8_t*>(t.in + p * t.in_step) +
                   t.offsets[k];
         __m256i count[P][H];
 #pragma GCC unroll 8

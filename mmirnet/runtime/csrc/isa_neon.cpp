@@ -20,6 +20,7 @@ struct Neon {
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 2;  // with two registers of sums for 4 channels
+  static constexpr bool kHasWithin = false;
   static constexpr int kByteStart = 128;
 
   static Float load(const float* p) { return vld1q_f32(p); }

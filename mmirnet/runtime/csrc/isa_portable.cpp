@@ -11,6 +11,7 @@ struct Portable {
   static constexpr int kWidth = 1;
   static constexpr int kPixels = 1;
   static constexpr int kBytePixels = 1;
+  static constexpr bool kHasWithin = false;
   static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return *p; }

@@ -38,6 +38,7 @@ struct Wasm {
   static constexpr int kWidth = 4;
   static constexpr int kPixels = 4;
   static constexpr int kBytePixels = 4;
+  static constexpr bool kHasWithin = false;
   static constexpr int kByteStart = 0;
 
   static Float load(const float* p) { return wasm_v128_load(p); }

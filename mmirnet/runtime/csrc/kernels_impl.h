@@ -7,10 +7,17 @@
 //   I::signs(v)              bit i set where v[i] >= 0
 //   I::at_least(v, w)        bit i set where v[i] >= w[i]
 //   I::by_sign(v, a, b)      a where v >= 0, else b
+//   I::within(v, limit)      v between -limit and limit, if I::kHasWithin; NaN is lost
+//   I::with_registers(lanes, run), put_bits(word, v, bits)
+//                            where a vector has kFloatLanes: calls run(V) with the
+//                            number of vectors; puts the bits of one, and clears those
+//                            of all after it if it is the first. Comparisons then know
+//                            a mask of lanes, too
 //   I::Found, find_nan(a, b, found), any(found)
 //                            whether a NaN was in any a or b
 //   I::at_most(p, limit)     bit i set where p[i] <= limit[i]
-//   I::pixels(lanes)         most output pixels of one block of so many channels
+//   I::pixels(lanes)         most output pixels, or twos that a block cannot part, of one
+//                            block of so many channels
 //   I::Windows               what a block reads of a strip, see PlainWindows
 //   I::Count                 what holds a popcount of a window
 //   I::count(task)           popcounts of a block
@@ -44,7 +51,7 @@ struct Task {
   const In* in;              // first word of the first pixel's window
   const ptrdiff_t* offsets;  // of the window's words
   int words;                 // of the window, 32 bits each
-  ptrdiff_t in_step;         // to the next output pixel's window
+  ptrdiff_t in_step;         // to the next window, of those that are read together
   const uint8_t* weights;    // of the window's first word
   int lanes;                 // output channels of the group, rounded up to 16
   int pixels;
@@ -54,6 +61,7 @@ struct Task {
 template <class Count>
 struct CountTask : Task<uint32_t, Count> {
   int channels;  // of the input
+  int together;  // pixels that the block cannot part
 };
 
 struct DotTask : Task<uint8_t, int32_t> {
@@ -122,8 +130,11 @@ inline int window_words(const BinaryConv& c) {
 }
 
 // A strip's windows, read where they stand.
-struct PlainWindows {
-  static constexpr int kTogether = 1;  // pixels that a block cannot part
+class PlainWindows {
+ public:
+  explicit PlainWindows(const BinaryConv& c) : conv_(c) {}
+
+  static int together(const BinaryConv&) { return 1; }  // pixels that a block cannot part
   static int most_pixels(const BinaryConv&) { return kStrip; }
   static bool whole(const BinaryConv&) { return false; }
   static int words(const BinaryConv& c) { return window_words(c); }
@@ -133,14 +144,16 @@ struct PlainWindows {
     return 2 * (ptrdiff_t{at.row} * c.in.row() + at.column * c.in.pixel()) + at.word;
   }
 
-  // Those of `pixels` outputs. `first` is the first word of the window's rows inside
-  // of the image: `rows` of them after `skip` outside.
+  // Those of `pixels` outputs. `top` is the window's first row, `first` the first word
+  // of its `rows` inside of the image.
   template <class Task>
-  void read(const BinaryConv& c, const uint64_t* first, int /*skip*/, int /*rows*/,
-            int /*pixels*/, Task& task) {
+  void read(const uint64_t* first, int /*top*/, int /*rows*/, int /*pixels*/, Task& task) {
     task.in = reinterpret_cast<const uint32_t*>(first);
-    task.in_step = ptrdiff_t{2} * c.stride * c.in.pixel();
+    task.in_step = ptrdiff_t{2} * conv_.stride * conv_.in.pixel();
   }
+
+ private:
+  const BinaryConv& conv_;
 };
 
 template <class I>
@@ -155,7 +168,16 @@ struct Implementation {
     kScale = 8,
     kActivation = 16,  // and threshold
     kTerms = 32,
+    kSymmetric = 64,  // low = -high, and y cannot be NaN
   };
+
+  // Which may make NaN of sums; see Network::watch for the others.
+  template <int kParts>
+  static constexpr bool kMakeNan = kParts & (kScale | kActivation | kTerms);
+
+  // Stores to what is not in the nearest cache wait for each other: it is fetched so
+  // many floats before.
+  static constexpr int kAhead = 256;
 
   // What the epilogue has for one vector of channels. The parts in use are
   // template arguments, so that the innermost loops have no branches.
@@ -163,6 +185,7 @@ struct Implementation {
   struct Vector {
     Float low, high, scale, alpha, beta, before, negative, positive, after, threshold;
 
+    Vector() = default;
     Vector(const Epilogue& e, int channel) : low(I::set(e.low)), high(I::set(e.high)) {
       if (kParts & kScale) scale = I::load(e.scale + channel);
       if (kParts & kAffine) {
@@ -187,60 +210,99 @@ struct Implementation {
         y = I::mul(y, I::by_sign(y, positive, negative));
         y = I::add(y, after);
       }
-      y = I::min(high, I::max(low, y));
-      if (kParts & kOut) I::store(e.out + at, y);
+      if constexpr (kParts & kSymmetric)
+        y = I::within(y, high);
+      else
+        y = I::min(high, I::max(low, y));
+      if (kParts & kOut) {
+        I::store(e.out + at, y);
+        if (!(kParts & kResidual)) __builtin_prefetch(e.out + at + kAhead);
+      }
       return y;
     }
 
-    uint64_t bits(Float y) const {
-      return kParts & kActivation ? I::at_least(y, threshold) : I::signs(y);
+    template <class... Mask>
+    auto bits(Float y, Mask... mask) const {
+      if constexpr (kParts & kActivation)
+        return I::at_least(y, threshold, mask...);
+      else
+        return I::signs(y, mask...);
     }
   };
 
-  // The epilogue of `lanes` channels from `channel` on, for `pixels` neighbours:
-  // their bits. One comparison finds a NaN in two vectors.
-  template <int kParts, class Load>
-  static inline void epilogue(const Epilogue& e, int lanes, int pixels,
-                              ptrdiff_t at, ptrdiff_t step, int channel,
-                              typename I::Found& nan, uint64_t* words, Load load) {
+  // Words of bits, `pixel` apart, of the lanes in `mask`.
+  struct BitRow {
+    uint64_t* words;  // or null
+    ptrdiff_t pixel;
+    uint64_t mask;
+  };
+
+  // The epilogue of `lanes` channels from `channel` on, for `pixels` neighbours, of which
+  // load(p, i) has the lanes from i on. One comparison finds a NaN in two vectors.
+  template <int kParts, bool kFindNan, class Load>
+  MMIRNET_INLINE static void epilogue(const Epilogue& e, int lanes, int pixels,
+                                      ptrdiff_t at, ptrdiff_t step, int channel,
+                                      typename I::Found& nan, BitRow row, Load load) {
+    if constexpr (I::kWidth == kFloatLanes)
+      I::with_registers(lanes, [&](auto v) MMIRNET_INLINE {
+        epilogue_in<v.value, kParts, kFindNan>(e, pixels, at, step, channel, nan, row,
+                                               load);
+      });
+    else
+      epilogue_of_many<kParts, kFindNan>(e, lanes, pixels, at, step, channel, nan, row,
+                                         load);
+  }
+
+  // Of many vectors, whose constants are read again for each pixel.
+  template <int kParts, bool kFindNan, class Load>
+  MMIRNET_INLINE static void epilogue_of_many(const Epilogue& e, int lanes, int pixels,
+                                              ptrdiff_t at, ptrdiff_t step, int channel,
+                                              typename I::Found& nan, BitRow row,
+                                              Load load) {
     typename I::Found found = nan;
-    constexpr bool kOne = I::kWidth == kFloatLanes;  // vector, where lanes are few
-    if (kOne && lanes == I::kWidth) {  // whose constants stay in registers
-      const Vector<kParts> vector(e, channel);
-      const auto one = [&](int p) MMIRNET_INLINE {
-        const Float y = vector.value(e, load(p, 0), at + p * step);
-        words[p] = vector.bits(y);
+    for (int p = 0; p < pixels; ++p) {
+      uint64_t word = 0;
+      const auto one = [&](int i) MMIRNET_INLINE {
+        const Vector<kParts> vector(e, channel + i);
+        const Float y = vector.value(e, load(p, i), at + p * step + i);
+        word |= vector.bits(y) << i;
         return y;
       };
-      int p = 0;
-      for (; p + 2 <= pixels; p += 2) {
-        const Float y = one(p);
-        I::find_nan(y, one(p + 1), found);
+      int i = 0;
+      for (; i + 2 * I::kWidth <= lanes; i += 2 * I::kWidth) {
+        const Float y = one(i), z = one(i + I::kWidth);
+        if (kFindNan) I::find_nan(y, z, found);
       }
-      if (p < pixels) {
-        const Float y = one(p);
-        I::find_nan(y, y, found);
+      if (i < lanes) {
+        const Float y = one(i);
+        if (kFindNan) I::find_nan(y, y, found);
       }
-    } else {
-      for (int p = 0; p < pixels; ++p) {
-        uint64_t word = 0;
-        const auto one = [&](int i) MMIRNET_INLINE {
-          const Vector<kParts> vector(e, channel + i);
-          const Float y = vector.value(e, load(p, i), at + p * step + i);
-          word |= vector.bits(y) << i;
-          return y;
-        };
-        int i = 0;
-        for (; i + 2 * I::kWidth <= lanes; i += 2 * I::kWidth) {
-          const Float y = one(i);
-          I::find_nan(y, one(i + I::kWidth), found);
-        }
-        if (i < lanes) {
-          const Float y = one(i);
-          I::find_nan(y, y, found);
-        }
-        words[p] = word;
+      if (row.words) row.words[p * row.pixel] = word & row.mask;
+    }
+    nan = found;
+  }
+
+  // Of V vectors, whose constants stay in registers.
+  template <int V, int kParts, bool kFindNan, class Load>
+  MMIRNET_INLINE static void epilogue_in(const Epilogue& e, int pixels, ptrdiff_t at,
+                                         ptrdiff_t step, int channel,
+                                         typename I::Found& nan, BitRow row, Load load) {
+    typename I::Found found = nan;
+    alignas(64) Vector<kParts> vectors[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) vectors[v] = {e, channel + v * I::kWidth};
+    for (int p = 0; p < pixels; ++p) {
+      Float y[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const int i = v * I::kWidth;
+        y[v] = vectors[v].value(e, load(p, i), at + p * step + i);
+        if (row.words)
+          I::put_bits(row.words + p * row.pixel, v, vectors[v].bits(y[v], row.mask >> i));
       }
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v += 2)
+        if (kFindNan) I::find_nan(y[v], y[std::min(v + 1, V - 1)], found);
     }
     nan = found;
   }
@@ -257,6 +319,17 @@ struct Implementation {
     }
   }
 
+  // Of an epilogue behind sums, where a symmetric clamp can be one instruction.
+  template <class Run>
+  static void with_sum_parts(const Epilogue& e, Run run) {
+    with_parts(parts_of(e), [&](auto parts) {
+      constexpr int kParts = parts.value;
+      if constexpr (I::kHasWithin && !kMakeNan<kParts>)
+        if (e.low == -e.high) return run(std::integral_constant<int, kParts | kSymmetric>{});
+      run(parts);
+    });
+  }
+
   static int parts_of(const Epilogue& e) {
     return (e.alpha ? kAffine : 0) | (e.residual ? kResidual : 0) |
            (e.out ? kOut : 0) | (e.scale ? kScale : 0) |
@@ -269,45 +342,37 @@ struct Implementation {
 
   static void binary_conv(const BinaryConv& c, const Epilogue& e, int bit_pad,
                           const uint64_t* in, int group, int y0, int y1) {
-    with_parts(parts_of(e), [&](auto parts) {
+    with_sum_parts(e, [&](auto parts) {
       if (c.rest)
-        conv_rows<(parts.value & ~kScale) | kTerms>(c, e, bit_pad, in, group, y0,
-                                                    y1);
+        conv_rows<(parts.value & ~(kScale | kSymmetric)) | kTerms>(c, e, bit_pad, in,
+                                                                   group, y0, y1);
       else
         conv_rows<parts.value>(c, e, bit_pad, in, group, y0, y1);
     });
   }
 
-  // A group's word of the first pixel in row y, after the zero columns of that
-  // row were cleared; null without bits.
-  static uint64_t* bit_row(const Epilogue& e, int channels, int width, int pad,
-                           int group, int y) {
-    if (!e.bits) return nullptr;
+  // A group's words in row y, after the zero columns of that row were cleared.
+  static BitRow bit_row(const Epilogue& e, int channels, int width, int pad, int group,
+                        int y) {
+    if (!e.bits) return {};
     const int pixel = (channels + 63) / 64;
     uint64_t* bits = e.bits + ptrdiff_t{y} * (width + 2 * pad) * pixel + group;
     for (int x = 0; x < pad; ++x) {
       bits[x * pixel] = 0;
       bits[(pad + width + x) * pixel] = 0;
     }
-    return bits + pad * pixel;
+    return {bits + pad * pixel, pixel, group_mask(channels, group)};
   }
 
-  // A group's words of neighbouring pixels.
-  static void put_bits(uint64_t* bits, int pixel, const uint64_t* words, int pixels,
-                       uint64_t mask) {
-    for (int p = 0; p < pixels; ++p) bits[p * pixel] = words[p] & mask;
-  }
-
-  // The sums of `width` pixels, a block of at most `most` at a time.
-  template <int kTogether, class Task, class Sum>
-  static void each_block(Task& task, int width, int most, Sum* sums,
-                         void (*run)(const Task&)) {
-    const Split blocks((width + kTogether - 1) / kTogether, most / kTogether);
+  // The sums of `width` pixels, `together` at once in each block.
+  template <class Task, class Sum>
+  static void each_block(Task& task, int width, int together, const Split& blocks,
+                         Sum* sums, void (*run)(const Task&)) {
     for (int block = 0; block < blocks.parts; ++block) {
-      task.pixels = std::min(width, kTogether * blocks[block]);
+      task.pixels = std::min(width, together * blocks[block]);
       task.sums = sums;
       run(task);
-      task.in += task.pixels * task.in_step;
+      task.in += blocks[block] * task.in_step;
       sums += task.pixels * kGroup;
       width -= task.pixels;
     }
@@ -333,6 +398,39 @@ struct Implementation {
     }
   }
 
+  // The bits of sums that a step function makes, see BinaryConv::limit.
+  MMIRNET_INLINE static void put_steps(const typename I::Count* counts,
+                                       const int32_t* limit, const ptrdiff_t* column,
+                                       int pixels, int lanes, uint64_t flip, BitRow row) {
+    if constexpr (I::kWidth == kFloatLanes) {
+      I::with_registers(lanes, [&](auto v) MMIRNET_INLINE {
+        flip ? put_steps_in<v.value, true>(counts, limit, column, pixels, flip, row)
+             : put_steps_in<v.value, false>(counts, limit, column, pixels, flip, row);
+      });
+    } else {
+      for (int p = 0; p < pixels; ++p, counts += kGroup) {
+        uint64_t word = flip;
+        for (int i = 0; i < lanes; i += I::kWidth)
+          word ^= I::at_most(counts + i, limit + column[p] + i) << i;
+        row.words[p * row.pixel] = word & row.mask;
+      }
+    }
+  }
+
+  template <int V, bool kFlip>
+  MMIRNET_INLINE static void put_steps_in(const typename I::Count* counts,
+                                          const int32_t* limit, const ptrdiff_t* column,
+                                          int pixels, uint64_t flip, BitRow row) {
+    for (int p = 0; p < pixels; ++p, counts += kGroup)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const int i = v * I::kWidth;
+        auto bits = I::at_most(counts + i, limit + column[p] + i, row.mask >> i);
+        if (kFlip) bits ^= static_cast<decltype(bits)>((flip & row.mask) >> i);
+        I::put_bits(row.words + p * row.pixel, v, bits);
+      }
+  }
+
   // Its own copies of `c` and `e`: no store can then change their members, which
   // stay in registers.
   template <int kParts>
@@ -340,25 +438,28 @@ struct Implementation {
                         const uint64_t* in, int group, int y0, int y1) {
     alignas(64) typename I::Count counts[kStrip * kGroup];
     int32_t sums[kStrip];
-    uint64_t words[kStrip];
     const int channel = group * kGroup;
     const int lanes = group_lanes(c.out_channels, group);
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
-    const int bit_pixel = (c.out_channels + 63) / 64;
-    const uint64_t mask = group_mask(c.out_channels, group);
     const uint64_t flip = c.limit ? c.flip[group] : 0;
     typename I::Found nan{};
     const bool whole = I::Windows::whole(c);
+    const int together = I::Windows::together(c);
     const int window = I::Windows::words(c);
     const int row_words = window / c.kernel;  // of windows that are not whole
     const size_t row_bytes = row_words * I::word_bytes(c, lanes);
     const uint8_t* const weights = c.weights + group * weight_bytes(c);
-    typename I::Windows windows;
+    typename I::Windows windows(c);
     const Split strips(c.out_width, windows.most_pixels(c));
+    const auto blocks_of = [&](int width) {
+      return Split((width + together - 1) / together, I::pixels(lanes));
+    };
+    const Split blocks[] = {blocks_of(strips.size), blocks_of(strips.size + 1)};
 
     CountTask<typename I::Count> task;
     task.offsets = c.offsets;
     task.channels = c.in.channels;
+    task.together = together;
     task.lanes = lanes;
     for (int y = y0; y < y1; ++y) {
       const int top = y * c.stride - c.pad;
@@ -368,31 +469,24 @@ struct Implementation {
       const uint64_t* first = in + ptrdiff_t{top + skip} * c.in.row() +
                               (c.in.pad - c.pad) * c.in.pixel();
       task.weights = weights + (whole ? 0 : skip * row_bytes);
-      uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
+      BitRow bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
 
       for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
         const int width = strips[strip];
         if (kParts & kTerms) sum_signs(c, first, rows, width, sums);
-        windows.read(c, first, skip, rows, width, task);
+        windows.read(first, top, rows, width, task);
         first += ptrdiff_t{width} * c.stride * c.in.pixel();
-        each_block<I::Windows::kTogether>(task, width, I::pixels(lanes), counts,
-                                          I::count);
+        each_block(task, width, together, blocks[width - strips.size], counts, I::count);
         // Where the tables have pixel p.
         const ptrdiff_t* const column = c.column_entry + x0;
         const ptrdiff_t entries = c.row_entry[y] + channel;
         if (c.limit) {
-          for (int p = 0; p < width; ++p) {
-            const int32_t* limit = c.limit + entries + column[p];
-            uint64_t word = flip;
-            for (int i = 0; i < lanes; i += I::kWidth)
-              word ^= I::at_most(counts + p * kGroup + i, limit + i) << i;
-            words[p] = word;
-          }
+          put_steps(counts, c.limit + entries, column, width, lanes, flip, bits);
         } else {
           const ptrdiff_t at = (ptrdiff_t{y} * c.out_width + x0) * float_pixel;
-          epilogue<kParts>(
-              e, lanes, width, at + channel, float_pixel, channel, nan, words,
-              [&](int p, int i) {
+          epilogue<kParts, kMakeNan<kParts>>(
+              e, lanes, width, at + channel, float_pixel, channel, nan, bits,
+              [&](int p, int i) MMIRNET_INLINE {
                 const ptrdiff_t entry = entries + column[p] + i;
                 const Float dot =
                     I::fma(I::from_count(counts + p * kGroup + i), I::set(-2.0f),
@@ -406,7 +500,7 @@ struct Implementation {
                 return I::add(I::mul(dot, I::load(c.factor + channel + i)), rest);
               });
         }
-        if (bits) put_bits(bits + x0 * bit_pixel, bit_pixel, words, width, mask);
+        bits.words += width * bits.pixel;
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
@@ -414,7 +508,7 @@ struct Implementation {
 
   static void byte_conv(const ByteConv& c, const Epilogue& e, int bit_pad,
                         const uint8_t* in, int group, int y0, int y1) {
-    with_parts(parts_of(e), [&](auto parts) {
+    with_sum_parts(e, [&](auto parts) {
       byte_rows<parts.value>(c, e, bit_pad, in, group, y0, y1);
     });
   }
@@ -424,14 +518,13 @@ struct Implementation {
   static void byte_rows(const ByteConv c, const Epilogue e, int bit_pad,
                         const uint8_t* in, int group, int y0, int y1) {
     alignas(64) int32_t sums[kStrip * kGroup];
-    uint64_t words[kStrip];
     const int channel = group * kGroup;
     const int lanes = group_lanes(c.out_channels, group);
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
-    const int bit_pixel = (c.out_channels + 63) / 64;
-    const uint64_t mask = group_mask(c.out_channels, group);
     typename I::Found nan{};
     const Split strips(c.out_width, kStrip);
+    const Split blocks[] = {Split(strips.size, I::byte_pixels(lanes)),
+                            Split(strips.size + 1, I::byte_pixels(lanes))};
 
     DotTask task;
     task.offsets = c.offsets;
@@ -446,23 +539,22 @@ struct Implementation {
     task.small = c.small;
     for (int y = y0; y < y1; ++y) {
       const uint8_t* row = in + (y - y0) * c.in_down;
-      uint64_t* bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
+      BitRow bits = bit_row(e, c.out_channels, c.out_width, bit_pad, group, y);
       for (int strip = 0, x0 = 0; strip < strips.parts; x0 += strips[strip++]) {
         const int width = strips[strip];
         task.in = row + x0 * c.in_step;
-        each_block<1>(task, width, I::byte_pixels(lanes), sums, I::dot);
+        each_block(task, width, 1, blocks[width - strips.size], sums, I::dot);
         const ptrdiff_t* const column = c.column_entry + x0;
         const ptrdiff_t first = c.row_entry[y] + channel;
         const ptrdiff_t at = (ptrdiff_t{y} * c.out_width + x0) * float_pixel;
-        epilogue<kParts>(e, lanes, width, at + channel, float_pixel, channel, nan,
-                         words, [&](int p, int i) {
-                           const Float dot =
-                               I::mul(I::from_int(sums + p * kGroup + i),
-                                      I::load(c.factor + channel + i));
-                           return I::add(dot,
-                                         I::load(c.rest + first + column[p] + i));
-                         });
-        if (bits) put_bits(bits + x0 * bit_pixel, bit_pixel, words, width, mask);
+        epilogue<kParts, kMakeNan<kParts>>(
+            e, lanes, width, at + channel, float_pixel, channel, nan, bits,
+            [&](int p, int i) MMIRNET_INLINE {
+              const Float dot = I::mul(I::from_int(sums + p * kGroup + i),
+                                       I::load(c.factor + channel + i));
+              return I::add(dot, I::load(c.rest + first + column[p] + i));
+            });
+        bits.words += width * bits.pixel;
       }
     }
     if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
@@ -492,7 +584,6 @@ struct Implementation {
                   const float* in) {
     with_parts(parts_of(given), [&](auto parts) {
       const Epilogue e = given;  // a copy as in conv_rows
-      uint64_t words[kStrip];
       const int stride = round_up(channels, kFloatLanes);
       const int groups = (channels + 63) / 64;
       typename I::Found nan{};
@@ -501,13 +592,13 @@ struct Implementation {
           const int count = std::min(kStrip, pixels - p);
           const int channel = g * kGroup;
           const ptrdiff_t at = ptrdiff_t{p} * stride + channel;
-          epilogue<parts.value>(e, group_lanes(channels, g), count, at, stride,
-                                channel, nan, words, [&](int q, int i) {
-                                  return I::load(in + at + q * stride + i);
-                                });
-          if (e.bits)
-            put_bits(e.bits + p * groups + g, groups, words, count,
-                     group_mask(channels, g));
+          BitRow bits{};
+          if (e.bits) bits = {e.bits + p * groups + g, groups, group_mask(channels, g)};
+          epilogue<parts.value, true>(
+              e, group_lanes(channels, g), count, at, stride, channel, nan, bits,
+              [&](int q, int i) MMIRNET_INLINE {
+                return I::load(in + at + q * stride + i);
+              });
         }
       if (I::any(nan)) e.nan->store(true, std::memory_order_relaxed);
     });

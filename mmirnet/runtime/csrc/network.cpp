@@ -1,6 +1,8 @@
 #include "network.h"
 
+#include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <stdexcept>
 
 namespace mmirnet {
@@ -119,12 +121,34 @@ void Network::plan_activation(const EpilogueSpec& epilogue, int channels,
                               Epilogue& constant) {
   const Span<float> activation = epilogue.activation;
   const Span<float> threshold = epilogue.threshold;
-  const size_t size = channels, padded = round_up(channels, kGroup);
+  const size_t size = channels;
   require(activation.size == 0 || activation.size == 4 * size,
           "activation of the wrong length");
   require(threshold.size == 0 || threshold.size == size,
           "threshold of the wrong length");
   if (!activation.size && !threshold.size) return;
+  fill_activation(activation, threshold, size, constant);
+}
+
+void Network::watch(EpiloguePlan& plan, const std::vector<double>& most) {
+  Epilogue& e = plan.constant;
+  if (e.threshold) return;
+  constexpr double kLimit = 0.99 * std::numeric_limits<float>::max();
+  const bool safe = [&] {
+    for (size_t c = 0; c < most.size(); ++c) {
+      const double scaled = most[c] * (e.scale ? std::abs(e.scale[c]) : 1);
+      const double sum =
+          e.alpha ? scaled * std::abs(e.alpha[c]) + std::abs(e.beta[c]) : scaled;
+      if (!(scaled <= kLimit && sum <= kLimit)) return false;
+    }
+    return true;
+  }();
+  if (!safe) fill_activation({}, {}, most.size(), e);
+}
+
+void Network::fill_activation(Span<float> activation, Span<float> threshold, size_t size,
+                              Epilogue& constant) {
+  const size_t padded = round_up(static_cast<int>(size), kGroup);
   // Parts that change nothing. No number changes where -0 is added.
   const std::vector<float> none(size, -0.0f), one(size, 1.0f), zero(size, 0.0f);
   const auto part = [&](Span<float> from, size_t index,

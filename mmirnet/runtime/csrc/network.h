@@ -115,6 +115,10 @@ class Network {
   // this shape and which reads `in`. `out` is whole, or else may be `kRows`.
   EpiloguePlan plan(const EpilogueSpec& epilogue, int height, int width,
                     int channels, int in, Tensor::Kind out = Tensor::kFloats);
+  // Kernels look for NaN only behind an activation, a scale or terms. Adds an activation
+  // that changes nothing where sums of up to `most` in a channel could overflow without
+  // one: infinities of both signs make a NaN.
+  void watch(EpiloguePlan& plan, const std::vector<double>& most);
   // Memory of zeros that lives as long as the network.
   uint8_t* reserve(size_t bytes);
   // A copy of `values` there, with zeros behind it up to `size`.
@@ -154,6 +158,9 @@ class Network {
   void run(const float* images, int count, float* logits,
            const Interrupt& interrupt = {});
 
+  // How long an image must take for each thread that shares it; 0 for all threads.
+  static void share_from(float seconds);
+
   // Seconds of each operation, `repeats` times, on one thread, on whatever the
   // tensors hold.
   std::vector<std::vector<double>> time_operations(int repeats);
@@ -168,6 +175,8 @@ class Network {
 
  private:
   void plan_activation(const EpilogueSpec& epilogue, int channels,
+                       Epilogue& constant);
+  void fill_activation(Span<float> activation, Span<float> threshold, size_t size,
                        Epilogue& constant);
   struct State;
   struct Workspace;

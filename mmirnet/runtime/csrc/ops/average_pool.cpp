@@ -23,22 +23,26 @@ void add_average_pool(Network& network, int in_id, Window w, bool include_pad,
         const int top = y * w.stride_y - w.top, left = x * w.stride_x - w.left;
         const auto rows = inside(top, w.kernel_height, in.height);
         const auto columns = inside(left, w.kernel_width, in.width);
-        float* sum = context.at<float>(out) + (ptrdiff_t{y} * out.width + x) * lanes;
-        std::fill_n(sum, lanes, 0.0f);
-        for (int v = rows.first; v < rows.second; ++v)
-          for (int u = columns.first; u < columns.second; ++u) {
-            const float* from =
-                context.at<float>(in) +
-                (ptrdiff_t{top + v} * in.width + left + u) * lanes;
-            for (int c = 0; c < lanes; ++c) sum[c] += from[c];
-          }
+        float* const sums =
+            context.at<float>(out) + (ptrdiff_t{y} * out.width + x) * lanes;
+        const float* const first =
+            context.at<float>(in) + (ptrdiff_t{top} * in.width + left) * lanes;
         const int pixels = include_pad ? w.kernel_height * w.kernel_width
                                        : (rows.second - rows.first) *
                                              (columns.second - columns.first);
         bool nan = false;  // of infinities of both signs
-        for (int c = 0; c < lanes; ++c) {
-          sum[c] /= static_cast<float>(pixels);
-          nan = nan || sum[c] != sum[c];
+        for (int c = 0; c < lanes; c += kFloatLanes) {
+          float sum[kFloatLanes] = {};
+          for (int v = rows.first; v < rows.second; ++v)
+            for (int u = columns.first; u < columns.second; ++u) {
+              const float* from = first + (ptrdiff_t{v} * in.width + u) * lanes + c;
+              for (int i = 0; i < kFloatLanes; ++i) sum[i] += from[i];
+            }
+          for (int i = 0; i < kFloatLanes; ++i) {
+            sum[i] /= static_cast<float>(pixels);
+            nan = nan || sum[i] != sum[i];
+          }
+          std::copy_n(sum, kFloatLanes, sums + c);
         }
         if (nan) *context.nan = true;
       }

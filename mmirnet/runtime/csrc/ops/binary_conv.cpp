@@ -221,8 +221,8 @@ void add_binary_conv(Network& network, int in_id, Window window,
   require(signs.size > 0 && signs.size % filter == 0,
           "weights of the wrong size");
   const int channels = static_cast<int>(signs.size / filter);
-  const EpiloguePlan plan =
-      network.plan(epilogue, height, width, channels, in_id);
+  EpiloguePlan plan = network.plan(epilogue, height, width, channels, in_id);
+  network.watch(plan, std::vector<double>(channels, k * k * in.channels));
 
   BinaryConv conv{};
   conv.in = in.bit_shape();

@@ -219,6 +219,19 @@ void add_weights(Network& network, ByteConv& conv, const ByteWeights& weights,
   conv.rest = spread(network, weights.rest, conv.out_channels);
 }
 
+// By magnitude, of products and what is added to them, for each channel.
+std::vector<double> largest_sums(const ByteWeights& weights, size_t depth) {
+  const size_t channels = weights.factor.size;
+  std::vector<double> rest(channels), sums;
+  for (size_t i = 0; i < weights.rest.size; ++i) {
+    double& most = rest[i % channels];
+    most = std::max<double>(most, std::abs(weights.rest.data[i]));
+  }
+  for (size_t c = 0; c < channels; ++c)
+    sums.push_back(255.0 * 128 * depth * std::abs(weights.factor.data[c]) + rest[c]);
+  return sums;
+}
+
 // The largest class, and whether there is one for each of `outputs`.
 int count_classes(Span<int32_t> classes, int outputs) {
   require(classes.size == static_cast<size_t>(outputs), "classes of the wrong length");
@@ -252,9 +265,9 @@ void add_byte_conv(Network& network, int in_id, Window w, float scale, int zero,
           "scales of the wrong length");
   const bool by_rows = epilogue.out >= 0 &&
                        network.tensor(epilogue.out).kind == Tensor::kRows;
-  const EpiloguePlan plan =
-      network.plan(epilogue, height, width, channels, in_id,
-                   by_rows ? Tensor::kRows : Tensor::kFloats);
+  EpiloguePlan plan = network.plan(epilogue, height, width, channels, in_id,
+                                   by_rows ? Tensor::kRows : Tensor::kFloats);
+  network.watch(plan, largest_sums(weights, depth));
 
   const Rows rows = make_rows(in, w, {scale, zero});
   const bool tables = has_tables(*kernels, in, weights.values);
