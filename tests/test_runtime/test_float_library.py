@@ -57,7 +57,7 @@ find = importlib.util.find_spec  # without mmengine no torch is imported
 importlib.util.find_spec = lambda n, *a: n != 'mmengine' and find(n, *a)
 import numpy as np
 from mmirnet.packed import read
-from mmirnet.runtime import Session, session
+from mmirnet.runtime import Session, _native, session
 session._library = lambda: {str(library)!r}
 packed = read({str(case[1] / 'model.safetensors')!r})
 case = np.load({str(case[1] / 'case.npz')!r})
@@ -117,6 +117,7 @@ def test_what_a_thread_throws_reaches_the_caller(case, broken, where):
         case,
         broken(),
         f"""
+_native.Network.share_from(0)  # the smallest images, too
 engine = Session(packed, 4)
 for batch in x, x[:1]:
     assert (engine.predict(batch) == wanted[: len(batch)]).all()

@@ -54,7 +54,8 @@ def script(packed, x, wanted, tmp_path):
             find = importlib.util.find_spec  # without mmengine no torch is imported
             importlib.util.find_spec = lambda n, *a: n != 'mmengine' and find(n, *a)
             from mmirnet.packed import read
-            from mmirnet.runtime import Session
+            from mmirnet.runtime import Session, _native
+            _native.Network.share_from(0)  # the smallest images, too
             packed = read({str(tmp_path / 'model.safetensors')!r})
             case = np.load({str(tmp_path / 'case.npz')!r})
             x, wanted = case['x'], case['wanted']
@@ -189,6 +190,23 @@ def test_fewer_threads_where_the_system_gives_no_more(script, limited):
     """)
     assert result.returncode == 0, result.stderr
     assert (int(result.stdout) < 15) == limited
+
+
+@linux
+def test_threads_share_what_is_worth_it(script):
+    result = script("""
+        def tasks():
+            return len(os.listdir('/proc/self/task'))
+        engine, before = Session(packed, threads=4), tasks()
+        for seconds, helpers in (1e3, 0), (0, 3):
+            _native.Network.share_from(seconds)
+            for _ in range(5):
+                assert (engine.predict(x[:1]) == wanted[:1]).all()
+            assert tasks() - before == helpers, (seconds, tasks() - before)
+        _native.Network.share_from(1e3)
+        assert (engine.predict(x) == wanted).all()
+    """)
+    assert result.returncode == 0, result.stderr
 
 
 def test_many_engines_share_their_threads(script):

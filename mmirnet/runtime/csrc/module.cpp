@@ -205,6 +205,7 @@ NB_MODULE(_native, m) {
            "in"_a, "threshold"_a.none(), "out"_a)
       .def("add_vector", &mmirnet::add_vector)
       .def("add_shortcut", &mmirnet::add_shortcut)
+      .def_static("share_from", &Network::share_from, "seconds"_a)
       .def("predict", predict<uint8_t>, "images"_a, "logits"_a)
       .def("predict", predict<float>, "images"_a, "logits"_a)
       .def("time_operations", &Network::time_operations, "repeats"_a)

@@ -21,7 +21,35 @@ struct Network::State {
   const std::shared_ptr<ThreadPool> pool = ThreadPool::shared();
   std::mutex mutex;
   std::vector<Arenas> idle;
+  // What one thread takes for an image: the least of the first few.
+  std::atomic<float> seconds{std::numeric_limits<float>::infinity()};
+  std::atomic<int> timed{0};
+
+  void add_time(float found) {
+    float least = seconds;
+    while (found < least && !seconds.compare_exchange_weak(least, found)) {
+    }
+    // What takes long, does so from the first time on.
+    timed += found < kLong ? 1 : kTimed;
+  }
+  bool knows_time() const { return worth == 0 || timed >= kTimed; }
+  bool takes_long() const { return seconds >= kLong; }
+  // How many threads get something out of one image.
+  int useful_threads() const {
+    return static_cast<int>(std::min(seconds / worth, float{kMaxThreads}));
+  }
+
+  // What a thread must save to be worth telling it, and waiting for it.
+  static std::atomic<float> worth;
+
+ private:
+  static constexpr int kTimed = 3;
+  static constexpr float kLong = 1e-3f;
 };
+
+std::atomic<float> Network::State::worth{1e-4f};
+
+void Network::share_from(float seconds) { State::worth = seconds; }
 
 Network::State* Network::new_state() { return new State; }
 
@@ -166,17 +194,21 @@ void Network::run_images(const Pixel* images, int count, float* logits,
   if (count == 0) return;
   State& state = this->state();
   Workspace workspace(state);
-  const int threads = threads_, classes = output().channels;
+  const int classes = output().channels;
   const size_t pixels =
       size_t{1} * input().height * input().width * input().channels;
-  // With an image for every thread, threads need not share one.
-  const bool alone = threads == 1 || count >= threads;
+  // With an image for every thread, or little to do, threads share none.
+  const bool takes_time = !state.knows_time();
+  const int sharing = takes_time ? 1 : std::min(threads_, state.useful_threads());
+  const bool alone = count >= threads_ || sharing < 2;
+  const bool takes_long = state.takes_long();  // or may do so
+  const int threads = alone ? std::min(threads_, count) : sharing;
   const size_t scratch = round_up(scratch_floats_ + kGap, kFloatLanes);
-  const size_t start = aligned(arena_bytes_ + kGap);
+  const size_t scratch_at = aligned(arena_bytes_ + kGap);
   Arenas& arenas = workspace.arenas;
   while (arenas.size() < static_cast<size_t>(alone ? threads : 1))
     arenas.push_back(
-        allocate(start + 4 * scratch * (arenas.empty() ? threads : 1)));
+        allocate(scratch_at + 4 * scratch * (arenas.empty() ? threads_ : 1)));
 
   // Around the operations: the image comes in, its logits go out.
   const int steps = static_cast<int>(operations_.size()) + 2;
@@ -203,14 +235,15 @@ void Network::run_images(const Pixel* images, int count, float* logits,
     const SingleThreaded library;
     Context context;
     context.arena = arenas[alone ? thread : 0].get();
-    context.scratch = reinterpret_cast<float*>(context.arena + start) +
+    context.scratch = reinterpret_cast<float*>(context.arena + scratch_at) +
                       (alone ? 0 : thread * scratch);
     auto asked = std::chrono::steady_clock::now();
     for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1) {
+      const auto start = std::chrono::steady_clock::now();
       context.nan = &nan[i];
       for (int s = 0; s < steps; ++s) {
         if (stop) return;
-        if (thread == 0 && interrupt) {
+        if (thread == 0 && interrupt && (s == 0 || takes_long)) {
           const auto now = std::chrono::steady_clock::now();
           if (now - asked > kPatience && interrupt()) throw Interrupted();
           if (now - asked > kPatience) asked = now;
@@ -227,6 +260,9 @@ void Network::run_images(const Pixel* images, int count, float* logits,
               &taken[(i * steps + s) * shares], thread, threads, stop,
               [&](int begin, int end) { step(context, i, s, begin, end); });
       }
+      const std::chrono::duration<float> seconds =
+          std::chrono::steady_clock::now() - start;
+      if (takes_time) state.add_time(seconds.count());
     }
   };
   state.pool->run(threads - 1, [&](int thread) {

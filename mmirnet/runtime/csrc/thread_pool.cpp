@@ -1,6 +1,8 @@
 #include "thread_pool.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <list>
@@ -36,6 +38,27 @@ void wait_a_little(int rounds) {
 #endif
 }
 
+namespace {
+
+// How long a thread looks for what it waits for before it sleeps: waking it takes
+// the system about as long.
+constexpr auto kSpin = std::chrono::microseconds(100);
+
+// Whether it came. Now and then, others that have something to do get the core.
+template <class Condition>
+bool look_for(Condition came) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int rounds = 1; !came(); ++rounds) {
+    wait_a_little(0);
+    if (rounds % 16) continue;
+    std::this_thread::yield();
+    if (std::chrono::steady_clock::now() - start > kSpin) return came();
+  }
+  return true;
+}
+
+}  // namespace
+
 struct ThreadPool::Threads {
   // One call of `run`, for as long as it lasts.
   struct Call {
@@ -43,9 +66,10 @@ struct ThreadPool::Threads {
         : job(job), helpers(helpers) {}
     const std::function<void(int)>& job;
     const int helpers;
-    int begun = 0, active = 0;
+    int begun = 0;
     std::exception_ptr error;
-    std::condition_variable done;
+    // The last that a helper touches.
+    std::atomic<int> active{0};
   };
 
   ~Threads() {
@@ -60,23 +84,47 @@ struct ThreadPool::Threads {
   void loop() {
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
+      if (!stop && open.empty()) {
+        ++looking;
+        lock.unlock();
+        look_for([&] { return offers.load(std::memory_order_relaxed) > 0; });
+        lock.lock();
+        --looking;
+      }
+      ++asleep;
       wake.wait(lock, [&] { return stop || !open.empty(); });
+      --asleep;
       if (stop) return;
       Call& call = *open.front();
       const int index = ++call.begun;
       if (index == call.helpers) open.pop_front();
       ++call.active;
+      wake_helpers();
       lock.unlock();
-      std::exception_ptr error;
-      try {
-        call.job(index);
-      } catch (...) {
-        error = std::current_exception();
-      }
+      help(call, index);
       lock.lock();
-      if (error) call.error = std::move(error);
-      if (--call.active == 0) call.done.notify_one();
     }
+  }
+
+  void help(Call& call, int index) {
+    try {
+      call.job(index);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex);
+      call.error = std::current_exception();
+    }
+    if (--call.active > 0 || waiting == 0) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    done.notify_all();
+  }
+
+  // Those that look find an offer without; where several calls count on the same
+  // ones, the next that comes wakes more. Under the lock.
+  void wake_helpers() {
+    int wanted = -looking;
+    for (const Call* call : open) wanted += call->helpers - call->begun;
+    offers = static_cast<int>(open.size());
+    for (; wanted > 0 && asleep > 0; --wanted) wake.notify_one();
   }
 
   void run(int helpers, const std::function<void(int)>& job) {
@@ -91,24 +139,36 @@ struct ThreadPool::Threads {
       } catch (const std::bad_alloc&) {
       }
       open.splice(open.end(), entry);
+      wake_helpers();
     }
-    for (int i = 0; i < helpers; ++i) wake.notify_one();
     try {
       job(0);
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex);
       call.error = std::current_exception();
     }
-    std::unique_lock<std::mutex> lock(mutex);
-    open.remove(&call);
-    call.done.wait(lock, [&] { return call.active == 0; });
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      open.remove(&call);
+      offers = static_cast<int>(open.size());
+    }
+    const auto ended = [&] { return call.active == 0; };
+    if (!look_for(ended)) {
+      std::unique_lock<std::mutex> lock(mutex);
+      ++waiting;
+      done.wait(lock, ended);
+      --waiting;
+    }
     if (call.error) std::rethrow_exception(std::move(call.error));
   }
 
   std::mutex mutex;
-  std::condition_variable wake;
+  std::condition_variable wake, done;
   std::vector<std::thread> threads;
   std::list<Call*> open;  // calls that more threads may join
+  std::atomic<int> offers{0};  // their number
+  int looking = 0, asleep = 0;  // threads that do
+  std::atomic<int> waiting{0};  // callers that sleep until helpers are done
   bool stop = false;
 };
 
