@@ -17,6 +17,7 @@ from ..packed.ops.windows import classes
 from . import plan
 
 MAX_THREADS = 1024  # as in csrc/limits.h
+_UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 
 _reason: ImportError | None = None  # why there is no session
 try:
@@ -293,26 +294,27 @@ class Session:
             (5, 2)
         """
         images = _array(images)
-        spec = self.input
+        dtype, spec = images.dtype, self.input
+        pixels = dtype == _UINT8
         size = spec['channels'], spec['height'], spec['width']
-        if images.dtype == np.uint8:
+        if pixels:
             wanted = (*size[1:], size[0])
-        elif np.issubdtype(images.dtype, np.floating):
+        elif np.issubdtype(dtype, np.floating):
             wanted = size
         else:
-            raise TypeError(f'images must be uint8 or float, not {images.dtype}')
-        grey = images.dtype == np.uint8 and size[0] == 1
+            raise TypeError(f'images must be uint8 or float, not {dtype}')
+        grey = pixels and size[0] == 1
         if grey and images.ndim == 3 and images.shape[1:] == size[1:]:
             images = images[..., None]  # as Pillow and OpenCV give them
         if images.shape[1:] != wanted:
             raise ConfigError(
-                f'{images.dtype} images must have shape (N, '
+                f'{dtype} images must have shape (N, '
                 f'{", ".join(map(str, wanted))}), not {images.shape}'
                 + ('; one image is images[None]' if images.shape == wanted else '')
             )
-        if images.dtype == np.uint8 and spec['order'] == 'bgr':
+        if pixels and spec['order'] == 'bgr':
             images = images[..., ::-1]
-        if images.dtype not in (np.uint8, np.float32):
+        if not pixels and dtype != _FLOAT32:
             with np.errstate(over='ignore'):  # reported below
                 images = images.astype(np.float32)
         logits = np.empty((len(images), self._network.classes), np.float32)
