@@ -51,7 +51,8 @@ def by_config(results: Iterable[dict]) -> dict[str, list[dict]]:
 def by_budget(results: Iterable[dict]) -> dict[str, dict[int, list[dict]]]:
     """Groups results by config, best mean of the most epochs first, and by epochs.
 
-    Of a config with several settings, the newest count.
+    Of a config with several settings, the newest count, and of several runs with one
+    seed. Runs in another precision have the same settings.
 
     Args:
         results (Iterable[dict]): Lines of a file of results.
@@ -60,13 +61,14 @@ def by_budget(results: Iterable[dict]) -> dict[str, dict[int, list[dict]]]:
         dict[str, dict[int, list[dict]]]: The runs of each config, one per seed, by
         their epochs, most first.
     """
-    groups: dict[str, dict[tuple, list[dict]]] = {}
+    groups: dict[str, dict[tuple, dict[int, dict]]] = {}
     for line in results:
         runs = groups.setdefault(line['config'], {})
-        key = budget(line), line['digest']
-        runs[key] = [*runs.pop(key, []), line]  # the newest is last
+        key = budget(line), line.get('recipe', line['digest'])
+        seeds = runs[key] = runs.pop(key, {})  # the newest is last
+        seeds[line['seed']] = line
     newest = {
-        name: {epochs: lines for (epochs, _), lines in runs.items()}
+        name: {epochs: list(seeds.values()) for (epochs, _), seeds in runs.items()}
         for name, runs in groups.items()
     }
     ranked = sorted(newest, key=lambda name: -mean(newest[name][max(newest[name])]))

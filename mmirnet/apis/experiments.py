@@ -41,7 +41,8 @@ def run_all(
 
     Runs with a line in the file are skipped, and interrupted runs continue from their
     last checkpoint. A line contains the digest of the config with everything that it
-    inherits, seed, versions and command; the accuracy of the last, the best and every
+    inherits, and another one of all but how it is computed; seed, versions and command;
+    the accuracy of the last, the best and every
     epoch; the epochs of the run and of the recipe, and the copy of CIFAR-10; the
     seconds of all iterations, the devices and the precisions, across interruptions.
 
@@ -153,6 +154,7 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
     return dict(
         config=Path(config).stem,
         digest=settings,
+        recipe=recipe(config, cfg_options),
         seed=seed,
         **_accuracies(folder),
         epochs=runner.max_epochs,
@@ -216,10 +218,33 @@ def _command(config: str, seed: int, cfg_options: dict | None) -> str:
 
 def digest(config: str | Path, cfg_options: dict | None = None) -> str:
     """Computes the SHA-256 of a config with everything that it inherits."""
+    return _sha256(_settings(config, cfg_options))
+
+
+def recipe(config: str | Path, cfg_options: dict | None = None) -> str:
+    """Computes the SHA-256 of the settings that change more than rounding.
+
+    It is the same for every precision, and compiled, captured or not.
+    """
+    settings = _settings(config, cfg_options)
+    for loop in ('train_cfg', 'val_cfg'):
+        settings[loop].pop('type', None)
+    for key in ('type', 'dtype', 'loss_scale'):
+        settings['optim_wrapper'].pop(key, None)
+    for hook in ('tf32', 'compile', 'channels_last', 'checkpoint'):
+        settings['default_hooks'].pop(hook, None)
+    return _sha256(settings)
+
+
+def _settings(config: str | Path, cfg_options: dict | None) -> dict:
     cfg: Config = load_config(str(config), '', 'none')
     merge_options(cfg, cfg_options)
     settings = cfg.to_dict()
     for key in ('work_dir', 'launcher', 'filename'):
         settings.pop(key, None)
+    return settings
+
+
+def _sha256(settings: dict) -> str:
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -18,8 +18,8 @@ def line(epochs, digest, accuracy, **fields):
         ('long short', ['long']),
         ('long newer', ['newer']),
         ('newer long', ['long']),  # what comes later is newer
-        ('long newer newer short', ['newer', 'newer']),
-        ('newer long newer', ['newer', 'newer']),
+        ('long newer newer short', ['newer']),  # one run per seed
+        ('newer long newer', ['newer']),
     ],
 )
 def test_most_epochs_win_then_the_newest_settings(order, wanted):
@@ -30,6 +30,15 @@ def test_most_epochs_win_then_the_newest_settings(order, wanted):
     )
     groups = by_config([runs[name] for name in order.split()])
     assert [r['digest'] for r in groups['a']] == wanted
+
+
+def test_seeds_in_other_precisions_count():
+    half = line(3, 'bfloat16', 60.0, recipe='a')
+    single = line(3, 'float32', 62.0, recipe='a', seed=1)
+    again = line(3, 'float32', 61.0, recipe='a')
+    other = line(3, 'other', 10.0, recipe='b')
+    assert by_config([other, half, single])['a'] == [half, single]
+    assert by_config([half, single, again])['a'] == [again, single]
 
 
 def test_the_budget_is_that_of_the_run_not_of_its_curve():

@@ -74,6 +74,26 @@ class TestRunAll:
     def test_other_settings_are_another_run(self, made):
         config, _, options, _ = made
         assert experiments.digest(config) != experiments.digest(config, options)
+        assert experiments.recipe(config) != experiments.recipe(config, options)
+
+    @pytest.mark.parametrize(
+        'options',
+        [
+            {
+                'optim_wrapper.type': 'AmpOptimWrapper',
+                'optim_wrapper.dtype': 'bfloat16',
+            },
+            {'default_hooks.compile.type': 'CompileHook'},
+            {'default_hooks.tf32.allow': True},
+            {'train_cfg.type': 'CapturedEpochLoop', 'val_cfg.type': 'CapturedValLoop'},
+            {'default_hooks.checkpoint.interval': 10},
+        ],
+    )
+    def test_how_it_is_computed_is_no_other_recipe(self, made, options):
+        config, _, before, (new,) = made
+        both = before | options
+        assert experiments.digest(config, both) != new['digest']
+        assert experiments.recipe(config, both) == new['recipe']
 
 
 def test_a_killed_queue_leaves_no_process_behind(tmp_path):
