@@ -40,21 +40,20 @@ void wait_a_little(int rounds) {
 
 namespace {
 
-// How long a thread looks for what it waits for before it sleeps: waking it takes
-// the system about as long.
+// How long a thread looks for what it waits for before it sleeps: calls often follow
+// each other, and being woken takes longer than many of them.
 constexpr auto kSpin = std::chrono::microseconds(100);
 
-// Whether it came. Now and then, others that have something to do get the core.
+// Now and then, others that have something to do get the core.
 template <class Condition>
-bool look_for(Condition came) {
+void look_for(Condition came) {
   const auto start = std::chrono::steady_clock::now();
   for (int rounds = 1; !came(); ++rounds) {
     wait_a_little(0);
     if (rounds % 16) continue;
     std::this_thread::yield();
-    if (std::chrono::steady_clock::now() - start > kSpin) return came();
+    if (std::chrono::steady_clock::now() - start > kSpin) return;
   }
-  return true;
 }
 
 }  // namespace
@@ -67,9 +66,9 @@ struct ThreadPool::Threads {
     const std::function<void(int)>& job;
     const int helpers;
     int begun = 0;
+    std::atomic<int> active{0};  // changes under the lock
     std::exception_ptr error;
-    // The last that a helper touches.
-    std::atomic<int> active{0};
+    std::condition_variable done;
   };
 
   ~Threads() {
@@ -101,25 +100,20 @@ struct ThreadPool::Threads {
       ++call.active;
       wake_helpers();
       lock.unlock();
-      help(call, index);
+      std::exception_ptr error;
+      try {
+        call.job(index);
+      } catch (...) {
+        error = std::current_exception();
+      }
       lock.lock();
+      if (error) call.error = std::move(error);
+      if (--call.active == 0) call.done.notify_one();
     }
   }
 
-  void help(Call& call, int index) {
-    try {
-      call.job(index);
-    } catch (...) {
-      std::lock_guard<std::mutex> lock(mutex);
-      call.error = std::current_exception();
-    }
-    if (--call.active > 0 || waiting == 0) return;
-    std::lock_guard<std::mutex> lock(mutex);
-    done.notify_all();
-  }
-
-  // Those that look find an offer without; where several calls count on the same
-  // ones, the next that comes wakes more. Under the lock.
+  // Threads that look find an open call without. Several calls may count on the same
+  // ones: each thread that joins a call sees to it that those still open have enough.
   void wake_helpers() {
     int wanted = -looking;
     for (const Call* call : open) wanted += call->helpers - call->begun;
@@ -153,22 +147,20 @@ struct ThreadPool::Threads {
       offers = static_cast<int>(open.size());
     }
     const auto ended = [&] { return call.active == 0; };
-    if (!look_for(ended)) {
-      std::unique_lock<std::mutex> lock(mutex);
-      ++waiting;
-      done.wait(lock, ended);
-      --waiting;
-    }
+    look_for(ended);
+    // The last helper has left the call when it gives the lock back.
+    std::unique_lock<std::mutex> lock(mutex);
+    call.done.wait(lock, ended);
     if (call.error) std::rethrow_exception(std::move(call.error));
   }
 
   std::mutex mutex;
-  std::condition_variable wake, done;
+  std::condition_variable wake;
   std::vector<std::thread> threads;
-  std::list<Call*> open;  // calls that more threads may join
-  std::atomic<int> offers{0};  // their number
-  int looking = 0, asleep = 0;  // threads that do
-  std::atomic<int> waiting{0};  // callers that sleep until helpers are done
+  std::list<Call*> open;       // calls that more threads may join
+  std::atomic<int> offers{0};  // their number, for those that look
+  int looking = 0;             // threads that do
+  int asleep = 0;              // threads that do, some of which have been woken
   bool stop = false;
 };
 
