@@ -416,7 +416,30 @@ def scale(step: Step, packed: Packed) -> np.ndarray | None:
     tensors = _tensors(step, packed)
     if 'offset' in tensors and 'affine_input' not in tensors:
         return None  # it is in the weights
+    powers = _powers(step, tensors)
+    if powers is not None and not _is_exact(_slope(step), powers):
+        return powers
     return tensors.get('scale')
+
+
+def _powers(step: Step, tensors: dict[str, np.ndarray]) -> np.ndarray | None:
+    """An exponent's powers of two, of sums; other weights have them."""
+    if step.kind != 'binary_conv' or 'exponent' not in tensors:
+        return None
+    return np.exp2(tensors['exponent'].astype(np.float32))
+
+
+def _slope(step: Step) -> np.ndarray:
+    if step.affine is None:
+        return np.ones(step.shape[0], np.float32)
+    return step.affine.slope
+
+
+def _is_exact(slope: np.ndarray, powers: np.ndarray) -> bool:
+    """Whether no slope overflows or loses bits as it is multiplied."""
+    with np.errstate(over='ignore', under='ignore'):
+        product = slope * powers
+    return bool(np.isfinite(product).all() and (product / powers == slope).all())
 
 
 def terms(step: Step, packed: Packed) -> list[np.ndarray]:
@@ -450,18 +473,20 @@ def _tensors(step: Step, packed: Packed) -> dict[str, np.ndarray]:
 def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
     """Affine, bias and exponents as y = fma(x, alpha, beta); empty for none.
 
-    An exponent's scale is a power of two, so that alpha * scale is exact, and the sums
-    are integers: the same bits come out as in torch.
+    An exponent's scale is a power of two, so that alpha * scale is exact, but for the
+    ends of what floats hold, and the sums are integers: the same bits come out as in
+    torch.
     """
     channels = step.shape[0]
     tensors = _tensors(step, packed)
-    alpha, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    alpha, beta = _slope(step), np.zeros(channels, np.float32)
     if step.affine is not None:
-        alpha, beta = step.affine.slope, step.affine.offset
+        beta = step.affine.offset
     if 'bias' in tensors:
         beta = beta + alpha * tensors['bias']
-    if step.kind == 'binary_conv' and 'exponent' in tensors:
-        alpha = alpha * np.exp2(tensors['exponent'].astype(np.float32))
+    powers = _powers(step, tensors)
+    if powers is not None and _is_exact(alpha, powers):
+        alpha = alpha * powers
     if (alpha == 1).all() and not beta.any():
         return np.empty(0, np.float32), np.empty(0, np.float32)
     return np.ascontiguousarray(alpha), np.ascontiguousarray(beta)

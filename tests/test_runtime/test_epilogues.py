@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from binary_graphs import layer_tensors, op, packed_network, real, simulated
+from binary_graphs import (
+    layer_tensors,
+    op,
+    packed_network,
+    random_signs,
+    real,
+    simulated,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -250,3 +257,66 @@ def test_infinity_times_a_slope_of_zero(isa, slope):
             Session(packed, 1, isa).predict(x)
     else:
         np.testing.assert_array_equal(Session(packed, 1, isa).predict(x), wanted)
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('form', ['clamp', 'convolution', 'pooling', 'relu'])
+def test_a_shortcut_adds_channels_of_zero(isa, form):
+    """Lanes that no channel has are not zero behind each of these."""
+    rng, between = np.random.default_rng(0), []
+    tensors = {'x.weight': np.eye(3, dtype='f4')[..., None, None]}
+    if form == 'clamp':
+        between = [op('last', 'clamp', 'x', low=0.5, high=2.0)]
+    else:
+        window = dict(kernel=3, stride=1, padding=1, binarize_input=True)
+        between = [op('last', 'binary_conv2d', 'x', **window)]
+        tensors['last.signs'] = random_signs(rng, 3, 3, 3, 3)
+        tensors['last.exponent'] = np.zeros(3, np.int8)
+    if form == 'pooling':
+        between += [op('more', 'max_pool2d', 'last', kernel=1, stride=1, padding=0)]
+    if form == 'relu':
+        between += [op('more', 'relu', 'last')]
+    graph = [
+        op('x', 'conv2d', 'input', stride=1, padding=0),
+        *between,
+        op('cut', 'pad_shortcut', between[-1]['dst'], stride=2, before=2, after=20),
+        op('logits', 'linear', 'cut'),
+    ]
+    tensors['logits.weight'] = np.eye(25 * 4, dtype='f4')
+    packed = packed_network(graph, tensors, (3, 4, 4))
+    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(
+        Session(packed, 1, isa).predict(x), simulated(packed, x)
+    )
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('form', ['floats', 'bits'])
+@pytest.mark.parametrize('slope, exponent', [(3e38, 30), (1e-38, -26)])
+def test_slopes_at_the_ends_of_floats(isa, form, slope, exponent):
+    """A slope times an exponent's power of two would be infinite, or zero."""
+    rng, channels = np.random.default_rng(0), 4
+    window = dict(kernel=3, stride=1, padding=1, binarize_input=True)
+    graph = [
+        op('x', 'conv2d', 'input', stride=1, padding=0),
+        op('b', 'binary_conv2d', 'x', **window),
+        op('n', 'affine', 'b'),
+        op('a', 'hardtanh', 'n'),
+    ]
+    tensors = {
+        'x.weight': np.eye(channels, dtype='f4')[..., None, None],
+        'b.signs': random_signs(rng, channels, 3, 3, channels),
+        'b.exponent': np.full(channels, exponent, np.int8),
+        'n.affine': np.float32([[slope] * channels, [0] * channels]),
+    }
+    if form == 'bits':
+        graph.append(op('q', 'binary_conv2d', 'a', **window))
+        tensors['q.signs'] = random_signs(rng, channels, 3, 3, channels)
+        tensors['q.exponent'] = np.zeros(channels, np.int8)
+    graph.append(op('logits', 'linear', graph[-1]['dst']))
+    tensors['logits.weight'] = np.eye(channels * 25, dtype='f4')
+    packed = packed_network(graph, tensors, (channels, 5, 5))
+    x = rng.normal(size=(2, channels, 5, 5)).astype(np.float32)
+    np.testing.assert_array_equal(
+        Session(packed, 1, isa).predict(x), simulated(packed, x)
+    )

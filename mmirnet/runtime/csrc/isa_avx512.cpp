@@ -263,7 +263,7 @@ struct Avx512 {
   static __mmask16 at_least(Float v, Float w, __mmask16 mask = -1) {
     return _mm512_mask_cmp_ps_mask(mask, v, w, _CMP_GE_OQ);
   }
-  // Straight to memory, without a port of vectors; the upper bits of a mask are zero.
+  // Straight to memory, without a port of vectors. Comparisons clear a mask's upper bits.
   static void put_bits(uint64_t* word, int v, __mmask16 bits) {
     if (v == 0)
       asm("kmovq %1, %0" : "=m"(*word) : "k"(bits));

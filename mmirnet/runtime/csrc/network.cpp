@@ -130,9 +130,8 @@ void Network::plan_activation(const EpilogueSpec& epilogue, int channels,
   fill_activation(activation, threshold, size, constant);
 }
 
-void Network::watch(EpiloguePlan& plan, const std::vector<double>& most) {
+bool Network::watch(EpiloguePlan& plan, const std::vector<double>& most) {
   Epilogue& e = plan.constant;
-  if (e.threshold) return;
   constexpr double kLimit = 0.99 * std::numeric_limits<float>::max();
   const bool safe = [&] {
     for (size_t c = 0; c < most.size(); ++c) {
@@ -143,7 +142,8 @@ void Network::watch(EpiloguePlan& plan, const std::vector<double>& most) {
     }
     return true;
   }();
-  if (!safe) fill_activation({}, {}, most.size(), e);
+  if (!safe && !e.threshold) fill_activation({}, {}, most.size(), e);
+  return safe;
 }
 
 void Network::fill_activation(Span<float> activation, Span<float> threshold, size_t size,

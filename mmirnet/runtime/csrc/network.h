@@ -115,10 +115,12 @@ class Network {
   // this shape and which reads `in`. `out` is whole, or else may be `kRows`.
   EpiloguePlan plan(const EpilogueSpec& epilogue, int height, int width,
                     int channels, int in, Tensor::Kind out = Tensor::kFloats);
-  // Kernels look for NaN only behind an activation, a scale or terms. Adds an activation
-  // that changes nothing where sums of up to `most` in a channel could overflow without
-  // one: infinities of both signs make a NaN.
-  void watch(EpiloguePlan& plan, const std::vector<double>& most);
+  // Whether sums of up to `most` in a channel stay numbers until the residual. Kernels
+  // look for NaN only behind an activation, a scale or terms. Adds an activation
+  // that changes nothing where sums could overflow without one: infinities of both signs
+  // make a NaN. A number and an infinite residual do not, and who made a residual of NaN
+  // has found it.
+  bool watch(EpiloguePlan& plan, const std::vector<double>& most);
   // Memory of zeros that lives as long as the network.
   uint8_t* reserve(size_t bytes);
   // A copy of `values` there, with zeros behind it up to `size`.

@@ -222,7 +222,8 @@ void add_binary_conv(Network& network, int in_id, Window window,
           "weights of the wrong size");
   const int channels = static_cast<int>(signs.size / filter);
   EpiloguePlan plan = network.plan(epilogue, height, width, channels, in_id);
-  network.watch(plan, std::vector<double>(channels, k * k * in.channels));
+  const bool safe =
+      network.watch(plan, std::vector<double>(channels, k * k * in.channels));
 
   BinaryConv conv{};
   conv.in = in.bit_shape();
@@ -249,7 +250,7 @@ void add_binary_conv(Network& network, int in_id, Window window,
     add_terms(network, conv, signs.data, rows, columns, epilogue.scale, offset,
               affine_input);
   add_tables(network, conv, signs.data, rows, columns, plan.constant,
-             !plan.out && !plan.residual && !terms);
+             safe && !plan.out && !plan.residual && !terms);
 
   // A part of the image for each thread, and in it one group after the other: the
   // words of several groups stand beside each other, in one line of the cache.

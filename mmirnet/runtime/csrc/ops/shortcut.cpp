@@ -14,7 +14,7 @@ void add_shortcut(Network& network, int in_id, int stride, int before, int out_i
               out.width == (in.width - 1) / stride + 1 &&
               before <= out.channels - in.channels,
           "tensor of the wrong shape");
-  // A pixel's own lanes of zero can be copied with it, in pieces of one size.
+  // Pieces of one size are copied faster; what they have beyond the channels is cleared.
   const bool pieces = before + in.lanes() <= out.lanes();
   const auto run = [=, &in, &out](const Network::Context& context, int begin,
                                   int end) {
@@ -26,11 +26,13 @@ void add_shortcut(Network& network, int in_id, int stride, int before, int out_i
       for (int x = 0; x < out.width; ++x, from += stride * from_lanes, to += to_lanes) {
         for (int i = 0; i < to_lanes; i += kFloatLanes)
           std::fill_n(to + i, kFloatLanes, 0.0f);
-        if (pieces)
+        if (pieces) {
           for (int i = 0; i < from_lanes; i += kFloatLanes)
             std::memcpy(to + before + i, from + i, sizeof(float) * kFloatLanes);
-        else
+          std::fill_n(to + before + in.channels, from_lanes - in.channels, 0.0f);
+        } else {
           std::copy_n(from, in.channels, to + before);
+        }
         // Stores to what is in no near cache would wait for each other.
         __builtin_prefetch(to + 8 * to_lanes);
         __builtin_prefetch(to + 8 * to_lanes + kFloatLanes);
