@@ -42,9 +42,9 @@ def run_all(
     Runs with a line in the file are skipped, and interrupted runs continue from their
     last checkpoint. A line contains the digest of the config with everything that it
     inherits, and another one of all but how it is computed; seed, versions and command;
-    the accuracy of the last, the best and every
-    epoch; the epochs of the run and of the recipe, and the copy of CIFAR-10; the
-    seconds of all iterations, the devices and the precisions, across interruptions.
+    the accuracy of the last, the best and every epoch; the epochs of the run and of the
+    recipe, and the copy of CIFAR-10; the seconds of all iterations, the devices and the
+    precisions, across interruptions.
 
     Args:
         configs (Iterable[str | Path]): Config files.

@@ -169,13 +169,10 @@ class _Fusion:
     def add(self, sources: list[str], output: str) -> None:
         """One operand takes the other as it is made: the last one where it can."""
         late, early = sorted(sources, key=lambda v: -self.made_by.get(v, -1))
-        step = self.adding_step(late) if late != early else None
-        if step is None and self.adding_step(early) and late != early:
+        if not self.adding_step(late) and self.adding_step(early):
             self.postpone(early)
             late, early = early, late
-            step = self.adding_step(late)
-        if step is None:
-            step = self.new_map(late, output)
+        step = self.adding_step(late) or self.new_map(late, output)
         step.residual = early
         self.extend(step, output)
 
@@ -416,30 +413,27 @@ def scale(step: Step, packed: Packed) -> np.ndarray | None:
     tensors = _tensors(step, packed)
     if 'offset' in tensors and 'affine_input' not in tensors:
         return None  # it is in the weights
-    powers = _powers(step, tensors)
-    if powers is not None and not _is_exact(_slope(step), powers):
-        return powers
-    return tensors.get('scale')
+    return _slope_and_scale(step, tensors)[1]
 
 
-def _powers(step: Step, tensors: dict[str, np.ndarray]) -> np.ndarray | None:
-    """An exponent's powers of two, of sums; other weights have them."""
+def _slope_and_scale(
+    step: Step, tensors: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What sums are multiplied with, one after the other: the scale is the first.
+
+    An exponent's powers of two are in the slope, unless it would overflow or lose bits;
+    weights that are no signs have them.
+    """
+    slope = np.ones(step.shape[0], np.float32)
+    if step.affine is not None:
+        slope = step.affine.slope
     if step.kind != 'binary_conv' or 'exponent' not in tensors:
-        return None
-    return np.exp2(tensors['exponent'].astype(np.float32))
-
-
-def _slope(step: Step) -> np.ndarray:
-    if step.affine is None:
-        return np.ones(step.shape[0], np.float32)
-    return step.affine.slope
-
-
-def _is_exact(slope: np.ndarray, powers: np.ndarray) -> bool:
-    """Whether no slope overflows or loses bits as it is multiplied."""
+        return slope, tensors.get('scale')
+    powers = np.exp2(tensors['exponent'].astype(np.float32))
     with np.errstate(over='ignore', under='ignore'):
         product = slope * powers
-    return bool(np.isfinite(product).all() and (product / powers == slope).all())
+    exact = np.isfinite(product).all() and (product / powers == slope).all()
+    return (product, None) if exact else (slope, powers)
 
 
 def terms(step: Step, packed: Packed) -> list[np.ndarray]:
@@ -479,14 +473,12 @@ def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
     """
     channels = step.shape[0]
     tensors = _tensors(step, packed)
-    alpha, beta = _slope(step), np.zeros(channels, np.float32)
+    alpha, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     if step.affine is not None:
-        beta = step.affine.offset
+        alpha, beta = step.affine.slope, step.affine.offset
     if 'bias' in tensors:
         beta = beta + alpha * tensors['bias']
-    powers = _powers(step, tensors)
-    if powers is not None and _is_exact(alpha, powers):
-        alpha = alpha * powers
+    alpha, _ = _slope_and_scale(step, tensors)
     if (alpha == 1).all() and not beta.any():
         return np.empty(0, np.float32), np.empty(0, np.float32)
     return np.ascontiguousarray(alpha), np.ascontiguousarray(beta)

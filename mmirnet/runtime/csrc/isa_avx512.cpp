@@ -174,9 +174,8 @@ class PairedWindows {
   // A multiple of 8 values is written.
   template <class Cell>
   static void lower_parts(const uint64_t* from, int count, Cell* to) {
-    int i = 0;
-    for (; i + 8 <= count; i += 8) store_parts(_mm512_loadu_si512(from + i), to + i);
-    if (i < count) store_parts(load_part(from + i, count - i), to + i);
+    each_register(from, count,
+                  [&](__m512i v, int i) MMIRNET_INLINE { store_parts(v, to + i); });
   }
   static void store_parts(__m512i v, uint16_t* to) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi64_epi16(v));
@@ -184,18 +183,19 @@ class PairedWindows {
   static void store_parts(__m512i v, uint32_t* to) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi64_epi32(v));
   }
-  static __m512i load_part(const uint64_t* from, int count) {
-    return _mm512_maskz_loadu_epi64((1u << std::min(8, count)) - 1, from);
-  }
-
   // The upper half of each number as the xor of both. Up to a register more is written.
   static void copy_row(const uint64_t* from, int count, uint32_t* to) {
-    const auto put = [](__m512i v, uint32_t* at) {
-      _mm512_storeu_si512(at, _mm512_xor_si512(v, _mm512_slli_epi64(v, 32)));
-    };
+    each_register(from, count, [&](__m512i v, int i) MMIRNET_INLINE {
+      _mm512_storeu_si512(to + 2 * i, _mm512_xor_si512(v, _mm512_slli_epi64(v, 32)));
+    });
+  }
+
+  // Calls put(numbers, i) with those from i on; nothing is read beyond `count`.
+  template <class Put>
+  MMIRNET_INLINE static void each_register(const uint64_t* from, int count, Put put) {
     int i = 0;
-    for (; i + 8 <= count; i += 8) put(_mm512_loadu_si512(from + i), to + 2 * i);
-    if (i < count) put(load_part(from + i, count - i), to + 2 * i);
+    for (; i + 8 <= count; i += 8) put(_mm512_loadu_si512(from + i), i);
+    if (i < count) put(_mm512_maskz_loadu_epi64((1u << (count - i)) - 1, from + i), i);
   }
 
   const BinaryConv& conv_;
@@ -257,10 +257,10 @@ struct Avx512 {
   static constexpr auto from_count = from_int;
   // The smaller magnitude, with the first one's sign.
   static Float within(Float v, Float limit) { return _mm512_range_ps(v, limit, 2); }
-  static __mmask16 signs(Float v, __mmask16 mask = -1) {
+  static __mmask16 signs(Float v, __mmask16 mask) {
     return _mm512_mask_cmp_ps_mask(mask, v, _mm512_setzero_ps(), _CMP_GE_OQ);
   }
-  static __mmask16 at_least(Float v, Float w, __mmask16 mask = -1) {
+  static __mmask16 at_least(Float v, Float w, __mmask16 mask) {
     return _mm512_mask_cmp_ps_mask(mask, v, w, _CMP_GE_OQ);
   }
   // Straight to memory, without a port of vectors. Comparisons clear a mask's upper bits.
@@ -279,7 +279,7 @@ struct Avx512 {
     found |= _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
   }
   static bool any(Found found) { return found != 0; }
-  static __mmask16 at_most(const int32_t* p, const int32_t* limit, __mmask16 mask = -1) {
+  static __mmask16 at_most(const int32_t* p, const int32_t* limit, __mmask16 mask) {
     return _mm512_mask_cmple_epi32_mask(mask, _mm512_load_si512(p),
                                         _mm512_loadu_si512(limit));
   }

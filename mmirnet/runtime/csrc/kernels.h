@@ -1,9 +1,9 @@
 // What every instruction set implements, and the tasks it is given.
 //
 // Layouts. Activations are NHWC. A float pixel holds its channels padded to a
-// multiple of 16 with lanes whose values mean nothing. A bit pixel holds 64 channels per
-// word, channel 0 in bit 0, a set bit for +1; the tail of the last word is
-// zero. Rows of bits carry zero columns on both sides for the padding of the
+// multiple of 16 with lanes whose values mean nothing. A bit pixel holds 64
+// channels per word, channel 0 in bit 0, a set bit for +1; the tail of the last
+// word is zero. Rows of bits carry zero columns on both sides for the padding of the
 // convolution that reads them; rows above and below do not exist.
 #pragma once
 

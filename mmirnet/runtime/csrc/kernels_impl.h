@@ -11,7 +11,7 @@
 //   I::with_registers(lanes, run), put_bits(word, v, bits)
 //                            where a vector has kFloatLanes: calls run(V) with the
 //                            number of vectors; puts the bits of one, and clears those
-//                            of all after it if it is the first. Comparisons then know
+//                            of all after it if it is the first. Comparisons then take
 //                            a mask of lanes, too
 //   I::Found, find_nan(a, b, found), any(found)
 //                            whether a NaN was in any a or b
@@ -31,6 +31,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -364,6 +365,14 @@ struct Implementation {
     return {bits + pad * pixel, pixel, group_mask(channels, group)};
   }
 
+  // The blocks of smaller and of larger strips, made once: it takes divisions.
+  static std::array<Split, 2> blocks_of(const Split& strips, int together, int most) {
+    const auto of = [&](int width) {
+      return Split((width + together - 1) / together, most);
+    };
+    return {of(strips.size), of(strips.size + 1)};
+  }
+
   // The sums of `width` pixels, `together` at once in each block.
   template <class Task, class Sum>
   static void each_block(Task& task, int width, int together, const Split& blocks,
@@ -451,10 +460,7 @@ struct Implementation {
     const uint8_t* const weights = c.weights + group * weight_bytes(c);
     typename I::Windows windows(c);
     const Split strips(c.out_width, windows.most_pixels(c));
-    const auto blocks_of = [&](int width) {
-      return Split((width + together - 1) / together, I::pixels(lanes));
-    };
-    const Split blocks[] = {blocks_of(strips.size), blocks_of(strips.size + 1)};
+    const auto blocks = blocks_of(strips, together, I::pixels(lanes));
 
     CountTask<typename I::Count> task;
     task.offsets = c.offsets;
@@ -523,8 +529,7 @@ struct Implementation {
     const int float_pixel = round_up(c.out_channels, kFloatLanes);
     typename I::Found nan{};
     const Split strips(c.out_width, kStrip);
-    const Split blocks[] = {Split(strips.size, I::byte_pixels(lanes)),
-                            Split(strips.size + 1, I::byte_pixels(lanes))};
+    const auto blocks = blocks_of(strips, 1, I::byte_pixels(lanes));
 
     DotTask task;
     task.offsets = c.offsets;

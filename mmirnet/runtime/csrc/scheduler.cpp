@@ -25,7 +25,8 @@ struct Network::State {
   std::atomic<float> seconds{std::numeric_limits<float>::infinity()};
   std::atomic<int> timed{0};
 
-  void add_time(float found) {
+  void add_time(std::chrono::duration<float> time) {
+    const float found = time.count();
     float least = seconds;
     while (found < least && !seconds.compare_exchange_weak(least, found)) {
     }
@@ -239,7 +240,8 @@ void Network::run_images(const Pixel* images, int count, float* logits,
                       (alone ? 0 : thread * scratch);
     auto asked = std::chrono::steady_clock::now();
     for (int i = alone ? next++ : 0; i < count; i = alone ? next++ : i + 1) {
-      const auto start = std::chrono::steady_clock::now();
+      std::chrono::steady_clock::time_point start;
+      if (takes_time) start = std::chrono::steady_clock::now();
       context.nan = &nan[i];
       for (int s = 0; s < steps; ++s) {
         if (stop) return;
@@ -260,9 +262,7 @@ void Network::run_images(const Pixel* images, int count, float* logits,
               &taken[(i * steps + s) * shares], thread, threads, stop,
               [&](int begin, int end) { step(context, i, s, begin, end); });
       }
-      const std::chrono::duration<float> seconds =
-          std::chrono::steady_clock::now() - start;
-      if (takes_time) state.add_time(seconds.count());
+      if (takes_time) state.add_time(std::chrono::steady_clock::now() - start);
     }
   };
   state.pool->run(threads - 1, [&](int thread) {

@@ -159,8 +159,8 @@ struct ThreadPool::Threads {
   std::vector<std::thread> threads;
   std::list<Call*> open;       // calls that more threads may join
   std::atomic<int> offers{0};  // their number, for those that look
-  int looking = 0;             // threads that do
-  int asleep = 0;              // threads that do, some of which have been woken
+  int looking = 0;             // threads that look for an open call
+  int asleep = 0;              // threads that wait to be woken, or just have been
   bool stop = false;
 };
 
