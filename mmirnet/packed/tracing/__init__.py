@@ -1,0 +1,125 @@
+"""What a network computes, recorded as it computes it.
+
+The network runs, in evaluation mode and on random images, and every call into torch
+that touches a value made of them is looked up in one table, which the files beside this
+one fill. A function of the table has the signature of torch's own: it binds all
+arguments, says which operation of the packed format that is, and refuses what it does
+not implement. So modules, functions, methods and operators are one thing, and control
+flow is what Python does, unless it asks for the values of an image: that is refused. A
+second run, with another number of images, has to give the same operations.
+
+Binary layers are recorded as a whole. Parameters are known by identity: weights that
+are computed anew (parametrizations, ``weight_norm``, pruning) are refused.
+"""
+
+import copy
+from math import prod
+
+import numpy as np
+import torch
+from mmengine.model import BaseAveragedModel, BaseTTAModel, is_model_wrapper
+from mmpretrain.models.classifiers import BaseClassifier
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim.swa_utils import AveragedModel
+
+from ...errors import UnsupportedModelError
+from . import activations, arithmetic, binary, pooling, shapes, weighted  # noqa: F401
+from .calls import first_line, refuse
+from .recorder import DoesNotRun, Recorder, Recording
+
+_BATCHES = (2, 3)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside of wrappers: DDP, averaged, compiled, for augmented tests."""
+    averaged = (BaseTTAModel, BaseAveragedModel, AveragedModel)
+    while True:
+        if '_orig_mod' in model._modules:
+            model = model._orig_mod
+        elif is_model_wrapper(model) or isinstance(model, averaged):
+            model = model.module
+        else:
+            return model
+
+
+def trace(model: nn.Module, size: tuple[int, int]) -> Recording:
+    """The operations of a model in evaluation mode, on images of one size.
+
+    Args:
+        model: An MMPretrain classifier or any module from images to logits, wrapped
+            or not.
+        size: Height and width of the images.
+
+    Raises:
+        UnsupportedModelError: For what the format does not have, with its place in
+            the model.
+    """
+    model = _prepared(model)
+    failures = []
+    for channels in _channels(model, size):
+        try:
+            first, second = (
+                Recorder(model).record(batch, channels, size) for batch in _BATCHES
+            )
+        except DoesNotRun as error:
+            failures.append(error)
+            continue
+        if first.graph != second.graph:
+            refuse(
+                'the model',
+                f'it computes one thing for {_BATCHES[0]} images and another for '
+                f'{_BATCHES[1]}, or for the first call and the second',
+            )
+        for name, array in first.tensors.items():
+            if not np.array_equal(array, second.tensors[name]):
+                refuse(name, 'it changes from one call to the next')
+        return first
+    raise UnsupportedModelError(f'cannot pack {failures[0]}') from failures[0].__cause__
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    """A copy in float32 on the CPU, in evaluation mode, not compiled."""
+    if not isinstance(model, nn.Module):
+        refuse(type(model).__name__, 'it is no torch.nn.Module')
+    model = unwrap(model)
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            refuse(
+                path or 'the model',
+                'it is compiled by torch.jit; pack the module it was made of',
+            )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, UninitializedParameter):
+            refuse(name, 'it has no shape before the first images went through')
+        if tensor.is_meta:
+            refuse(name, 'it has no values on the meta device; load a checkpoint')
+    try:
+        model = copy.deepcopy(model)
+    except RuntimeError as error:  # torch copies no tensor that was computed
+        for path, module in model.named_modules():
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    name = f'{path}.{key}'.lstrip('.')
+                    refuse(name, 'it is computed anew in every pass; make it constant')
+        refuse('the model', f'it cannot be copied: {first_line(error)}')
+    if isinstance(model, BaseClassifier):
+        # What MMPretrain evaluates is its class's: it never calls a replaced forward,
+        # which may also still belong to the network that was copied.
+        vars(model).pop('forward', None)
+    model.cpu().float().eval()
+    return model
+
+
+def _channels(model: nn.Module, size: tuple[int, int]) -> list[int]:
+    """Channels that an image may have: as the first layers read, most likely first."""
+    found = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            found.append(module.in_channels)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            found.append(module.num_features)
+        elif isinstance(module, nn.Linear):
+            found.append(module.in_features // max(1, prod(size)))
+    found = [channels for channels in found if 1 <= channels <= 64]
+    return list(dict.fromkeys([*found[:4], 3, *range(1, 9)]))
