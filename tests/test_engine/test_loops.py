@@ -1,8 +1,11 @@
 """Stopped anywhere and resumed, a run ends as the unbroken one."""
 
 import math
+import multiprocessing
 import os
 import signal
+import subprocess
+import time
 from itertools import chain
 
 import pytest
@@ -37,18 +40,32 @@ class NoisyPoints(Points):
 
 
 class NoisyNet(TinyNet):
-    """Draws in the forward pass, as dropout does; may signal itself."""
+    """Draws in the forward pass, as dropout does; may signal itself.
 
-    def __init__(self, stop_at=None, signum=signal.SIGTERM):
+    With `everybody`, the signal comes from another process and also goes to the data
+    workers, as that of a scheduler does.
+    """
+
+    def __init__(self, stop_at=None, signum=signal.SIGTERM, everybody=False):
         super().__init__()
-        self.stop_at, self.signum = stop_at, signum
+        self.stop_at, self.signum, self.everybody = stop_at, signum, everybody
 
     def forward(self, inputs, label, mode='tensor'):
         if mode == 'loss':
             inputs = inputs + 0.1 * torch.rand_like(inputs)
             if len(self.seen) == self.stop_at:
-                os.kill(os.getpid(), self.signum)
+                self.send()
         return super().forward(inputs, label, mode)
+
+    def send(self):
+        if not self.everybody:
+            os.kill(os.getpid(), self.signum)
+            return
+        workers = [str(child.pid) for child in multiprocessing.active_children()]
+        assert workers
+        kill = ['kill', f'-{int(self.signum)}', *workers]
+        subprocess.run([*kill, str(os.getpid())], check=True)
+        time.sleep(0.5)  # a worker that dies is noticed
 
 
 def runner_of(folder, loop, workers=0, hooks=(), loader=(), **kwargs):
@@ -110,6 +127,34 @@ def test_a_preempted_run_continues_within_its_epoch(
     assert len(second.model.seen) == 12 - stop_at - 1  # nothing twice, nothing left out
     assert differences(expected, state(tmp_path)) == []
     assert not list(tmp_path.glob('preempted_*'))
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('start', ['fork', 'spawn'])
+def test_a_signal_to_all_processes_leaves_the_workers_alone(
+    tmp_path, unbroken, signum, start
+):
+    loop, expected = unbroken
+    loader = dict(multiprocessing_context=start)
+    model = NoisyNet(5, signum, everybody=True)
+    with pytest.raises(SystemExit):
+        runner_of(tmp_path, loop, 2, loader=loader, model=model).train()
+    assert (tmp_path / 'preempted_iter_6.pth').exists()
+    runner_of(tmp_path, loop, model=NoisyNet(), resume=True).train()
+    assert differences(expected, state(tmp_path)) == []
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+def test_workers_that_run_before_training_are_left_alone_too(tmp_path, persistent):
+    loop = dict(type='IterBasedTrainLoop', max_iters=12)
+    loader = dict(persistent_workers=persistent)
+    model = NoisyNet(5, everybody=True)
+    runner = runner_of(
+        tmp_path, 'iterations', 2, loader=loader, model=model, train_cfg=loop
+    )
+    with pytest.raises(SystemExit):
+        runner.train()
+    assert (tmp_path / 'preempted_iter_6.pth').exists()
 
 
 def test_signals_are_handed_back(tmp_path):

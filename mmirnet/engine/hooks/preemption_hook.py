@@ -1,15 +1,20 @@
 """A hook that saves a checkpoint when the cluster preempts the job."""
 
+import multiprocessing
+import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import distributed
+from torch.utils.data import DataLoader
 
 from ...errors import ConfigError, check_interval
 from ..loops import DeterministicEpochLoop, DeterministicIterLoop
@@ -24,7 +29,8 @@ class PreemptionHook(Hook):
     only SIGTERM. With a deterministic training loop, ``--resume`` continues with the
     next iteration of the same epoch. With other loops, it repeats the epoch. Python
     delivers signals only to the main thread, so a run in another thread logs that it
-    cannot be preempted.
+    cannot be preempted. The data workers ignore the signals, which a scheduler sends to
+    all processes of a job.
 
     Args:
         interval (int): Number of iterations after which the ranks of a distributed run
@@ -64,6 +70,8 @@ class PreemptionHook(Hook):
         self.saver = savers[0]
         if threading.current_thread() is threading.main_thread():
             self.previous = {s: signal.signal(s, self._receive) for s in self.signals}
+            for loop in (runner.train_loop, runner.val_loop):
+                _protect_workers(loop, self.signals)
         else:
             runner.logger.warning(
                 'PreemptionHook cannot receive signals: training does not run in the '
@@ -108,3 +116,35 @@ class PreemptionHook(Hook):
             # None stands for a handler that Python did not set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.previous = {}
+
+
+def _protect_workers(loop: BaseLoop | None, signals: tuple[int, ...]) -> None:
+    """Lets the data workers of a loop ignore signals that their loader did not send."""
+    loader = getattr(loop, 'dataloader', None)
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        return
+    if not hasattr(signal, 'sigwaitinfo'):  # neither Windows nor macOS has it
+        return
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn, signals)
+    # Loops of iterations have started workers already, which the loader may keep.
+    loader._iterator = None
+    if getattr(loop, 'dataloader_iterator', None) is not None:
+        with torch.random.fork_rng(devices=[]):
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+
+
+def _start_worker(start: Callable | None, signals: tuple[int, ...], i: int) -> None:
+    """Starts a data worker as its loader would have, with a thread for its signals."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=_obey_the_loader, args=(signals,), daemon=True).start()
+    if start is not None:
+        start(i)
+
+
+def _obey_the_loader(signals: tuple[int, ...]) -> None:
+    """Ends this worker once the loader says so, which it does by SIGTERM as well."""
+    loader = multiprocessing.parent_process().pid
+    while True:
+        found = signal.sigwaitinfo(signals)
+        if found.si_signo == signal.SIGTERM and found.si_pid == loader:
+            os._exit(0)
