@@ -292,15 +292,32 @@ def is_rank(pid, rank):
     )
 
 
-def test_a_killed_rank_ends_the_job(tmp_path):
-    config = small_config(tmp_path)
+def long_job(folder):
+    """Two ranks with data workers that would train for hours; after an epoch."""
+    config = small_config(folder)
     options = ['train_cfg.max_epochs=10000', 'train_dataloader.num_workers=1']
-    arguments = [config, 2, '--work-dir', tmp_path, '--cfg-options', *options]
-    job = start(tmp_path, 'dist_train.sh', *arguments, environment=environment)
+    arguments = [config, 2, '--work-dir', folder, '--cfg-options', *options]
+    job = start(folder, 'dist_train.sh', *arguments, environment=environment)
     deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / 'epoch_1.pth').exists():
+    while not (folder / 'epoch_1.pth').exists():
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.2)
+    return job
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_preempts_the_job(tmp_path, number):
+    job = long_job(tmp_path)
+    job.send_signal(number)
+    output = job.communicate(timeout=PATIENCE)[0]
+    assert job.returncode == 128 + number
+    assert list(tmp_path.glob('preempted_iter_*.pth'))
+    assert 'Traceback' not in output
+    assert output.endswith(f'{number.name} ended the job\n')
+
+
+def test_a_killed_rank_ends_the_job(tmp_path):
+    job = long_job(tmp_path)
     (victim,) = (
         pid
         for pid, parent in processes(str(tmp_path)).items()
