@@ -59,7 +59,8 @@ def run_all(
         list[dict]: The new lines.
 
     Raises:
-        ConfigError: If ``jobs`` is not positive.
+        ConfigError: If ``jobs`` is not positive, or if a config does not train by
+            epochs and validate ``accuracy/top1``.
         MmirnetError: After all runs, if some of them failed; names them.
 
     Example:
@@ -71,7 +72,9 @@ def run_all(
     results = Path(results)
     done = {(r['config'], r['digest'], r['seed']) for r in read_results(results)}
     digests = {str(config): digest(config, cfg_options) for config in configs}
-    wanted = [(config, seed) for seed in seeds for config in digests]
+    for config in digests:
+        _check(config, cfg_options)
+    wanted = [(config, seed) for seed in dict.fromkeys(seeds) for config in digests]
     tasks = [
         (config, seed)
         for config, seed in wanted
@@ -101,6 +104,27 @@ def run_all(
     if failed:
         raise MmirnetError('; '.join(failed))
     return lines
+
+
+def _check(config: str, cfg_options: dict | None) -> None:
+    """Refuses a config whose runs would have no line, before the first of them."""
+    settings = _settings(config, cfg_options)
+    if 'max_epochs' not in (settings.get('train_cfg') or {}):
+        raise ConfigError(f'{config}: train_cfg has no max_epochs; runs are of epochs')
+    evaluators = settings.get('val_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    if not settings.get('val_cfg') or not any(map(_gives_the_metric, evaluators)):
+        raise ConfigError(
+            f'{config}: results hold {METRIC}, which its val_evaluator does not give: '
+            "add dict(type='Accuracy', topk=(1,))"
+        )
+
+
+def _gives_the_metric(evaluator: dict) -> bool:
+    """Whether an evaluator may give it: only MMPretrain's own is known."""
+    topk = evaluator.get('topk', 1)
+    topk = topk if isinstance(topk, list | tuple) else [topk]
+    return evaluator.get('type') != 'Accuracy' or 1 in topk
 
 
 def _run_alone(*task) -> dict:
@@ -228,11 +252,11 @@ def recipe(config: str | Path, cfg_options: dict | None = None) -> str:
     """
     settings = _settings(config, cfg_options)
     for loop in ('train_cfg', 'val_cfg'):
-        settings[loop].pop('type', None)
+        settings.get(loop, {}).pop('type', None)
     for key in ('type', 'dtype', 'loss_scale'):
-        settings['optim_wrapper'].pop(key, None)
+        settings.get('optim_wrapper', {}).pop(key, None)
     for hook in ('tf32', 'compile', 'channels_last', 'checkpoint'):
-        settings['default_hooks'].pop(hook, None)
+        settings.get('default_hooks', {}).pop(hook, None)
     return _sha256(settings)
 
 

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from ..datasets.in_memory import keep_in_memory
 from ..engine.config import (
     add_default_hooks,
+    drop_by_epoch,
     merge_options,
     set_loader_defaults,
     take_old_switches,
@@ -51,6 +52,7 @@ def prepare_config(
             cfg[name].persistent_workers &= persistent_workers
     merge_options(cfg, cfg_options)
     in_memory |= take_old_switches(cfg)
+    drop_by_epoch(cfg)
     add_default_hooks(cfg)
     check_config(cfg, loaders)
     for name in loaders:

@@ -383,7 +383,7 @@ def _linear(
             a,
             b,
         )
-        return y.reshape(*x.shape[:-1], -1)
+        return y.reshape(*x.shape[:-1], weight.shape[0])
     weight = binary_weight(weight, t, k, rule)
     if not binarize_input:
         return F.linear(x, weight, bias)

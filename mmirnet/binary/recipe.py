@@ -137,7 +137,7 @@ def deviation(values: Tensor) -> tuple[Tensor, Tensor, int]:
         the unbiased variance, (N, 1, ...); and the n - 1 that it divides by.
     """
     dims = filter_dims(values)
-    degrees = max(values[0].numel() - 1, 1)
+    degrees = max(values.shape[1:].numel() - 1, 1)
     centred = values - values.mean(dims, keepdim=True)
     variance = centred.square().sum(dims, keepdim=True) / degrees
     return centred, (variance + 1e-5).rsqrt(), degrees

@@ -434,6 +434,12 @@ def _schedulers(runner: Runner) -> list:
 
 def _schedule(name: str, scheduler: Any, total: int, unit: str) -> Iterator[Exception]:
     begin, end = scheduler.begin, min(scheduler.end, total)
+    steps = getattr(scheduler, 'total_steps', None)
+    if steps is not None and steps < end - begin:
+        yield ConfigError(
+            f'param_scheduler: {name} has total_steps={steps}, fewer than the '
+            f'{end - begin} {unit} to go: set total_steps={end - begin}'
+        )
     period = getattr(scheduler, 'T_max', None)
     milestones = [m for m in getattr(scheduler, 'milestones', ()) if m >= total]
     if begin >= total:

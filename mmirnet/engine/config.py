@@ -11,7 +11,7 @@ from typing import Any
 import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, LOOPS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ..datasets.in_memory import is_in_memory
 from ..errors import ConfigError, MmirnetError, first_line
@@ -216,6 +216,38 @@ def set_hook(cfg: Config, key: str, **hook) -> None:
     """
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {**hooks, key: {**(hooks.get(key) or {}), **hook}}
+
+
+def drop_by_epoch(cfg: Config) -> None:
+    """Removes ``by_epoch`` from a training loop that also has a type.
+
+    MMEngine takes one of them. MMPretrain's schedules set ``by_epoch``, and a config
+    that inherits them sets the type.
+
+    Args:
+        cfg (Config): The config, changed in place.
+
+    Raises:
+        ConfigError: If the two contradict each other.
+
+    Example:
+        >>> cfg = Config(dict(
+        ...     train_cfg=dict(by_epoch=True, type='DeterministicEpochLoop')))
+        >>> drop_by_epoch(cfg)
+        >>> cfg.train_cfg
+        {'type': 'DeterministicEpochLoop'}
+    """
+    train_cfg = cfg.get('train_cfg') or {}
+    if not {'type', 'by_epoch'} <= train_cfg.keys():
+        return
+    loop = find_class(LOOPS, train_cfg['type'])
+    by_epoch = train_cfg.pop('by_epoch')
+    other = IterBasedTrainLoop if by_epoch else EpochBasedTrainLoop
+    if isinstance(loop, type) and issubclass(loop, other):
+        raise ConfigError(
+            f'train_cfg has type={train_cfg["type"]!r} and by_epoch={by_epoch}, which '
+            'contradict each other: remove by_epoch'
+        )
 
 
 def set_captured_loop(cfg: Config) -> None:

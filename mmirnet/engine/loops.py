@@ -149,7 +149,7 @@ class _DeterministicLoop:
         """Prepares the sampler; returns the index of the first remaining batch."""
         sampler = self.dataloader.sampler
         # A resumed run without a seed in its config uses that of the checkpoint.
-        sampler.seed = self.runner.seed
+        sampler.seed = _common_seed(self.runner)
         sampler.set_epoch(epoch)
         first = self._first_batch(seen)
         sampler.start = seen if first < len(self.dataloader) else 0
@@ -273,6 +273,8 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
         if not self._iter:
             return
         place = self._saved_place()
+        # A loop of iterations counts passes through the data, and no epochs.
+        self._epoch = max(self._epoch, place['epoch'])
         if place['epoch'] < self._epoch:
             self.seen = 0
         elif place['seen'] >= place['images']:
@@ -354,3 +356,9 @@ class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
             self._pass, self.seen = place['epoch'] + 1, 0
         else:
             self._pass, self.seen = place['epoch'], place['seen']
+
+
+def _common_seed(runner: Runner) -> int:
+    """Returns the seed of all ranks; with ``diff_rank_seed`` each has added its own."""
+    differs = (runner._randomness_cfg or {}).get('diff_rank_seed')
+    return runner.seed - get_rank() if differs else runner.seed

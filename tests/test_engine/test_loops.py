@@ -12,6 +12,7 @@ import pytest
 import torch
 from killed_runs import differences, state
 from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, RepeatDataset
+from mmengine.hooks import EarlyStoppingHook
 from tiny import Points, TinyNet, tiny_runner
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
@@ -70,7 +71,8 @@ class NoisyNet(TinyNet):
 
 def runner_of(folder, loop, workers=0, hooks=(), loader=(), **kwargs):
     by_epoch = loop == 'epochs'
-    options = dict(train_cfg=dict(LOOPS[loop]))
+    sgd = dict(type='SGD', lr=0.1, momentum=0.9)
+    options = dict(train_cfg=dict(LOOPS[loop]), optim_wrapper=dict(optimizer=sgd))
     options['train_dataloader'] = loader
     if not isinstance(loader, DataLoader):
         options['train_dataloader'] = {
@@ -96,7 +98,6 @@ def runner_of(folder, loop, workers=0, hooks=(), loader=(), **kwargs):
                 interval=1 if by_epoch else 5,
             ),
         ),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
         param_scheduler=dict(type='CosineAnnealingLR', T_max=12, by_epoch=False),
         **options,
     )
@@ -155,6 +156,62 @@ def test_workers_that_run_before_training_are_left_alone_too(tmp_path, persisten
     with pytest.raises(SystemExit):
         runner.train()
     assert (tmp_path / 'preempted_iter_6.pth').exists()
+
+
+@pytest.mark.parametrize('stop_at', [0, 3, 4])
+def test_accumulated_gradients_are_resumed(tmp_path, unbroken, stop_at):
+    loop, _ = unbroken
+    optimizer = dict(type='SGD', lr=0.1, momentum=0.9)
+    wrapper = dict(optimizer=optimizer, accumulative_counts=3)
+    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+    runner_of(whole, loop, model=NoisyNet(), optim_wrapper=wrapper).train()
+    with pytest.raises(SystemExit):
+        runner_of(broken, loop, model=NoisyNet(stop_at), optim_wrapper=wrapper).train()
+    runner_of(
+        broken, loop, model=NoisyNet(), optim_wrapper=wrapper, resume=True
+    ).train()
+    assert differences(state(whole), state(broken)) == []
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+def test_ranks_with_seeds_of_their_own_share_the_order(tmp_path, monkeypatch, loop):
+    """Or some images would be seen twice, and others never."""
+    orders = []
+    for rank in (0, 1):
+        seeds = dict(seed=5 + rank, diff_rank_seed=True)
+        runner = runner_of(tmp_path / str(rank), loop, model=NoisyNet())
+        runner._randomness_cfg, runner._seed = seeds, seeds['seed']
+        monkeypatch.setattr('mmirnet.engine.loops.get_rank', lambda rank=rank: rank)
+        runner.train()
+        orders.append(runner.train_dataloader.sampler.seed)
+    assert orders == [5, 5]
+
+
+def test_an_epoch_loop_goes_on_behind_the_passes_of_iterations(tmp_path):
+    with pytest.raises(SystemExit):
+        runner_of(tmp_path, 'iterations', model=NoisyNet(5)).train()
+    runner = runner_of(tmp_path, 'epochs', model=NoisyNet(), resume=True)
+    runner.train()
+    assert len(runner.model.seen) == 6  # of 12
+
+
+def test_early_stopping_remembers_the_epochs_before(tmp_path):
+    stop = dict(
+        type='EarlyStoppingHook',
+        monitor='accuracy',
+        rule='greater',
+        patience=2,
+        min_delta=200.0,
+    )
+    first = runner_of(tmp_path, 'epochs', model=NoisyNet(9), hooks=[stop])
+    hook = next(h for h in first.hooks if isinstance(h, EarlyStoppingHook))
+    hook.wait_count, hook.best_score = 1, 0.5
+    with pytest.raises(SystemExit):
+        first.train()
+    second = runner_of(tmp_path, 'epochs', model=NoisyNet(), hooks=[stop], resume=True)
+    second.train()
+    hook = next(h for h in second.hooks if isinstance(h, EarlyStoppingHook))
+    assert (hook.wait_count, hook.best_score) == (1, 0.5)
 
 
 def test_signals_are_handed_back(tmp_path):

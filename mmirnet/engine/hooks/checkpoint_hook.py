@@ -13,8 +13,10 @@ from mmengine.dist import (
 )
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from ...files import check_writable, lock_folder, remove_stale_temporaries, write_atomic
 from ..histories import compact
@@ -34,6 +36,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - Refuses a second run in the same folder.
     - Saves the buffers of each rank, because the running statistics of batch norms
       differ between ranks until they are synchronised.
+    - Saves the gradients of each rank where the optimizer accumulates them over more
+      iterations than have been done.
 
     Args:
         **kwargs: Arguments of MMEngine's ``CheckpointHook``: ``interval``,
@@ -53,6 +57,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'{next(iter(self.args))!r}'
             )
         self._buffers: list[dict[str, torch.Tensor]] = []
+        self._gradients: list[dict[str, torch.Tensor]] = []
         self._lock = None
 
     def before_train(self, runner: Runner) -> None:
@@ -69,6 +74,7 @@ class AtomicCheckpointHook(CheckpointHook):
             check_writable(Path(self.out_dir) / self.filename_tmpl.format(0))
             for folder in {runner.work_dir, self.out_dir}:
                 remove_stale_temporaries(folder)
+        self._restore_gradients(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Publishes like MMEngine's hook, and unlocks the folder."""
@@ -123,6 +129,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._gather_buffers(runner)
+        self._gather_gradients(runner)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -149,17 +156,35 @@ class AtomicCheckpointHook(CheckpointHook):
     def _gather_buffers(self, runner: Runner) -> None:
         self._buffers = []
         if get_world_size() > 1:
-            model = (
-                runner.model.module if is_model_wrapper(runner.model) else runner.model
-            )
+            model = _unwrapped(runner)
             saved = model.state_dict().keys()
             mine = {n: b.cpu() for n, b in model.named_buffers() if n in saved}
             self._buffers = all_gather_object(mine)
+
+    def _gather_gradients(self, runner: Runner) -> None:
+        self._gradients = []
+        if _accumulates(runner):
+            named = _unwrapped(runner).named_parameters()
+            mine = {n: p.grad.cpu() for n, p in named if p.grad is not None}
+            self._gradients = all_gather_object(mine)
+
+    def _restore_gradients(self, runner: Runner) -> None:
+        """Gives parameters the gradients of the resumed checkpoint."""
+        gradients, self._gradients = self._gradients, []
+        if len(gradients) != get_world_size() or not _accumulates(runner):
+            return
+        mine = gradients[get_rank()]
+        for name, parameter in _unwrapped(runner).named_parameters():
+            if name in mine:
+                parameter.grad = mine[name].to(parameter)
+        runner.logger.info('Gradients that are being accumulated have been restored')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds the buffers of each rank, and converts the rest to plain data."""
         if self._buffers:
             checkpoint['rank_buffers'] = self._buffers
+        if self._gradients:
+            checkpoint['rank_gradients'] = self._gradients
         schedulers = checkpoint.get('param_schedulers', [])
         for part in (
             schedulers.values() if isinstance(schedulers, dict) else [schedulers]
@@ -175,7 +200,24 @@ class AtomicCheckpointHook(CheckpointHook):
         checkpoint['message_hub'] = {**hub, 'log_scalars': histories}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restores the buffers of this rank when the run is resumed."""
+        """Restores the buffers of this rank when the run is resumed.
+
+        Its gradients follow before training.
+        """
         buffers = checkpoint.get('rank_buffers', [])
         if runner._resume and len(buffers) == get_world_size() > 1:
             checkpoint['state_dict'].update(buffers[get_rank()])
+        if runner._resume:
+            self._gradients = checkpoint.get('rank_gradients', [])
+
+
+def _unwrapped(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _accumulates(runner: Runner) -> bool:
+    """Whether gradients wait for further iterations."""
+    wrapper = runner.optim_wrapper
+    if not isinstance(wrapper, OptimWrapper):
+        return False
+    return wrapper._inner_count % wrapper._accumulative_counts != 0

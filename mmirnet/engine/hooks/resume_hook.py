@@ -7,7 +7,7 @@ import warnings
 
 import mmengine
 import torch
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
@@ -105,7 +105,18 @@ class ResumeHook(Hook):
         kept = ('meta', 'message_hub', 'param_schedulers')
         self.checkpoint = {k: checkpoint[k] for k in kept if k in checkpoint}
         self.checkpoint['keys'] = set(checkpoint)
+        states = checkpoint.get('early_stopping', [])
+        for hook, state in zip(_early_stopping(runner), states, strict=False):
+            vars(hook).update(state)
         self.old = _made_with_before(checkpoint)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adds what MMEngine's early stopping remembers of earlier epochs."""
+        if states := [
+            dict(wait_count=hook.wait_count, best_score=float(hook.best_score))
+            for hook in _early_stopping(runner)
+        ]:
+            checkpoint['early_stopping'] = states
 
     def _check_optimizer(self, runner: Runner, checkpoint: dict) -> None:
         old, new = _made_with_before(checkpoint), self.made
@@ -308,6 +319,10 @@ def _saves_without_optimizer(runner: Runner) -> bool:
 def _schedulers(runner: Runner) -> list:
     schedulers = runner.param_schedulers or []
     return schedulers if isinstance(schedulers, list) else []
+
+
+def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
+    return [h for h in runner.hooks if isinstance(h, EarlyStoppingHook)]
 
 
 def _groups(runner: Runner) -> list[dict]:
