@@ -113,7 +113,8 @@ def _check(config: str, cfg_options: dict | None) -> None:
         raise ConfigError(f'{config}: train_cfg has no max_epochs; runs are of epochs')
     evaluators = settings.get('val_evaluator') or []
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-    if not settings.get('val_cfg') or not any(map(_gives_the_metric, evaluators)):
+    validates = settings.get('val_cfg') is not None
+    if not validates or not any(map(_gives_the_metric, evaluators)):
         raise ConfigError(
             f'{config}: results hold {METRIC}, which its val_evaluator does not give: '
             "add dict(type='Accuracy', topk=(1,))"

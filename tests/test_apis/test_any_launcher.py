@@ -19,7 +19,8 @@ from mmirnet import apis
 from mmirnet.datasets import DeterministicSampler, InMemory
 from mmirnet.datasets.in_memory import as_is
 from mmirnet.engine import hooks
-from mmirnet.engine.config import take_old_switches
+from mmirnet.engine.config import drop_by_epoch, take_old_switches
+from mmirnet.errors import ConfigError
 
 CONFIGS = Path(mmirnet.__file__).parents[1] / 'configs'
 TEXT = f"""
@@ -134,6 +135,29 @@ def test_every_config_names_what_it_runs_with():
     for path in sorted(CONFIGS.rglob('*.py')):
         cfg = Config.fromfile(path)
         assert not {'in_memory', 'channels_last', 'tf32', 'compile'} & cfg.keys(), path
+
+
+class TestByEpoch:
+    """MMPretrain's schedules set it, and MMEngine takes it or a type."""
+
+    def test_goes_where_there_is_a_type(self):
+        loop = dict(by_epoch=True, type='DeterministicEpochLoop', max_epochs=3)
+        cfg = Config(dict(train_cfg=loop))
+        drop_by_epoch(cfg)
+        assert cfg.train_cfg == dict(type='DeterministicEpochLoop', max_epochs=3)
+
+    @pytest.mark.parametrize('loop', [None, dict(by_epoch=True, max_epochs=3)])
+    def test_stays_otherwise(self, loop):
+        cfg = Config(dict(train_cfg=loop))
+        drop_by_epoch(cfg)
+        assert cfg.train_cfg == loop
+
+    @pytest.mark.parametrize('by_epoch', [True, False])
+    def test_may_not_contradict_the_type(self, by_epoch):
+        kinds = 'DeterministicEpochLoop', 'DeterministicIterLoop'
+        cfg = Config(dict(train_cfg=dict(by_epoch=by_epoch, type=kinds[by_epoch])))
+        with pytest.raises(ConfigError, match='contradict each other'):
+            drop_by_epoch(cfg)
 
 
 class TestOldSwitches:

@@ -96,6 +96,43 @@ class TestRunAll:
         assert experiments.recipe(config, both) == new['recipe']
 
 
+@pytest.mark.parametrize(
+    ('setting', 'line'),
+    [
+        (
+            'train_cfg = dict(_delete_=True, by_epoch=False, max_iters=9)',
+            'train_cfg has no max_epochs',
+        ),
+        ('val_evaluator = dict(topk=(5,))', "add dict.type='Accuracy', topk=.1,.."),
+        ('val_cfg = None', 'results hold accuracy/top1, which'),
+    ],
+)
+def test_a_run_without_a_result_is_refused_before_it_starts(
+    tmp_path, monkeypatch, setting, line
+):
+    config = small_config(tmp_path / 'small', setting)
+    monkeypatch.setattr(experiments, '_run_alone', pytest.fail)
+    with pytest.raises(ConfigError, match=line):
+        experiments.run_all([config], [0], tmp_path / 'results.jsonl')
+
+
+def test_a_seed_that_is_named_twice_is_run_once(tmp_path, monkeypatch):
+    config = small_config(tmp_path / 'small')
+    monkeypatch.setattr(
+        experiments,
+        '_run_alone',
+        lambda config, seed, *_: dict(config=config, accuracy=1.0, seconds=1.0),
+    )
+    results = tmp_path / 'results.jsonl'
+    assert len(experiments.run_all([config], [3, 3], results)) == 1
+
+
+def test_configs_without_hooks_or_validation_have_a_recipe(tmp_path):
+    config = tmp_path / 'bare.py'
+    config.write_text("model = dict(type='ImageClassifier')")
+    assert experiments.recipe(config) == experiments.recipe(config)
+
+
 def test_a_killed_queue_leaves_no_process_behind(tmp_path):
     config = str(small_config(tmp_path / 'small', 'val_evaluator = dict(topk=(1,))'))
     command = [

@@ -480,3 +480,18 @@ def test_equal_weights_in_either_memory_format(name):
     for made in (layer, last):
         made(x).square().sum().backward()
     assert torch.allclose(last.weight.grad, layer.weight.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('linear', [False, True])
+@pytest.mark.parametrize(('weight', 'input'), BITS)
+@pytest.mark.parametrize('name', formulas.RECIPES)
+def test_empty_batch(name, weight, input, linear):
+    """As those of torch's own layers: a detector may find nothing."""
+    bits = dict(binarize_weight=weight, binarize_input=input)
+    layer = layer_of(name, 4, 6, *([] if linear else [3]), linear=linear, **bits)
+    shape = (0, 4) if linear else (0, 4, 5, 5)
+    x = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == ((0, 6) if linear else (0, 6, 3, 3))
+    assert x.grad.shape == shape

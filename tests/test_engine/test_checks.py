@@ -702,3 +702,12 @@ class TestWhatAToolIsTold:
         assert str(problem).startswith(
             'val_dataloader.dataset: images are normalised twice'
         )
+
+
+@pytest.mark.parametrize(('steps', 'fits'), [(3, False), (5, True)])
+def test_a_cycle_that_ends_before_the_training(tmp_path, steps, fits):
+    cycle = dict(_delete_=True, type='OneCycleLR', eta_max=0.1, total_steps=steps)
+    found = found_in(tmp_path, param_scheduler=cycle)
+    assert bool(found) != fits
+    if found:
+        assert 'OneCycleLR has total_steps=3, fewer than the 5 epochs' in found[0][1]
