@@ -22,7 +22,7 @@ from ..datasets.in_memory import read_each_image
 from ..engine.checkpoint import handed_over
 from ..engine.config import load_config, merge_options, take_old_switches
 from ..engine.facts import parts
-from ..engine.weights import check_checkpoint
+from ..engine.weights import check_checkpoint, tell_changes
 from ..errors import ConfigError
 from ..files import check_writable
 from ..registry import find_class
@@ -128,6 +128,8 @@ def evaluate(
 
         replace_network(runner.model, checkpoint, runtime)
     loaded = None if packed else check_checkpoint(checkpoint, runner.model)
+    if loaded is not None:
+        tell_changes(loaded, cfg, checkpoint)
     if tta:
         _average_over_flips(runner)
     if out and out_item != 'metrics':

@@ -43,6 +43,28 @@ def _value(node: ast.expr) -> object:
         return ast.unparse(node)
 
 
+def literal(value: object) -> object:
+    """Returns a config's values as :func:`parse_config` gives them.
+
+    Args:
+        value (object): A config or a value in it.
+
+    Returns:
+        object: Dicts, lists, numbers, texts, and the names of classes.
+
+    Example:
+        >>> literal(dict(size=(1, 2), type=dict))
+        {'size': [1, 2], 'type': 'dict'}
+    """
+    if isinstance(value, dict):
+        return {str(k): literal(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [literal(v) for v in value]
+    if isinstance(value, type):
+        return value.__name__
+    return value
+
+
 def config_changes(old: dict, new: dict, key: str = '') -> list[tuple]:
     """Finds the differences between two configs, by dotted key.
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from ...errors import ConfigError, first_line
 from ...registry import find_class
 from ..config_checks import check_config
-from ..weights import load_weights
+from ..weights import load_weights, tell_changes
 from .classes import checkpoint_classes
 from .data_sets import check_single, samples
 
@@ -53,6 +53,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
     model = MODELS.build(spec)
     if checkpoint is not None:
         loaded = load_weights(model, checkpoint)
+        tell_changes(loaded, cfg, checkpoint)
         if 'ema_state_dict' in loaded and not _tests_averages(cfg):
             load_state_dict(model, _before_averaging(loaded['ema_state_dict']))
         model._dataset_meta = {'classes': checkpoint_classes(loaded)}
