@@ -2,11 +2,6 @@
 
 import argparse
 
-try:
-    from mmengine.config import DictAction
-except ImportError:  # main reports it
-    DictAction = 'store'
-
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
@@ -39,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action='extend',
         metavar='KEY=VALUE',
         help='override settings of the config, such as '
         'test_dataloader.batch_size=16 or key="[(a,b),(c,d)]" (quotation marks, '
@@ -86,6 +81,7 @@ def main() -> None:
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():
+        args.cfg_options = errors.parse_options(args.cfg_options)
         if args.runtime and args.checkpoint.startswith('irnet://'):
             args.checkpoint = str(zoo.fetch(args.checkpoint.removeprefix('irnet://')))
         apis.evaluate(**vars(args))

@@ -2,11 +2,6 @@
 
 import argparse
 
-try:
-    from mmengine.config import DictAction
-except ImportError:  # main reports it
-    DictAction = 'store'
-
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
@@ -62,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action='extend',
         metavar='KEY=VALUE',
         help='override settings of the config, such as train_cfg.max_epochs=2 or '
         'key="[(a,b),(c,d)]" (quotation marks, no spaces)',
@@ -87,6 +82,7 @@ def main() -> None:
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
     with errors.one_line_errors():
+        args.cfg_options = errors.parse_options(args.cfg_options)
         apis.train(**vars(args))
 
 

@@ -1,17 +1,20 @@
-"""One-line error messages for command-line tools."""
+"""Options and one-line error messages of command-line tools."""
 
+import argparse
 import contextlib
 import hashlib
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
+from mmengine.config import DictAction
 from torch import distributed
 
-from ..errors import MmirnetError
+from ..errors import ConfigError, MmirnetError, first_line
 
 #: Optional packages by import name, with their names for pip.
 _OPTIONAL = {
@@ -24,6 +27,37 @@ _OPTIONAL = {
 
 #: Seconds until the launcher ends all processes after the first has failed.
 _PATIENCE = 10
+
+
+def parse_options(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """Reads the words of ``--cfg-options`` as MMEngine's ``DictAction`` does.
+
+    Args:
+        words (Sequence[str], optional): Settings, ``KEY=VALUE`` each.
+
+    Returns:
+        dict[str, Any] | None: Settings by dotted key. None if there are no words.
+
+    Raises:
+        ConfigError: If a word has no key or no value; names it.
+
+    Example:
+        >>> parse_options(['train_cfg.max_epochs=2', 'size=(8,9)'])
+        {'train_cfg.max_epochs': 2, 'size': (8, 9)}
+    """
+    if words is None:
+        return None
+    options = argparse.Namespace()
+    parse = DictAction([], 'found')
+    for word in words:
+        key, equals, _ = word.partition('=')
+        if not key.strip() or not equals:
+            raise ConfigError(f'--cfg-options {word}: write KEY=VALUE')
+        try:
+            parse(None, options, [word])
+        except AssertionError as error:
+            raise ConfigError(f'--cfg-options {word}: {first_line(error)}') from error
+    return options.found
 
 
 @contextlib.contextmanager

@@ -11,7 +11,12 @@ from torch import distributed
 import mmirnet  # noqa: F401
 from mmirnet.apis import command_line as errors
 from mmirnet.apis import evaluation
-from mmirnet.apis.command_line import one_line_errors, said_by_another, user_message
+from mmirnet.apis.command_line import (
+    one_line_errors,
+    parse_options,
+    said_by_another,
+    user_message,
+)
 from mmirnet.engine.config import load_config
 from mmirnet.errors import ConfigError, DataError
 
@@ -29,6 +34,27 @@ def test_a_bug_in_a_hook_is_shown_where_it_is(tmp_path):
         runner.train()
     shown = ''.join(traceback.format_exception(caught.value))
     assert "HOOKS.build(dict(type='EDEHook', t_mim=0.1))" in shown
+
+
+def test_options_are_settings_by_key():
+    assert parse_options(None) is None
+    words = ['a.b=[(1,2),x]', 'c=', 'a=x=y', 'c=0.5']
+    assert parse_options(words) == {'a.b': [(1, 2), 'x'], 'a': 'x=y', 'c': 0.5}
+
+
+@pytest.mark.parametrize(
+    ('word', 'reason'),
+    [
+        ('foo', 'write KEY=VALUE'),
+        ('=3', 'write KEY=VALUE'),
+        ('', 'write KEY=VALUE'),
+        ('a=(1,[2)', 'Imbalanced brackets exist in 1,[2'),
+    ],
+)
+def test_an_option_that_is_no_setting_is_named(word, reason):
+    with pytest.raises(ConfigError) as caught:
+        parse_options(['a=1', word])
+    assert str(caught.value) == f'--cfg-options {word}: {reason}'
 
 
 def test_a_data_workers_error_is_its_last_line():

@@ -201,6 +201,32 @@ def test_a_mistake_ends_with_one_line_and_code_2(tmp_path):
     assert result.stderr == 'error: CONFIG absent.py: there is no file absent.py\n'
 
 
+#: Every tool with ``--cfg-options``, and the arguments that it needs.
+CONFIGURED = {
+    'analysis/summary.py': ['c.py'],
+    'benchmarks/runner_throughput.py': ['mmirnet::irnet/resnet20_bireal_digits.py'],
+    'deploy/export_onnx.py': ['c.py', 'x.pth', 'x.onnx'],
+    'deploy/pack.py': ['c.py', 'x.pth', 'x.safetensors'],
+    'experiments/run.py': ['c.py'],
+    'test.py': ['c.py', 'x.pth'],
+    'train.py': ['c.py'],
+}
+
+
+def test_every_tool_with_options_is_tried():
+    found = {p for p in PROGRAMS if "'--cfg-options'" in p.read_text()}
+    assert {p.relative_to(TOOLS).as_posix() for p in found} == CONFIGURED.keys()
+
+
+@pytest.mark.parametrize(('tool', 'arguments'), CONFIGURED.items())
+def test_an_option_without_a_value_is_one_line(tool, arguments):
+    result = call(python(), TOOLS / tool, *arguments, '--cfg-options', 'a=1', 'foo')
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last == 'error: --cfg-options foo: write KEY=VALUE'
+    assert 'Traceback' not in result.stderr
+
+
 #: What a tool needs beside OpenMMLab, and arguments with which it gets there.
 NEEDS = [
     ('analysis/plot.py', ['--method', '--out', 'x'], 'matplotlib', 'matplotlib'),

@@ -2,11 +2,6 @@
 
 import argparse
 
-try:
-    from mmengine.config import DictAction
-except ImportError:  # main reports it
-    DictAction = 'store'
-
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
@@ -32,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action='extend',
         metavar='KEY=VALUE',
         help='override settings of the config',
     )
@@ -46,7 +41,7 @@ def main() -> None:
     args = parse_args()
     # Imported here, so that -h does not take seconds.
     try:
-        from mmirnet.apis.command_line import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors, parse_options
     except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
@@ -57,7 +52,7 @@ def main() -> None:
             args.config,
             args.checkpoint,
             size=args.size and tuple(args.size),
-            cfg_options=args.cfg_options,
+            cfg_options=parse_options(args.cfg_options),
             json_file=args.json,
             csv_file=args.csv,
         ).show()

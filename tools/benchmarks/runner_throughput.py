@@ -9,12 +9,12 @@ import statistics
 import tempfile
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 from reports import write_json
 
 from mmirnet.analysis.cost.measure import machine, seconds
-from mmirnet.apis.command_line import one_line_errors
+from mmirnet.apis.command_line import one_line_errors, parse_options
 from mmirnet.apis.running import build_runner, prepare_config
 from mmirnet.datasets.in_memory import is_in_memory
 from mmirnet.engine.config import load_config, set_captured_loop, set_hook
@@ -130,7 +130,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='in bfloat16')
     parser.add_argument('--in-memory', action='store_true', help='keep the images')
     parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--cfg-options', nargs='+', action='extend')
     parser.add_argument('--out', default='work_dirs/runner_throughput.json')
     return parser.parse_args()
 
@@ -148,7 +148,8 @@ def main() -> None:
         if args.capture:
             set_captured_loop(cfg)
         in_memory = args.in_memory or args.capture
-        report = measure(cfg, args.epochs, args.images, args.cfg_options, in_memory)
+        options = parse_options(args.cfg_options) or {}
+        report = measure(cfg, args.epochs, args.images, options, in_memory)
     ratio = report['ratio']
     print(
         f'Runner {report["runner_images_per_s"]:.0f} images/s, bare step '

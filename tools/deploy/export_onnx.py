@@ -2,11 +2,6 @@
 
 import argparse
 
-try:
-    from mmengine.config import DictAction
-except ImportError:  # main reports it
-    DictAction = 'store'
-
 
 def main() -> None:
     """Reads the command line."""
@@ -21,11 +16,13 @@ def main() -> None:
         metavar=('H', 'W'),
         help='height and width of the images (default: from the test pipeline)',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--cfg-options', nargs='+', action='extend', metavar='KEY=VALUE'
+    )
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.
     try:
-        from mmirnet.apis.command_line import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors, parse_options
     except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
@@ -38,7 +35,7 @@ def main() -> None:
                 args.checkpoint,
                 args.out,
                 size=args.size and tuple(args.size),
-                cfg_options=args.cfg_options,
+                cfg_options=parse_options(args.cfg_options),
             )
         )
 

@@ -2,11 +2,6 @@
 
 import argparse
 
-try:
-    from mmengine.config import DictAction
-except ImportError:  # main reports it
-    DictAction = 'store'
-
 
 def main() -> None:
     """Reads the command line."""
@@ -54,11 +49,13 @@ def main() -> None:
         help='images that show the ranges of 8-bit integers (default: the training '
         'set)',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument(
+        '--cfg-options', nargs='+', action='extend', metavar='KEY=VALUE'
+    )
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.
     try:
-        from mmirnet.apis.command_line import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors, parse_options
     except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
@@ -76,7 +73,7 @@ def main() -> None:
                 ends=args.ends,
                 activations=args.activations,
                 calibrate=args.calibrate,
-                cfg_options=args.cfg_options,
+                cfg_options=parse_options(args.cfg_options),
             )
         )
 

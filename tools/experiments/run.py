@@ -3,11 +3,6 @@
 import argparse
 from pathlib import Path
 
-try:
-    from mmengine.config import DictAction
-except ImportError:  # main reports it
-    DictAction = 'store'
-
 
 def main() -> None:
     """Reads the command line."""
@@ -36,14 +31,14 @@ def main() -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action='extend',
         metavar='KEY=VALUE',
         help='override settings of every config',
     )
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.
     try:
-        from mmirnet.apis.command_line import one_line_errors
+        from mmirnet.apis.command_line import one_line_errors, parse_options
     except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
@@ -62,7 +57,7 @@ def main() -> None:
             results,
             work_dir=args.work_dir,
             jobs=args.jobs,
-            cfg_options=args.cfg_options,
+            cfg_options=parse_options(args.cfg_options),
         )
 
 
