@@ -92,19 +92,32 @@ def image_files(arguments: Iterable[str | os.PathLike]) -> list[str]:
     Returns:
         Files in the order of the arguments, and by name within one. What means no
         file stays as it is, for an error that names it.
+
+    Raises:
+        ConfigError: If an argument is empty, or if there are none.
     """
     found = []
     for argument in map(str, arguments):
-        path = Path(argument)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob('*') if _is_image(p, path))
-            found += [str(file) for file in inside] or [argument]
-        elif not os.path.lexists(path) and glob.has_magic(argument):
-            found += sorted(filter(os.path.isfile, glob.glob(argument, recursive=True)))
-            found += [] if glob.glob(argument, recursive=True) else [argument]
+        if not argument:
+            raise ConfigError("'' names no image")
+        if os.path.lexists(argument) or not glob.has_magic(argument):
+            found += _meant(argument) or [argument]
         else:
-            found.append(argument)
+            matched = sorted(glob.glob(argument, recursive=True))
+            files = [file for path in matched for file in _meant(path)]
+            # A pattern with ** matches folders and what is in them.
+            found += {Path(file): file for file in files}.values() or [argument]
+    if not found:
+        raise ConfigError('no image is named')
     return found
+
+
+def _meant(path: str) -> list[str]:
+    """All images in a folder and below it, by name; what is no folder as it is."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path]
+    return [str(p) for p in sorted(folder.rglob('*')) if _is_image(p, folder)]
 
 
 def _is_image(path: Path, folder: Path) -> bool:

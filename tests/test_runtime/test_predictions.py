@@ -9,6 +9,7 @@ from networks import mixed_network, warm_up
 from small_run import TOOLS, environment
 from warm_python import python
 
+from mmirnet.errors import ConfigError
 from mmirnet.packed import pack, write
 from mmirnet.packed.preparation import default, normalise
 from mmirnet.runtime import Session, load, load_image, predictions
@@ -160,6 +161,9 @@ def relative(paths, folder):
         (['*.png'], ['a.png', 'e [1].png']),
         (['*.jpg', '[ac].*'], ['b.jpg', 'd.jpg', 'a.png', 'c.PNG']),
         (['**/f.*'], ['deeper/f.png']),
+        (['deep*'], ['deeper/f.png']),
+        (['[cd]*'], ['c.PNG', 'd.jpg', 'deeper/f.png']),
+        (['**/[df]*'], ['d.jpg', 'deeper/f.png']),
         (['e [1].png'], ['e [1].png']),  # a name, not a pattern
         (['*.gif', 'absent.png'], ['*.gif', 'absent.png']),
     ],
@@ -174,6 +178,26 @@ def test_a_folder_without_images_is_named(tmp_path, network):
     engine = Session(packed(network), 1)
     assert not list(classify(engine, image_files([tmp_path]), failures))
     assert failures == [str(tmp_path)]
+
+
+def test_a_pattern_of_folders_without_images_is_named(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    pattern = str(tmp_path / 'e*')
+    assert image_files([pattern]) == [pattern]
+
+
+def test_a_pattern_of_a_broken_link_names_it(tmp_path):
+    (tmp_path / 'a.png').symlink_to('nowhere')
+    assert image_files([tmp_path / '*.png']) == [str(tmp_path / 'a.png')]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [([], 'no image is named'), ([''], "'' names no image")],
+)
+def test_nothing_means_no_image(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        image_files(arguments)
 
 
 @pytest.mark.parametrize(
