@@ -1,6 +1,7 @@
 """What a network computes is packed with all its arguments, or refused by name."""
 
 import copy
+import random
 import warnings
 
 import numpy as np
@@ -389,6 +390,32 @@ class Learning(Counting):
 def test_models_that_are_no_function_of_an_image(model, message):
     with pytest.raises(UnsupportedModelError, match=message):
         pack(model, (8, 6))
+
+
+@pytest.mark.parametrize(
+    ('coin', 'name'),
+    [
+        (lambda: torch.rand(()).item() < 0.5, 'torch'),
+        (lambda: bool(torch.bernoulli(torch.tensor(0.5))), 'torch'),
+        (lambda: random.random() < 0.5, 'random'),
+        (lambda: np.random.rand() < 0.5, r'numpy\.random'),
+    ],
+)
+def test_a_network_that_flips_a_coin_is_refused(coin, name):
+    class Flipping(Counting):
+        def forward(self, x):
+            x = self.fc(x.flatten(1))
+            return x.relu() if coin() else x
+
+    with pytest.raises(UnsupportedModelError, match=rf'random numbers \({name}\)'):
+        pack(Flipping(), (8, 6))
+
+
+def test_dropout_that_is_off_draws_nothing():
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 2))
+    state = torch.get_rng_state()
+    pack(network, (4, 4))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize('wrap', [lambda x: [x], lambda x: (x,), lambda x: {'a': x}])

@@ -2,9 +2,10 @@
 
 import inspect
 import os
+import random
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -110,6 +111,7 @@ class Recorder(TorchFunctionMode):
             with (
                 torch.no_grad(),
                 torch.random.fork_rng(devices=[]),
+                _without_chance(),
                 _uncompiled(),
                 self,
             ):
@@ -362,6 +364,30 @@ def _computes_as(given: type, kind: type) -> bool:
         return given is kind
     names = 'forward', '_operands', 'quantized', 'input_threshold', 'input_affine'
     return all(getattr(given, name) is getattr(kind, name) for name in names)
+
+
+@contextmanager
+def _without_chance() -> Iterator[None]:
+    """Refuses a model that draws random numbers: two recordings may agree by chance."""
+    before = _random_states()
+    yield
+    after = _random_states()
+    if drawn := [kind for kind in before if after[kind] != before[kind]]:
+        refuse(
+            'the model',
+            f'it draws random numbers ({", ".join(drawn)}), and a packed network '
+            'computes the same in every call',
+        )
+
+
+def _random_states() -> dict[str, Any]:
+    """The states of all global generators, which every draw changes."""
+    _, keys, *rest = np.random.get_state()
+    return {
+        'torch': torch.get_rng_state().tolist(),
+        'random': random.getstate(),
+        'numpy.random': (keys.tolist(), *rest),
+    }
 
 
 def _uncompiled() -> AbstractContextManager:
