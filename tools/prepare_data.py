@@ -41,6 +41,29 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class _Member(tarfile.TarInfo):
+    """A file of an archive that ends with an end-of-archive block, or is refused."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # TarFile takes a bad header for the end of the archive.
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError('it is truncated') from error
+        except tarfile.InvalidHeaderError as error:
+            raise tarfile.ReadError(f'it is damaged: {error}') from error
+
+
+def _open(archive: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(archive, tarinfo=_Member)
+    except tarfile.ReadError as error:
+        raise tarfile.ReadError(
+            'it is no tar archive, or damaged at its start'
+        ) from error
+
+
 def files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Iterates over the files of an archive.
 
@@ -51,7 +74,7 @@ def files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
         OSError: If the archive is missing, damaged, or would write elsewhere.
     """
     try:
-        with tarfile.open(archive) as tar:
+        with _open(archive) as tar:
             for member in tar:
                 if member.isdir():
                     continue
@@ -68,8 +91,7 @@ def files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             f'there is no archive {archive}: put it there, or give its path'
         ) from error
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
-        reason = str(error).partition('\n')[0]
-        raise OSError(f'{archive} cannot be unpacked: {reason}') from error
+        raise OSError(f'{archive} cannot be unpacked: {error}') from error
 
 
 def _is_plain(path: PurePosixPath) -> bool:

@@ -1,6 +1,8 @@
 """Archives are unpacked into their folder, and nowhere else."""
 
+import gzip
 import io
+import lzma
 import subprocess
 import sys
 import tarfile
@@ -84,6 +86,35 @@ def test_refuses_a_damaged_archive(tmp_path, ending):
         assert line.startswith(f'error: {archive} ')
         assert result.returncode == 2
         assert not list(tmp_path.rglob('d.jpg'))
+
+
+@pytest.mark.parametrize('ending', ['tar', 'tar.gz', 'tar.xz'])
+@pytest.mark.parametrize(
+    ('end', 'reason'),
+    [
+        (b'', 'it is truncated'),
+        (b'shapes/val', 'it is truncated'),
+        (bytes(511), 'it is truncated'),
+        (b'?' * 512, 'it is damaged: invalid header'),
+    ],
+)
+def test_refuses_an_archive_without_its_end(tmp_path, ending, end, reason):
+    whole = write(tmp_path / 'whole.tar')
+    archive = tmp_path / f'a.{ending}'
+    compress = {'.gz': gzip.compress, '.xz': lzma.compress}.get(archive.suffix, bytes)
+    # Each file has a header and one block of content.
+    archive.write_bytes(compress(whole.read_bytes()[: 2 * 2 * 512] + end))
+    result = prepare(archive, out=tmp_path / 'out')
+    assert result.stderr == f'error: {archive} cannot be unpacked: {reason}\n'
+    assert result.returncode == 2
+
+
+def test_says_what_is_no_archive(tmp_path):
+    archive = tmp_path / 'a.tar'
+    for content in (b'', b'none', b'P' * 2000):
+        archive.write_bytes(content)
+        line = prepare(archive, out=tmp_path / 'out').stderr
+        assert line.endswith(': it is no tar archive, or damaged at its start\n')
 
 
 def test_counts_the_images_of_known_archives(tmp_path):
