@@ -26,7 +26,7 @@ from mmengine.utils import apply_to
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..files import sha256_of, write_atomic
 from .histories import restore
 
@@ -138,9 +138,14 @@ def load_checkpoint_file(filename: str, map_location=None) -> dict:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is damaged, or contains objects that could run code.
+        ValueError: If the file is damaged, contains objects that could run code, or is
+            a folder.
     """
     path = os.path.expanduser(filename)
+    if os.path.isdir(path):
+        raise CheckpointError(
+            f'checkpoint {filename} is a folder: name a checkpoint in it'
+        )
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {filename}: there is no such file')
     if reader := FILE_READERS.get(os.path.splitext(path)[1]):
@@ -178,8 +183,11 @@ def read_checkpoint(path: str, map_location=None) -> dict:
             else 'it is damaged, or no checkpoint'
         )
         raise CheckpointError(f'checkpoint {path} is refused: {reason}') from e
+    except EOFError as e:
+        raise CheckpointError(f'checkpoint {path} is empty or cut short') from e
     except Exception as e:  # damaged files of the old format raise all kinds of errors
-        raise CheckpointError(f'checkpoint {path} cannot be read: {e}') from e
+        reason = first_line(e)
+        raise CheckpointError(f'checkpoint {path} cannot be read: {reason}') from e
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict):
         meta.pop('config', None)  # MMEngine would execute this text as Python

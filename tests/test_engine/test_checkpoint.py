@@ -168,6 +168,16 @@ class TestDamage:
         with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
             ckpt.load_checkpoint_file('nowhere.pth')
 
+    def test_folder(self, tmp_path):
+        with pytest.raises(ValueError, match='is a folder: name a checkpoint in it'):
+            ckpt.load_checkpoint_file(str(tmp_path))
+
+    def test_empty_file(self, tmp_path):
+        path = tmp_path / 'empty.pth'
+        path.touch()
+        with pytest.raises(ValueError, match=r'empty\.pth is empty or cut short$'):
+            ckpt.load_checkpoint_file(str(path))
+
 
 class Payload:
     def __init__(self, path):
