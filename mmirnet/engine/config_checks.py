@@ -48,6 +48,12 @@ _NUMBERS = {
     'randomness.seed': (numbers.Integral, 0, False),
 }
 
+#: The same for the model, which every tool builds.
+_MODEL_NUMBERS = {
+    'model.head.num_classes': (numbers.Integral, 1, False),
+    'model.head.in_channels': (numbers.Integral, 1, False),
+}
+
 
 def report(problems: Iterable[Exception]) -> None:
     """Logs warnings and raises all other problems as one error.
@@ -109,10 +115,11 @@ def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception
     """
     wrong_names = list(keyword_problems(cfg, loaders))
     yield from wrong_names
+    yield from _number_problems(cfg, _MODEL_NUMBERS)
     if loaders:
         yield from _missing_parts(cfg, loaders)
     if 'train_dataloader' in loaders:
-        yield from _number_problems(cfg)
+        yield from _number_problems(cfg, _NUMBERS)
         yield from _precision_problems(cfg)
     for key in loaders:
         if isinstance(loader := cfg.get(key), dict):
@@ -135,9 +142,9 @@ def _missing_parts(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
             yield ConfigError(f'the config has no {", ".join(together)}')
 
 
-def _number_problems(cfg: Config) -> Iterator[Exception]:
+def _number_problems(cfg: Config, known: dict[str, tuple]) -> Iterator[Exception]:
     """Finds settings that are not numbers or out of range."""
-    for key, (kind, least, more) in _NUMBERS.items():
+    for key, (kind, least, more) in known.items():
         *path, name = key.split('.')
         specs = [(path[0], cfg.get(path[0]))]
         if isinstance(specs[0][1], (list, tuple)):

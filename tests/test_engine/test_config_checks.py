@@ -220,9 +220,18 @@ def test_a_model_is_checked_by_itself(data):
         check_config(cfg)
 
 
+@pytest.mark.parametrize('loaders', [(), ('val_dataloader',)])
+def test_numbers_of_a_model_are_checked_wherever_it_is_built(data, loaders):
+    cfg = config(data, **{'model.head.num_classes': 'ten'})
+    with pytest.raises(ConfigError, match=r"^model\.head\.num_classes must .* 'ten'$"):
+        check_config(cfg, loaders)
+
+
 @pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
+        ('model.head.num_classes', 'ten', "must be an integer, at least 1, got 'ten'"),
+        ('model.head.in_channels', 0, 'must be an integer, at least 1, got 0'),
         ('train_cfg.max_epochs', 0, 'must be an integer, at least 1, got 0'),
         ('train_cfg.max_epochs', 'two', "must be an integer, at least 1, got 'two'"),
         ('train_cfg.val_interval', 0, 'must be an integer, at least 1, got 0'),
