@@ -27,6 +27,7 @@ from mmengine.registry import (
     VISBACKENDS,
     VISUALIZERS,
     WEIGHT_INITIALIZERS,
+    DefaultScope,
     Registry,
 )
 from mmengine.runner import Runner
@@ -152,6 +153,27 @@ def keyword_problems(
         # A variable may have the same name as the setting it is used for.
         if near and not _holds(cfg.get(near), cfg[key]):
             yield UserWarning(f'{key}: nothing reads it; did you mean {near}?')
+
+
+def dataset_problems(key: str, spec: dict) -> Iterator[Exception]:
+    """Finds unregistered types and unknown keywords in the config of a data set.
+
+    Args:
+        key (str): Its key in the config.
+        spec (dict): Config of the data set, for the current scope.
+
+    Yields:
+        Exception: A ConfigError per problem.
+
+    Example:
+        >>> spec = dict(type='mmpretrain.CIFAR10', data_rot='data')
+        >>> for problem in dataset_problems('test_dataloader.dataset', spec):
+        ...     print(problem)
+        test_dataloader.dataset: CIFAR10 has no argument 'data_rot'; did you mean ...
+    """
+    current = DefaultScope.get_current_instance()
+    for part in _walk(key, spec, DATASETS):
+        yield from _check_part(part, current.scope_name if current else 'mmengine')
 
 
 def _holds(value: Any, part: Any) -> bool:

@@ -250,6 +250,27 @@ def test_a_data_set_at_odds_with_its_files_is_named(folder):
         build_dataset(spec, 'test_dataloader.dataset')
 
 
+@pytest.mark.parametrize('in_memory', [False, True])
+@pytest.mark.parametrize(
+    ('step', 'message'),
+    [
+        (dict(WHOLE, scal=3), "Resize has no argument 'scal'; did you mean 'scale'"),
+        (
+            dict(type='Rezise'),
+            r"no transform is called 'Rezise'; did you mean 'Resize'",
+        ),
+    ],
+)
+def test_a_wrong_name_in_a_pipeline_is_one_line(folder, step, message, in_memory):
+    spec = custom(folder, step)
+    if in_memory:
+        spec = dict(type='InMemory', dataset=spec)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_dataset(spec, 'test_dataloader.dataset')
+    assert str(caught.value).startswith('test_dataloader.dataset.')
+    assert '\n' not in str(caught.value)
+
+
 def test_nothing_is_downloaded(tmp_path, monkeypatch):
     def download(*args, **kwargs):
         raise AssertionError('downloads')

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from ...datasets import Digits, FashionMNIST32, InMemory
 from ...errors import ConfigError, DataError, MissingPackageError, first_line
 from ...registry import find_class
+from ..config_checks import report
+from ..keywords import dataset_problems
 
 _log = logging.getLogger('mmirnet')
 # Image shapes of data sets that hold their images, for when the files are missing.
@@ -98,10 +100,12 @@ def build_dataset(spec: dict | Dataset, key: str) -> Dataset | None:
         Dataset | None: The data set, or None if it cannot be built without its files.
 
     Raises:
+        ConfigError: If it has an unknown type or keyword.
         DataError: If data set and files contradict each other.
     """
     if not isinstance(spec, dict):
         return spec
+    report(dataset_problems(key, spec))
     try:
         return DATASETS.build(_with(spec, download=False))
     except AssertionError as error:
