@@ -36,6 +36,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - Refuses a second run in the same folder.
     - Saves the buffers of each rank, because the running statistics of batch norms
       differ between ranks until they are synchronised.
+    - With ``save_best='auto'``, takes the first metric that is known to be better when
+      it is greater or less, instead of failing at another one.
     - Saves the gradients of each rank where the optimizer accumulates them over more
       iterations than have been done.
 
@@ -47,6 +49,8 @@ class AtomicCheckpointHook(CheckpointHook):
         >>> default_hooks = dict(
         ...     checkpoint=dict(type='AtomicCheckpointHook', save_best='auto'))
     """
+
+    _default_greater_keys = [*CheckpointHook._default_greater_keys, 'f1', 'recall']
 
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault('backend_args', dict(backend='whole'))
@@ -147,6 +151,25 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             remove_stale_temporaries(self.out_dir)
         return self.last_ckpt
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        undecided = self.save_best and 'auto' in self.key_indicators
+        if undecided and self.rules == [None]:
+            judged = [k for k, v in metrics.items() if self._judges(k, v)]
+            if not judged:
+                runner.logger.warning(
+                    f"save_best='auto' knows none of {sorted(metrics)}, so no best "
+                    'checkpoint is saved: name one, and its rule'
+                )
+                return
+            metrics = {k: metrics[k] for k in [*judged, *metrics]}
+        super()._save_best_checkpoint(runner, metrics)
+
+    def _judges(self, key: str, value: object) -> bool:
+        """Whether MMEngine knows if more of a metric is better, or less."""
+        known = [*self.greater_keys, *self.less_keys]
+        number = isinstance(value, int | float)
+        return number and any(part.lower() in key.lower() for part in known)
 
     @master_only
     def _remove(self, names: list[str]) -> None:

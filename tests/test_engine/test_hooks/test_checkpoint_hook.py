@@ -293,3 +293,30 @@ def test_every_scheduler_is_resumed(tmp_path, scheduler):
     whole = run('whole')
     options = dict(load_from=str(tmp_path / 'whole' / 'epoch_2.pth'), resume=True)
     assert lr(run('resumed', **options)) == lr(whole)
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'options', 'best'),
+    [
+        ({'accuracy/top1': 50.0, 'loss': 1.0}, {}, 'accuracy/top1'),
+        ({'single-label/f1-score': 50.0}, {}, 'single-label/f1-score'),
+        ({'support': 4, 'loss': 1.0}, {}, 'loss'),
+        ({'result': torch.eye(2), 'recall': 1.0}, {}, 'recall'),
+        ({'support': 4}, {}, None),
+        ({'support': 4}, {'rule': 'greater'}, 'support'),
+    ],
+)
+def test_the_best_checkpoint_by_the_first_metric_that_can_be_judged(
+    tmp_path, metrics, options, best
+):
+    runner = runner_of(tmp_path, save_best='auto', **options)
+    runner.train()
+    said = []
+    runner.logger.warning = said.append
+    hook = next(h for h in runner.hooks if isinstance(h, AtomicCheckpointHook))
+    hook.after_val_epoch(runner, metrics)
+    found = list(tmp_path.glob('best_*'))
+    if best is None:
+        assert not found and "knows none of ['support']" in said[0]
+    else:
+        assert found[0].name == f'best_{best.replace("/", "_")}_epoch_3.pth'
