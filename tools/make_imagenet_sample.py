@@ -25,7 +25,16 @@ def parse_args() -> argparse.Namespace:
         '--val', type=int, default=16, help='validation images per class (16)'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the crops (0)')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if min(args.train, args.val) < 1:
+        parser.error('--train and --val: give a whole number from 1 on')
+    if args.seed < 0:
+        parser.error('--seed: give a whole number from 0 on')
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f'cannot create the folder {args.out}: {error.strerror}')
+    return args
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.config import DictAction
 from torch import distributed
 
 from ..errors import ConfigError, MmirnetError, first_line
+from ..files import check_writable
 
 #: Optional packages by import name, with their names for pip.
 _OPTIONAL = {
@@ -58,6 +59,50 @@ def parse_options(words: Sequence[str] | None) -> dict[str, Any] | None:
         except AssertionError as error:
             raise ConfigError(f'--cfg-options {word}: {first_line(error)}') from error
     return options.found
+
+
+def at_least(least: float) -> Callable[[str], float]:
+    """Makes the type of an argument that is a number from a minimum on.
+
+    Args:
+        least (float): The minimum. If it is an int, so is the number.
+
+    Returns:
+        Callable[[str], float]: A ``type`` for argparse.
+
+    Example:
+        >>> at_least(1)('3'), at_least(0.5)('3')
+        (3, 3.0)
+    """
+
+    def number(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if (value := type(least)(text)) >= least:
+                return value
+        what = 'a whole number' if isinstance(least, int) else 'a number'
+        raise argparse.ArgumentTypeError(f'{text}: give {what} from {least} on')
+
+    return number
+
+
+def writable(path: str, ending: str = '') -> str:
+    """Checks a file for results while the command line is read.
+
+    Args:
+        path (str): The file.
+        ending (str): What the tool adds to its name. Defaults to ''.
+
+    Returns:
+        str: The path as it is.
+
+    Raises:
+        ArgumentTypeError: If the file cannot be written.
+    """
+    try:
+        check_writable(path + ending)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(error.strerror) from error
+    return path
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import argparse
 import traceback
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import mmirnet  # noqa: F401
 from mmirnet.apis import command_line as errors
 from mmirnet.apis import evaluation
 from mmirnet.apis.command_line import (
+    at_least,
     one_line_errors,
     parse_options,
     said_by_another,
     user_message,
+    writable,
 )
 from mmirnet.engine.config import load_config
 from mmirnet.errors import ConfigError, DataError
@@ -55,6 +58,33 @@ def test_an_option_that_is_no_setting_is_named(word, reason):
     with pytest.raises(ConfigError) as caught:
         parse_options(['a=1', word])
     assert str(caught.value) == f'--cfg-options {word}: {reason}'
+
+
+@pytest.mark.parametrize(
+    ('least', 'text', 'message'),
+    [
+        (1, '0', '0: give a whole number from 1 on'),
+        (1, '1.5', '1.5: give a whole number from 1 on'),
+        (1, 'two', 'two: give a whole number from 1 on'),
+        (0.5, 'nan', 'nan: give a number from 0.5 on'),
+    ],
+)
+def test_a_number_below_its_minimum_is_named(least, text, message):
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        at_least(least)(text)
+    assert str(caught.value) == message
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / 'a.json').mkdir()
+    for path, ending in [(tmp_path, ''), (tmp_path / 'a', '.json')]:
+        with pytest.raises(
+            argparse.ArgumentTypeError, match=r'cannot write .*: Is a d'
+        ):
+            writable(str(path), ending)
+    new = str(tmp_path / 'folder' / 'b.json')
+    assert writable(new) == new
+    assert not Path(new).exists()
 
 
 def test_a_data_workers_error_is_its_last_line():

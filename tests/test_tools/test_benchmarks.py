@@ -1,5 +1,6 @@
 """The benchmarks run, and notice when gradients are wrong."""
 
+import importlib
 import json
 import sys
 
@@ -109,3 +110,35 @@ def test_inference_compares_the_recipes(monkeypatch, capsys):
     for recipe in inference.RECIPES:
         found = [line for line in lines if line.split()[:1] == [recipe]]
         assert len(found) == len(inference.instruction_sets()) - 1
+
+
+CONFIG = 'mmirnet::irnet/resnet20_bireal_digits.py'
+NUMBER = 'give a whole number from 1 on'
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'message'),
+    [
+        ('train_step', ['--batch', 0], f'argument --batch: 0: {NUMBER}'),
+        ('train_step', ['--repeats', 1], '1: give a whole number from 2 on'),
+        ('clients', ['--clients', 1, 0], f'argument --clients: 0: {NUMBER}'),
+        ('clients', ['--rounds', 0], f'argument --rounds: 0: {NUMBER}'),
+        ('clients', ['--seconds', 0], '0: give a number from 0.001 on'),
+        ('inference', ['--rounds', -1], f'argument --rounds: -1: {NUMBER}'),
+        ('inference', ['--batches', 0], f'argument --batches: 0: {NUMBER}'),
+        ('runner_throughput', [CONFIG, '--epochs', 0], f'--epochs: 0: {NUMBER}'),
+        ('runner_throughput', [CONFIG, '--out', 'FOLDER'], '--out: cannot write '),
+        ('inference', ['--out', 'FOLDER'], 'argument --out: cannot write '),
+        ('clients', ['--out', 'FOLDER'], 'argument --out: cannot write '),
+        ('ablation_costs', ['--repeats', 0], f'argument --repeats: 0: {NUMBER}'),
+        ('ablation_costs', ['absent'], 'there is no config absent/*.py'),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before(
+    tool, arguments, message, tmp_path, monkeypatch, capsys
+):
+    words = [str(tmp_path) if word == 'FOLDER' else word for word in arguments]
+    with pytest.raises(SystemExit) as ended:
+        run_main(monkeypatch, importlib.import_module(tool), *words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -25,6 +25,7 @@ from mmirnet.analysis.cost.measure import (
     packed_bytes,
     seconds_an_image,
 )
+from mmirnet.apis.command_line import at_least
 from mmirnet.binary import set_ede
 from mmirnet.engine.speed import compile_model
 from mmirnet.packed import pack
@@ -50,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='configs/ablation', type=Path)
     parser.add_argument(
-        '--repeats', type=int, default=15, help='repeats of each step (15)'
+        '--repeats', type=at_least(1), default=15, help='repeats of each step (15)'
     )
     parser.add_argument(
         '--only', default='', metavar='END', help='only configs whose names end so'
@@ -59,6 +60,9 @@ def main() -> None:
         '--no-step', action='store_true', help='leave out the training step'
     )
     args = parser.parse_args()
+    configs = sorted(args.folder.glob(f'*{args.only}.py'))
+    if not configs:
+        parser.error(f'there is no config {args.folder}/*{args.only}.py')
     torch.set_num_threads(1)
     MMLogger.get_current_instance().setLevel('WARNING')
     init_default_scope('mmpretrain')
@@ -67,7 +71,7 @@ def main() -> None:
     # The default of eight compilations is for all networks of a class.
     torch._dynamo.config.cache_size_limit = 100
     steps, costs = {}, {}
-    for path in sorted(args.folder.glob(f'*{args.only}.py')):
+    for path in configs:
         model = MODELS.build(Config.fromfile(path).model)
         model.init_weights()
         set_ede(model, 0.5)

@@ -14,6 +14,7 @@ import torch
 from inference import resnet18, warm_up
 from reports import write_json
 
+from mmirnet.apis.command_line import at_least, writable
 from mmirnet.engine.speed import device_name
 from mmirnet.packed import pack
 from mmirnet.runtime import Session
@@ -73,14 +74,20 @@ def measure(
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--clients', type=int, nargs='+', default=[1, 2, 4])
+    parser.add_argument('--clients', type=at_least(1), nargs='+', default=[1, 2, 4])
     parser.add_argument(
-        '--threads', type=int, nargs='+', default=[1, 2], help='threads of a session'
+        '--threads',
+        type=at_least(1),
+        nargs='+',
+        default=[1, 2],
+        help='threads of a session',
     )
-    parser.add_argument('--size', type=int, default=224, help='height and width')
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--seconds', type=float, default=1, help='of a turn')
-    parser.add_argument('--out', help='JSON file')
+    parser.add_argument(
+        '--size', type=at_least(1), default=224, help='height and width'
+    )
+    parser.add_argument('--rounds', type=at_least(1), default=5)
+    parser.add_argument('--seconds', type=at_least(0.001), default=1, help='of a turn')
+    parser.add_argument('--out', type=writable, help='JSON file')
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -47,7 +47,7 @@ rows() { # rows COMMAND FOLDER STEPS EPOCHS: runs COMMAND for each row, which wr
 
 if [ "$device" = cuda ]; then
     echo '== compiling'
-    rows compile "$(mktemp -d)" 1 1
+    rows compile "$(mktemp -d)" 2 1
     wait
 fi
 rows row "$out" "$steps" "$timed"

@@ -31,6 +31,7 @@ from torch import nn
 
 import mmirnet
 from mmirnet.analysis.cost.measure import interleaved
+from mmirnet.apis.command_line import at_least, writable
 from mmirnet.engine.speed import device_name
 from mmirnet.packed import pack, quantise
 from mmirnet.packed.onnx import to_onnx
@@ -499,12 +500,14 @@ def main() -> None:
         choices=('blocks', 'recipes', 'small', 'network', 'all'),
         default='all',
     )
-    parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
-    parser.add_argument('--rounds', type=int, default=10)
+    parser.add_argument('--batches', type=at_least(1), nargs='+', default=[1, 8])
+    parser.add_argument('--rounds', type=at_least(1), default=10)
     parser.add_argument(
         '--only-ours', action='store_true', help='time no other runtime'
     )
-    parser.add_argument('--out', help='JSON file with the median seconds')
+    parser.add_argument(
+        '--out', type=writable, help='JSON file with the median seconds'
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from reports import write_json
 
 from mmirnet.analysis.cost.measure import machine, seconds
-from mmirnet.apis.command_line import one_line_errors, parse_options
+from mmirnet.apis.command_line import at_least, one_line_errors, parse_options, writable
 from mmirnet.apis.running import build_runner, prepare_config
 from mmirnet.datasets.in_memory import is_in_memory
 from mmirnet.engine.config import load_config, set_captured_loop, set_hook
@@ -121,17 +121,21 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='as for tools/train.py')
-    parser.add_argument('--epochs', type=int, default=3, help='after one to warm up')
-    parser.add_argument('--images', type=int, help='of an epoch (all)')
+    parser.add_argument(
+        '--epochs', type=at_least(1), default=3, help='after one to warm up'
+    )
+    parser.add_argument('--images', type=at_least(1), help='of an epoch (all)')
     parser.add_argument('--compile', action='store_true', help='the backbone')
     parser.add_argument(
         '--capture', action='store_true', help='whole steps (GPU; sets --in-memory)'
     )
     parser.add_argument('--amp', action='store_true', help='in bfloat16')
     parser.add_argument('--in-memory', action='store_true', help='keep the images')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--threads', type=at_least(1), default=1)
     parser.add_argument('--cfg-options', nargs='+', action='extend')
-    parser.add_argument('--out', default='work_dirs/runner_throughput.json')
+    parser.add_argument(
+        '--out', type=writable, default='work_dirs/runner_throughput.json'
+    )
     return parser.parse_args()
 
 

@@ -28,6 +28,7 @@ from mmirnet.analysis.cost.measure import (
     saved_bytes,
     seconds,
 )
+from mmirnet.apis.command_line import at_least, writable
 from mmirnet.binary import RECIPES, Hardtanh, IRConv2d, binary_layers, set_ede
 from mmirnet.engine.speed import allow_tf32, compile_model
 
@@ -393,14 +394,17 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--arch', choices=ARCHS, default='resnet20')
-    parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--size', type=int, help="images' height (the network's own)")
+    parser.add_argument('--batch', type=at_least(1), default=128)
+    parser.add_argument(
+        '--size', type=at_least(1), help="images' height (the network's own)"
+    )
     parser.add_argument('--device', default='cpu', help='cpu or cuda')
     parser.add_argument(
         '--tf32', action='store_true', help='GPUs may round float32 operands'
     )
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--repeats', type=int, default=15)
+    parser.add_argument('--threads', type=at_least(1), default=1)
+    # Quartiles are of two or more.
+    parser.add_argument('--repeats', type=at_least(2), default=15)
     parser.add_argument(
         '--only',
         nargs='*',
@@ -408,7 +412,12 @@ def parse_args() -> argparse.Namespace:
         choices=VARIANTS,
         help=f'beside {" and ".join(BASES)}: {", ".join(VARIANTS)}',
     )
-    parser.add_argument('--out', default='work_dirs/train_step', help='.json and .png')
+    parser.add_argument(
+        '--out',
+        type=partial(writable, ending='.json'),
+        default='work_dirs/train_step',
+        help='.json and .png',
+    )
     args = parser.parse_args()
     if missing := set(args.only or ()) - set(on(torch.device(args.device))):
         parser.error(f'{", ".join(sorted(missing))}: needs --device cuda')
