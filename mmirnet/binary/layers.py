@@ -123,11 +123,15 @@ class _BinaryLayer:
         return self.recipe.estimator, self.recipe.input_estimator
 
     def _apply(self, fn, recurse: bool = True):
-        was_meta = self.t_and_k.is_meta
+        before = self.t_and_k
         super()._apply(fn, recurse)
-        if was_meta and not self.t_and_k.is_meta:
+        after = self.t_and_k
+        if before.is_meta and not after.is_meta:
             # to_empty does not initialise memory
-            self._restart_schedule(self.t_and_k.device)
+            self._restart_schedule(after.device)
+        elif after.dtype in (torch.float16, torch.bfloat16):
+            # k = 1 / t would overflow, and tau come closer to 1.
+            setattr(self, self.schedule.name, before.float().to(after.device))
         return self
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:

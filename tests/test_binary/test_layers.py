@@ -464,3 +464,16 @@ def test_skip_init(kind, sizes, x):
     nn.init.normal_(layer.weight)
     nn.init.zeros_(layer.bias)
     assert layer(torch.randn(x, dtype=torch.float64)).isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_the_schedule_of_a_layer_in_half_precision_is_not_rounded(dtype):
+    conv = IRConv2d(4, 4, 3)
+    set_ede(conv, 1e-5, 1e5)
+    conv.to(dtype)
+    t, k = conv.t_and_k.tolist()
+    assert (t, k) == pytest.approx((1e-5, 1e5))
+    x = torch.randn(2, 4, 5, 5, dtype=dtype, requires_grad=True)
+    conv(x).sum().backward()
+    assert x.grad.dtype == conv.weight.grad.dtype == dtype
+    assert x.grad.isfinite().all() and conv.weight.grad.isfinite().all()
