@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from mmengine.dataset import BaseDataset, InfiniteSampler
+from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpretrain.datasets import MultiTaskDataset
 from mmpretrain.evaluation import (
@@ -83,6 +84,7 @@ def problems_before_training(
     yield from _trainable(runner)
     yield from _schedules(runner)
     yield from _hooks(runner)
+    yield from _averaged_buffers(runner)
     yield from _signs(runs['train_dataloader'].one_sign)
     yield from _parameter_keys(runner)
     if 'val_dataloader' in runs:
@@ -493,6 +495,22 @@ def _hooks(runner: Runner) -> Iterator[Exception]:
                     f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
                     f'save_last=False'
                 )
+
+
+def _averaged_buffers(runner: Runner) -> Iterator[Exception]:
+    """Warns of averages that each process makes of its own running statistics."""
+    batch_norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d  # not SyncBatchNorm
+    if get_world_size() == 1 or not any(
+        isinstance(module, batch_norms) for module in runner.model.modules()
+    ):
+        return
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and hook.ema_cfg.get('update_buffers'):
+            yield UserWarning(
+                'EMAHook: with update_buffers=True each process averages its own '
+                'running statistics, and they evaluate different networks; leave it '
+                'out, or train with SyncBN'
+            )
 
 
 def _signs(layers: list[str]) -> Iterator[Exception]:

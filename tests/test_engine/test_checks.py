@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from mmirnet.datasets import Digits
 from mmirnet.datasets.seeding import SeededDataset
+from mmirnet.engine import checks
 from mmirnet.engine.checks import (
     known_samples,
     problems_before_testing,
@@ -711,3 +712,15 @@ def test_a_cycle_that_ends_before_the_training(tmp_path, steps, fits):
     assert bool(found) != fits
     if found:
         assert 'OneCycleLR has total_steps=3, fewer than the 5 epochs' in found[0][1]
+
+
+@pytest.mark.parametrize('update', [False, True])
+@pytest.mark.parametrize('processes', [1, 2])
+def test_averages_of_statistics_that_processes_do_not_share(
+    tmp_path, monkeypatch, update, processes
+):
+    monkeypatch.setattr(checks, 'get_world_size', lambda: processes)
+    hook = dict(type='EMAHook', update_buffers=update)
+    found = found_in(tmp_path, custom_hooks=[dict(type='EDEHook'), hook])
+    lines = [line for _, line in found if 'evaluate different networks' in line]
+    assert len(lines) == (update and processes == 2)
