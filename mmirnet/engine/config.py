@@ -1,5 +1,6 @@
 """Reads the config of a run and sets the defaults of the tools."""
 
+import ast
 import importlib.util
 import inspect
 import logging
@@ -116,10 +117,9 @@ def _place(path: Path, error: Exception) -> str:
         names = [error.filename, *(f.f_locals.get('filename') for f in frames[::-1])]
         files = [name for name in names if name and Path(name).is_file()]
         return f'{(files or [path])[0]}, line {error.lineno}'
-    library = str(Path(mmengine.__file__).parent)
+    others = str(Path(mmengine.__file__).parent), ast.__file__, '<', __file__
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        inside = frame.filename.startswith((library, '<')) or frame.filename == __file__
-        if not inside:
+        if not frame.filename.startswith(others):  # ast visits a config's lines
             return f'{frame.filename}, line {frame.lineno}'
     return f'CONFIG {path}'
 

@@ -286,8 +286,12 @@ def test_half_precision_of_gpus_needs_one(data, monkeypatch, device):
             "custom_imports = dict(imports=['broken_module'])\n",
             'broken_module.py, line 2: ZeroDivisionError: division by zero',
         ),
+        (
+            'from mmpretrain.configs._base_.default_runtime import *\n',
+            'mine.py: ConfigParsingError: Illegal syntax in config!',
+        ),
     ],
-    ids=['syntax', 'name', 'base', 'inheritance', 'import', 'module'],
+    ids=['syntax', 'name', 'base', 'inheritance', 'import', 'module', 'star'],
 )
 def test_configs_that_cannot_be_read(tmp_path, monkeypatch, text, message):
     monkeypatch.syspath_prepend(tmp_path)
