@@ -13,7 +13,7 @@ from mmengine.dist import (
 )
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -241,6 +241,5 @@ def _unwrapped(runner: Runner) -> nn.Module:
 def _accumulates(runner: Runner) -> bool:
     """Whether gradients wait for further iterations."""
     wrapper = runner.optim_wrapper
-    if not isinstance(wrapper, OptimWrapper):
-        return False
-    return wrapper._inner_count % wrapper._accumulative_counts != 0
+    several = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return any(w._inner_count % w._accumulative_counts for w in several)

@@ -8,7 +8,7 @@ import warnings
 import mmengine
 import torch
 from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
@@ -81,7 +81,15 @@ class ResumeHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Saves the state that the config creates, before a checkpoint is loaded."""
         self.checkpoint = None
-        if not isinstance(getattr(runner, 'optim_wrapper', None), OptimWrapper):
+        wrapper = getattr(runner, 'optim_wrapper', None)
+        if isinstance(wrapper, OptimWrapperDict):
+            if runner._resume:
+                runner.logger.warning(
+                    'ResumeHook knows one optimizer, and this run has several: changes '
+                    'of the config since the checkpoint are not looked for'
+                )
+            return
+        if not isinstance(wrapper, OptimWrapper):
             return
         self.made = made_with(runner)
         self.seed = (runner._randomness_cfg or {}).get('seed')  # resuming changes it

@@ -2,14 +2,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from small_run import LIGHT
 from tiny import Points, TinyNet, tiny_runner
+from torch import nn
 
 from mmirnet import files
 from mmirnet.engine import AtomicCheckpointHook
@@ -293,6 +296,24 @@ def test_every_scheduler_is_resumed(tmp_path, scheduler):
     whole = run('whole')
     options = dict(load_from=str(tmp_path / 'whole' / 'epoch_2.pth'), resume=True)
     assert lr(run('resumed', **options)) == lr(whole)
+
+
+@pytest.mark.parametrize('done', [3, 4])
+def test_gradients_of_several_optimizers_are_kept(done):
+    """A model of its own training step has one for each of its parts."""
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    parts = {
+        name: OptimWrapper(torch.optim.SGD([p], 0.1), accumulative_counts=4)
+        for name, p in model.named_parameters()
+    }
+    for part in parts.values():
+        part._inner_count = done
+    runner = SimpleNamespace(model=model, optim_wrapper=OptimWrapperDict(**parts))
+    hook = AtomicCheckpointHook()
+    hook._gather_gradients(runner)
+    names = [set(gradients) for gradients in hook._gradients]
+    assert names == ([{'weight', 'bias'}] if done == 3 else [])
 
 
 @pytest.mark.parametrize(

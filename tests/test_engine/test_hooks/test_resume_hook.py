@@ -1,10 +1,13 @@
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from tiny import Points, TinyNet, tiny_runner
 
+from mmirnet.engine import ResumeHook
 from mmirnet.errors import CheckpointError
 
 COSINE = dict(type='CosineAnnealingLR', T_max=2)
@@ -382,3 +385,17 @@ def test_net_is_trained(train):
     before = model.net[0].weight.detach().clone()
     train('run', model=model)
     assert not torch.equal(before, model.net[0].weight)
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_several_optimizers_are_left_alone_and_named(resumed):
+    said = []
+    runner = SimpleNamespace(
+        optim_wrapper=OptimWrapperDict(),
+        logger=SimpleNamespace(warning=said.append),
+        _resume=resumed,
+    )
+    hook = ResumeHook()
+    hook.before_run(runner)
+    hook.before_train(runner)
+    assert len(said) == resumed
