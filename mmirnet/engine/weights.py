@@ -139,10 +139,11 @@ def tell_changes(checkpoint: dict, cfg: Config, path: str) -> None:
     trained = parse_config(text if isinstance(text, str) else None)
     if trained is None or not isinstance(trained.get('model'), dict):
         return
+    networks = _network(trained), _network(literal(cfg.to_dict()))
     changes = [
         f'{key}={old!r}, and the config has {new!r}'
-        for key, old, new in config_changes(_network(trained), _network(literal(cfg)))
-        if key.split('.')[-1] not in _OF_TRAINING
+        for key, old, new in config_changes(*networks)
+        if key.split('.')[-1] not in _OF_TRAINING and not _same_class(key, old, new)
     ]
     if changes:
         print_log(
@@ -151,6 +152,12 @@ def tell_changes(checkpoint: dict, cfg: Config, path: str) -> None:
             'current',
             logging.WARNING,
         )
+
+
+def _same_class(key: str, old: object, new: object) -> bool:
+    """Whether two values name one class, with its scope or module or without."""
+    names = [str(value).split('.')[-1] for value in (old, new)]
+    return key.endswith('.type') and names[0] == names[1]
 
 
 def _network(cfg: dict) -> dict:

@@ -17,6 +17,7 @@ from mmirnet.engine.weights import (
     tell_changes,
 )
 from mmirnet.errors import CheckpointError
+from mmirnet.models import IRResNet_CIFAR
 
 
 class TestCheckCheckpoint:
@@ -67,7 +68,7 @@ class TestCheckCheckpoint:
         torch.save(model.state_dict(), path)
         data = path.read_bytes()
         path.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(ValueError, match=r'cut\.pth (is damaged|cannot be read)'):
+        with pytest.raises(ValueError, match=r'cut\.pth (is damaged|cannot be read|is empty or cut short)'):
             check_checkpoint(str(path), model)
 
     @pytest.mark.parametrize('content', [[1, 2], 'text', torch.zeros(3)])
@@ -270,10 +271,23 @@ class TestTellChanges:
         assert 'epoch_9.pth was trained with' in told[0] and line in told[0]
 
     @pytest.mark.parametrize(
-        'options', [{}, {'model.backbone.norm_eval': True}, {'train_cfg.max_epochs': 9}]
+        'options',
+        [
+            {},
+            {'model.backbone.norm_eval': True},
+            {'train_cfg.max_epochs': 9},
+            {'model.backbone.type': IRResNet_CIFAR},
+            {'model.backbone.conv_cfg.type': 'mmirnet.IRConv2d'},
+        ],
     )
     def test_the_same_network(self, told, options):
         self.tell(**options)
+        assert not told
+
+    def test_a_pair_is_the_same_as_a_list(self, told):
+        cfg = Config(dict(model=dict(backbone=dict(out_indices=(3,)))))
+        checkpoint = dict(meta=dict(cfg=cfg.pretty_text))
+        tell_changes(checkpoint, cfg, 'x.pth')
         assert not told
 
     @pytest.mark.parametrize('checkpoint', [{}, dict(meta=None), dict(meta={'cfg': 1})])
