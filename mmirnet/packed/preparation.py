@@ -261,6 +261,9 @@ def read_image(
 def normalise(pixels: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
     """What the network's preprocessor makes of :func:`load_image`'s pixels.
 
+    ``Session.predict`` takes a batch of these. It does the same with uint8 by itself,
+    but not with the float32 of images that were resized as floats.
+
     Args:
         pixels: (height, width, channels), RGB or grey.
         spec: ``input`` of the packed network.

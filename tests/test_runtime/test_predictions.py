@@ -11,8 +11,8 @@ from warm_python import python
 
 from mmirnet.errors import ConfigError
 from mmirnet.packed import pack, write
-from mmirnet.packed.preparation import default, normalise
-from mmirnet.runtime import Session, load, load_image, predictions
+from mmirnet.packed.preparation import default
+from mmirnet.runtime import Session, load, load_image, normalise, predictions
 from mmirnet.runtime.predictions import (
     Failures,
     classify,
@@ -75,6 +75,25 @@ def test_images_that_were_resized_as_floats(network, folder):
     plain = Session(packed(network), 1)
     ((_, wanted),) = classify(plain, [folder / 'a.png'])
     np.testing.assert_array_equal(got, wanted)  # of whole numbers it is the same
+
+
+def test_floats_between_whole_numbers(network, folder):
+    image = default(3, 9, 9)
+    image['read'] = dict(image['read'], float=True)
+    how = dict(keep_ratio=False, interpolation='bilinear', library='cv2')
+    image['steps'] = [
+        dict(op='resize', width=7, height=7, **how),
+        dict(op='resize', width=9, height=9, **how),
+    ]
+    image |= dict(mean=[90.0] * 3, std=[50.0] * 3)
+    engine = Session(packed(network, image=image), 1)
+    pixels = load_image(folder / 'a.png', engine.input)
+    assert (pixels != pixels.round()).any()
+    floats = normalise(pixels, engine.input)
+    assert floats.shape == (3, 9, 9) and floats.dtype == np.float32
+    ((_, wanted),) = classify(engine, [folder / 'a.png'])
+    got = predictions.softmax(engine.predict(floats[None]))[0]
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_bad_files_are_left_out_and_named(network, folder, capsys):
