@@ -19,10 +19,11 @@ from mmpretrain.datasets import PackInputs
 from torch.utils.data import Dataset
 
 from ..datasets.in_memory import read_each_image
+from ..engine.changes import tell_changes
 from ..engine.checkpoint import handed_over
 from ..engine.config import load_config, merge_options, take_old_switches
 from ..engine.facts import parts
-from ..engine.weights import check_checkpoint, tell_changes
+from ..engine.weights import check_checkpoint
 from ..errors import ConfigError
 from ..files import check_writable
 from ..registry import find_class

@@ -71,9 +71,10 @@ def run_all(
         raise ConfigError(f'--jobs {jobs}: one run at a time or more')
     results = Path(results)
     done = {(r['config'], r['digest'], r['seed']) for r in read_results(results)}
-    digests = {str(config): digest(config, cfg_options) for config in configs}
-    for config in digests:
-        _check(config, cfg_options)
+    settings = {str(config): _settings(config, cfg_options) for config in configs}
+    for config, values in settings.items():
+        _check(config, values)
+    digests = {config: _sha256(values) for config, values in settings.items()}
     wanted = [(config, seed) for seed in dict.fromkeys(seeds) for config in digests]
     tasks = [
         (config, seed)
@@ -106,9 +107,8 @@ def run_all(
     return lines
 
 
-def _check(config: str, cfg_options: dict | None) -> None:
+def _check(config: str, settings: dict) -> None:
     """Refuses a config whose runs would have no line, before the first of them."""
-    settings = _settings(config, cfg_options)
     if 'max_epochs' not in (settings.get('train_cfg') or {}):
         raise ConfigError(f'{config}: train_cfg has no max_epochs; runs are of epochs')
     evaluators = settings.get('val_evaluator') or []

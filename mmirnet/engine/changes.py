@@ -1,6 +1,16 @@
 """Compares the configs of a run and of its checkpoint."""
 
 import ast
+import logging
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+#: Settings of a network that do not change what its weights compute.
+_OF_TRAINING = {
+    *('init_cfg', 'pretrained', 'frozen_stages', 'norm_eval', 'with_cp'),
+    *('drop_path_rate', 'drop_rate', 'num_classes', 'batch_augments', '_scope_'),
+}
 
 
 def parse_config(text: str | None) -> dict | None:
@@ -106,3 +116,50 @@ NOTHING = _Nothing()
 
 def _dicts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(v, dict) for v in value)
+
+
+def tell_changes(checkpoint: dict, cfg: Config, path: str) -> None:
+    """Warns if a checkpoint was trained as another network than that of a config.
+
+    Names and shapes of the weights are the same for 1/1 and 1/32 bits, for other
+    recipes, and for other normalisations.
+
+    Args:
+        checkpoint (dict): Its content; that of MMEngine's hook has the run's config.
+        cfg (Config): The config that it is used with.
+        path (str): Where it is from.
+    """
+    text = (checkpoint.get('meta') or {}).get('cfg')
+    trained = parse_config(text if isinstance(text, str) else None)
+    if trained is None or not isinstance(trained.get('model'), dict):
+        return
+    networks = _network(trained), _network(literal(cfg.to_dict()))
+    changes = [
+        f'{key}={old!r}, and the config has {new!r}'
+        for key, old, new in config_changes(*networks)
+        if key.split('.')[-1] not in _OF_TRAINING and not _same_class(key, old, new)
+    ]
+    if changes:
+        print_log(
+            f'{path} was trained with {"; ".join(changes[:3])}'
+            f'{"; ..." * (len(changes) > 3)}: its weights may compute something else',
+            'current',
+            logging.WARNING,
+        )
+
+
+def _same_class(key: str, old: object, new: object) -> bool:
+    """Whether two values name one class, with its scope or module or without."""
+    names = [str(value).split('.')[-1] for value in (old, new)]
+    return key.endswith('.type') and names[0] == names[1]
+
+
+def _network(cfg: dict) -> dict:
+    """Returns the parts of a config that say what weights compute."""
+    model = cfg['model']
+    before = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    return dict(
+        backbone=model.get('backbone') or {},
+        neck=model.get('neck') or {},
+        data_preprocessor={k: before.get(k) for k in ('mean', 'std', 'to_rgb')},
+    )

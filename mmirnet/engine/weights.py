@@ -6,11 +6,9 @@ prefixes of a wrapper for several GPUs, a compiler or a classifier, or lack a pr
 
 import contextlib
 import copy
-import logging
 import os
 
 import torch
-from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from mmengine.model.weight_init import PretrainedInit
@@ -19,7 +17,6 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .changes import config_changes, literal, parse_config
 from .checkpoint import read_checkpoint
 from .wrappers import unwrap
 
@@ -115,60 +112,6 @@ def check_checkpoint(
     if checkpoint.get('state_dict') is None:
         return dict(state_dict=weights)
     return dict(checkpoint, state_dict=weights)
-
-
-#: Settings of a network that do not change what its weights compute.
-_OF_TRAINING = {
-    *('init_cfg', 'pretrained', 'frozen_stages', 'norm_eval', 'with_cp'),
-    *('drop_path_rate', 'drop_rate', 'num_classes', 'batch_augments', '_scope_'),
-}
-
-
-def tell_changes(checkpoint: dict, cfg: Config, path: str) -> None:
-    """Warns if a checkpoint was trained as another network than that of a config.
-
-    Names and shapes of the weights are the same for 1/1 and 1/32 bits, for other
-    recipes, and for other normalisations.
-
-    Args:
-        checkpoint (dict): Its content; that of MMEngine's hook has the run's config.
-        cfg (Config): The config that it is used with.
-        path (str): Where it is from.
-    """
-    text = (checkpoint.get('meta') or {}).get('cfg')
-    trained = parse_config(text if isinstance(text, str) else None)
-    if trained is None or not isinstance(trained.get('model'), dict):
-        return
-    networks = _network(trained), _network(literal(cfg.to_dict()))
-    changes = [
-        f'{key}={old!r}, and the config has {new!r}'
-        for key, old, new in config_changes(*networks)
-        if key.split('.')[-1] not in _OF_TRAINING and not _same_class(key, old, new)
-    ]
-    if changes:
-        print_log(
-            f'{path} was trained with {"; ".join(changes[:3])}'
-            f'{"; ..." * (len(changes) > 3)}: its weights may compute something else',
-            'current',
-            logging.WARNING,
-        )
-
-
-def _same_class(key: str, old: object, new: object) -> bool:
-    """Whether two values name one class, with its scope or module or without."""
-    names = [str(value).split('.')[-1] for value in (old, new)]
-    return key.endswith('.type') and names[0] == names[1]
-
-
-def _network(cfg: dict) -> dict:
-    """Returns the parts of a config that say what weights compute."""
-    model = cfg['model']
-    before = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    return dict(
-        backbone=model.get('backbone') or {},
-        neck=model.get('neck') or {},
-        data_preprocessor={k: before.get(k) for k in ('mean', 'std', 'to_rgb')},
-    )
 
 
 def load_weights(model: nn.Module, path: str) -> dict:

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 
 from ...errors import ConfigError, first_line
 from ...registry import find_class
+from ..changes import tell_changes
 from ..config_checks import check_config
-from ..weights import load_weights, tell_changes
+from ..weights import load_weights
 from .classes import checkpoint_classes
 from .data_sets import check_single, samples
 

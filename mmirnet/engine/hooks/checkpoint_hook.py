@@ -12,15 +12,14 @@ from mmengine.dist import (
     master_only,
 )
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
 from ...files import check_writable, lock_folder, remove_stale_temporaries, write_atomic
 from ..histories import compact
 from ..plain import plain
+from ..wrappers import unwrap
 
 
 @HOOKS.register_module()
@@ -179,7 +178,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _gather_buffers(self, runner: Runner) -> None:
         self._buffers = []
         if get_world_size() > 1:
-            model = _unwrapped(runner)
+            model = unwrap(runner.model)
             saved = model.state_dict().keys()
             mine = {n: b.cpu() for n, b in model.named_buffers() if n in saved}
             self._buffers = all_gather_object(mine)
@@ -187,7 +186,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _gather_gradients(self, runner: Runner) -> None:
         self._gradients = []
         if _accumulates(runner):
-            named = _unwrapped(runner).named_parameters()
+            named = unwrap(runner.model).named_parameters()
             mine = {n: p.grad.cpu() for n, p in named if p.grad is not None}
             self._gradients = all_gather_object(mine)
 
@@ -197,7 +196,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if len(gradients) != get_world_size() or not _accumulates(runner):
             return
         mine = gradients[get_rank()]
-        for name, parameter in _unwrapped(runner).named_parameters():
+        for name, parameter in unwrap(runner.model).named_parameters():
             if name in mine:
                 parameter.grad = mine[name].to(parameter)
         runner.logger.info('Gradients that are being accumulated have been restored')
@@ -232,10 +231,6 @@ class AtomicCheckpointHook(CheckpointHook):
             checkpoint['state_dict'].update(buffers[get_rank()])
         if runner._resume:
             self._gradients = checkpoint.get('rank_gradients', [])
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _accumulates(runner: Runner) -> bool:
