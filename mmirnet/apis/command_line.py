@@ -16,6 +16,7 @@ from torch import distributed
 
 from ..errors import ConfigError, MmirnetError, first_line
 from ..files import check_writable
+from ..registry import refused_settings
 
 #: Optional packages by import name, with their names for pip.
 _OPTIONAL = {
@@ -109,9 +110,10 @@ def writable(path: str, ending: str = '') -> str:
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and exit code 2 for errors of the user.
 
-    These are a :class:`~mmirnet.errors.MmirnetError`, a missing optional package, and
-    an error of the operating system (a missing file, no permission, a full disk). Any
-    other error is a bug and keeps its traceback. Several errors found at once have one
+    These are a :class:`~mmirnet.errors.MmirnetError`, a missing optional package, an
+    error of the operating system (a missing file, no permission, a full disk), and
+    settings that a class of torch or OpenMMLab refuses. Any other error is a bug and
+    keeps its traceback. Several errors found at once have one
     line each. If several processes of a run raise the same error, one of them prints
     it.
     """
@@ -151,7 +153,7 @@ def user_message(error: Exception) -> str | None:
         return f'{error.name} is not installed: pip install {_OPTIONAL[error.name]}'
     system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
     if not system and not isinstance(error, MmirnetError):
-        return None
+        return refused_settings(error)
     message = str(error).strip()
     if message.startswith('Caught ') and 'Original Traceback' in message:
         # From a data worker, with its traceback. The error is in the last line.

@@ -16,6 +16,7 @@ from ..engine.config import (
 from ..engine.config_checks import check_config
 from ..engine.launch import join_processes
 from ..errors import ConfigError, DataError
+from ..registry import refused_settings
 
 
 def prepare_config(
@@ -88,10 +89,11 @@ def _build_loops(runner: Runner, loaders: tuple[str, ...]) -> None:
     for key in loaders:
         try:
             getattr(runner, key.replace('dataloader', 'loop'))
-        except AssertionError as error:  # OpenMMLab checks arguments with assert
-            reason = ' '.join(str(error).split())
-            raise ConfigError(f'{key} cannot be built: {reason}') from error
-        except ValueError as error:
-            if 'need at least one array' not in str(error):
+        except Exception as error:
+            if 'need at least one array' in str(error):
+                raise DataError(f'{key}.dataset is empty') from error
+            reason = refused_settings(error)
+            if reason is None and not isinstance(error, AssertionError):
                 raise
-            raise DataError(f'{key}.dataset is empty') from error
+            reason = reason or ' '.join(str(error).split())
+            raise ConfigError(f'{key} cannot be built: {reason}') from error

@@ -315,7 +315,9 @@ def _evaluator(
     for metric in getattr(evaluator, 'metrics', []):
         name = type(metric).__name__
         topk = getattr(metric, 'topk', None)
-        if outputs and _largest(topk) > outputs:
+        if min(_counts(topk), default=1) < 1:
+            yield ConfigError(f'{key}: {name} takes topk from 1 on, got {topk}')
+        if outputs and max(_counts(topk), default=0) > outputs:
             fitting = tuple(k for k in topk if k <= outputs) if _many(topk) else 1
             yield ConfigError(
                 f'{key}: {name} takes topk={topk}, but there are {outputs} classes; '
@@ -332,9 +334,8 @@ def _many(topk: Any) -> bool:
     return isinstance(topk, (list, tuple))
 
 
-def _largest(topk: Any) -> int:
-    numbers = topk if _many(topk) else (topk,)
-    return max((k for k in numbers if isinstance(k, int)), default=0)
+def _counts(topk: Any) -> list[int]:
+    return [k for k in (topk if _many(topk) else (topk,)) if isinstance(k, int)]
 
 
 def _head(model: nn.Module, outputs: int | None) -> Iterator[Exception]:
@@ -342,7 +343,7 @@ def _head(model: nn.Module, outputs: int | None) -> Iterator[Exception]:
     if not outputs or head is None:
         return
     topk = getattr(head, 'topk', None)
-    if getattr(head, 'cal_acc', False) and _largest(topk) > outputs:
+    if getattr(head, 'cal_acc', False) and max(_counts(topk), default=0) > outputs:
         yield ConfigError(f'model.head.topk is {topk}, but there are {outputs} classes')
     loss = getattr(head, 'loss_module', None)
     for name in ('class_weight', 'pos_weight', 'weight'):

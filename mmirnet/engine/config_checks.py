@@ -5,8 +5,10 @@ checks that need built objects.
 """
 
 import inspect
+import logging
 import numbers
 from collections.abc import Iterable, Iterator
+from multiprocessing import get_all_start_methods
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -42,6 +44,8 @@ _NUMBERS = {
     'optim_wrapper.clip_grad.max_norm': (numbers.Real, 0, True),
     'optim_wrapper.clip_grad.clip_value': (numbers.Real, 0, True),
     'param_scheduler.T_max': (numbers.Real, 0, True),
+    'default_hooks.checkpoint.interval': (numbers.Integral, -1, False),
+    'default_hooks.checkpoint.max_keep_ckpts': (numbers.Integral, -1, False),
     'default_hooks.logger.interval': (numbers.Integral, 1, False),
     'default_hooks.visualization.interval': (numbers.Integral, 1, False),
     'auto_scale_lr.base_batch_size': (numbers.Integral, 1, False),
@@ -118,6 +122,7 @@ def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception
     yield from _number_problems(cfg, _MODEL_NUMBERS)
     if loaders:
         yield from _missing_parts(cfg, loaders)
+        yield from _name_problems(cfg)
     if 'train_dataloader' in loaders:
         yield from _number_problems(cfg, _NUMBERS)
         yield from _precision_problems(cfg)
@@ -167,6 +172,19 @@ def _number_problems(cfg: Config, known: dict[str, tuple]) -> Iterator[Exception
                 yield ConfigError(f'{place} must be {what}, {bound}, got {value!r}')
 
 
+def _name_problems(cfg: Config) -> Iterator[Exception]:
+    """Finds names that logging and multiprocessing do not know."""
+    level = cfg.get('log_level')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        levels = 'DEBUG, INFO, WARNING, ERROR or CRITICAL'
+        yield ConfigError(f'log_level must be {levels}, got {level!r}')
+    processes = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
+    method, known = processes.get('mp_start_method'), get_all_start_methods()
+    if method is not None and method not in known:
+        key = 'env_cfg.mp_cfg.mp_start_method'
+        yield ConfigError(f'{key} must be one of {known}, got {method!r}')
+
+
 def _precision_problems(cfg: Config) -> Iterator[Exception]:
     spec = cfg.get('optim_wrapper')
     kind = spec.get('type') if isinstance(spec, dict) else None
@@ -186,6 +204,11 @@ def _loader_problems(key: str, loader: dict) -> Iterator[Exception]:
     if not (isinstance(workers, int) and workers >= 0):
         yield ConfigError(
             f'{key}.num_workers must be an integer from 0 on, got {workers!r}'
+        )
+    ahead = loader.get('prefetch_factor')
+    if ahead is not None and not (isinstance(ahead, int) and ahead > 0):
+        yield ConfigError(
+            f'{key}.prefetch_factor must be a positive integer, got {ahead!r}'
         )
     for part in ('dataset', 'sampler'):
         if part not in loader and 'batch_sampler' not in loader:

@@ -110,10 +110,10 @@ _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class _Part(NamedTuple):
-    """A dict in the config from which an object is built."""
+    """A value in the config from which an object is built."""
 
     key: str
-    spec: dict
+    spec: dict | str  # a string is a mistake if it is the name of a class
     registry: Registry
     whole: bool  # the dict contains all arguments
 
@@ -190,7 +190,7 @@ _LOADER_KEYS = ('num_batch_per_epoch', 'disable_subprocess_warning')
 
 
 def _parts(cfg: Config, loaders: tuple[str, ...], scope: str) -> Iterator[_Part]:
-    """Iterates over the dicts from which objects are built."""
+    """Iterates over the values from which objects are built."""
     for key, registry in _TOP.items():
         value = cfg.get(key)
         phase = key.partition('_')[0]
@@ -220,10 +220,12 @@ def _default_type(cfg: Config, key: str, scope: str) -> str | None:
 
 
 def _walk(key: str, value: Any, registry: Registry | None) -> Iterator[_Part]:
-    """Iterates over the dicts with a type in a value, at any depth."""
+    """Iterates over the parts of a value at any depth."""
     if isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _walk(f'{key}[{i}]', item, registry)
+    elif isinstance(value, str) and registry is not None:
+        yield _Part(key, value, registry, False)
     elif isinstance(value, dict):
         if registry is not None and value.get('type') is not None:
             whole = registry in _WHOLE or key in _WHOLE_PARTS
@@ -239,9 +241,15 @@ def _registry_of(name: str) -> Registry | None:
 
 
 def _check_part(part: _Part, scope: str) -> Iterator[Exception]:
-    kind = part.spec['type']
     if part.registry is FUNCTIONS:  # functions have no nested parts
         scope = 'mmengine'
+    if isinstance(part.spec, str):
+        if find_class(part.registry, part.spec, scope):
+            yield ConfigError(
+                f'{part.key}: write dict(type={part.spec!r}), not only the name'
+            )
+        return
+    kind = part.spec['type']
     cls = find_class(part.registry, kind, scope)
     if cls is None and part.registry is METRICS:
         cls = find_class(EVALUATOR, kind, scope)

@@ -17,15 +17,16 @@ from ..registry import find_class
 from .activations import ChannelActivation
 
 
-def build_activation(act_cfg: dict, channels: int) -> nn.Module:
+def build_activation(act_cfg: dict | None, channels: int) -> nn.Module:
     """Builds an activation.
 
     Each activation is a separate module, because a shared PReLU would share weights.
 
     Args:
-        act_cfg (dict): Config of the activation. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel, whatever the number. RPReLU and Maxout
-            have one number per channel unless ``num_parameters`` is 1.
+        act_cfg (dict | None): Config of the activation; None means no activation. For
+            PReLU, ``num_parameters`` other than 1 means one slope per channel, whatever
+            the number. RPReLU and Maxout have one number per channel unless
+            ``num_parameters`` is 1.
         channels (int): Number of channels.
 
     Returns:
@@ -35,7 +36,9 @@ def build_activation(act_cfg: dict, channels: int) -> nn.Module:
         >>> build_activation(dict(type='PReLU', num_parameters=64), 128)
         PReLU(num_parameters=128)
     """
-    number = (act_cfg or {}).get('num_parameters', _default_number(act_cfg))
+    if act_cfg is None:
+        return nn.Identity()
+    number = act_cfg.get('num_parameters', _default_number(act_cfg))
     integer = isinstance(number, int) and not isinstance(number, bool)
     if number is not None and not (integer and number > 0):
         raise ConfigError(
@@ -46,9 +49,9 @@ def build_activation(act_cfg: dict, channels: int) -> nn.Module:
     return build_activation_layer(act_cfg)
 
 
-def _default_number(act_cfg: dict | None) -> int | None:
+def _default_number(act_cfg: dict) -> int | None:
     """Returns ``num_parameters`` of a config without it; None: one per channel."""
-    kind = find_class(MODELS, (act_cfg or {}).get('type', ''))
+    kind = find_class(MODELS, act_cfg.get('type', ''))
     per_channel = isinstance(kind, type) and issubclass(kind, ChannelActivation)
     return None if per_channel else 1
 
@@ -216,7 +219,7 @@ class _Block(BaseModule):
         downsample (nn.Module | None): Shortcut if the shape changes.
         conv_cfg (dict | None): Config of the convolutions.
         norm_cfg (dict): Config of the norms.
-        act_cfg (dict): Config of the activations.
+        act_cfg (dict | None): Config of the activations; None leaves them out.
         with_cp (bool): Whether to use gradient checkpointing: the block saves only its
             input and is computed again in the backward pass.
         init_cfg (dict | None): Initialisation.
@@ -230,7 +233,7 @@ class _Block(BaseModule):
         downsample: nn.Module | None,
         conv_cfg: dict | None,
         norm_cfg: dict,
-        act_cfg: dict,
+        act_cfg: dict | None,
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:

@@ -54,7 +54,7 @@ class BNLinearClsHead(LinearClsHead):
     ) -> None:
         super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
         self.bn = nn.BatchNorm1d(in_channels)
-        self.act = build_activation(act_cfg, in_channels) if act_cfg else nn.Identity()
+        self.act = build_activation(act_cfg, in_channels)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Returns normalised, activated features of the last stage, (N, channels)."""

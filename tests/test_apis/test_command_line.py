@@ -39,6 +39,18 @@ def test_a_bug_in_a_hook_is_shown_where_it_is(tmp_path):
     assert "HOOKS.build(dict(type='EDEHook', t_mim=0.1))" in shown
 
 
+def test_settings_that_a_library_refuses_are_one_line(tmp_path, capsys):
+    runner = tiny_runner(tmp_path)
+    runner.cfg.optim_wrapper = runner.optim_wrapper = dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, nesterov=True)
+    )
+    with pytest.raises(SystemExit), one_line_errors():
+        runner.train()
+    assert capsys.readouterr().err == (
+        'error: SGD: Nesterov momentum requires a momentum and zero dampening\n'
+    )
+
+
 def test_options_are_settings_by_key():
     assert parse_options(None) is None
     words = ['a.b=[(1,2),x]', 'c=', 'a=x=y', 'c=0.5']

@@ -176,6 +176,10 @@ def test_what_is_right_passes(tmp_path):
             'batch_size=9',
         ),
         (
+            {'val_evaluator.topk': (0, 1)},
+            'val_evaluator: Accuracy takes topk from 1 on, got (0, 1)',
+        ),
+        (
             {'val_evaluator.topk': (1, 5)},
             'val_evaluator: Accuracy takes topk=(1, 5), but there are 3 classes; set '
             'val_evaluator.topk=(1,)',

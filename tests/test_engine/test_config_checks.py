@@ -137,6 +137,10 @@ def test_wrapped_data_sets_are_looked_into(data):
             'train_dataloader.num_workers must be an integer from 0 on, got -1',
         ),
         (
+            {'train_dataloader.prefetch_factor': 0},
+            'train_dataloader.prefetch_factor must be a positive integer, got 0',
+        ),
+        (
             {'train_dataloader.sampler': dict(_delete_=True)},
             'train_dataloader needs a sampler',
         ),
@@ -243,6 +247,7 @@ def test_numbers_of_a_model_are_checked_wherever_it_is_built(data, loaders):
         ('optim_wrapper.clip_grad', dict(max_norm=-1), 'max_norm must be a number, mo'),
         ('param_scheduler.T_max', 0, 'must be a number, more than 0, got 0'),
         ('default_hooks.logger.interval', 0, 'must be an integer, at least 1, got 0'),
+        ('default_hooks.checkpoint.max_keep_ckpts', 'a', "at least -1, got 'a'"),
         ('randomness.seed', 'abc', "must be an integer, at least 0, got 'abc'"),
         ('auto_scale_lr.base_batch_size', 0, 'must be an integer, at least 1, got 0'),
     ],
@@ -251,6 +256,26 @@ def test_numbers_that_nothing_can_be_done_with(data, key, value, message):
     (line,) = problems(config(data, **{key: value}))
     assert line.startswith(key)
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        (
+            'log_level',
+            'LOUD',
+            "must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got 'L",
+        ),
+        (
+            'env_cfg.mp_cfg.mp_start_method',
+            'thread',
+            "must be one of ['fork', 'spawn', ",
+        ),
+    ],
+)
+def test_names_that_logging_and_processes_do_not_know(data, key, value, message):
+    (line,) = problems(config(data, **{key: value}))
+    assert line.startswith(f'{key} {message}')
 
 
 def test_numbers_in_a_list_of_schedules_have_their_place(data):

@@ -53,6 +53,29 @@ def test_mmpretrains_configs_have_no_wrong_names():
 
 
 @pytest.mark.parametrize(
+    ('key', 'name'),
+    [
+        ('model.backbone', 'IRResNet_CIFAR'),
+        ('model.backbone.conv_cfg', 'IRConv2d'),
+        ('model.backbone.act_cfg', 'PReLU'),
+        ('model.head.loss', 'CrossEntropyLoss'),
+        ('optim_wrapper.optimizer', 'SGD'),
+        ('train_dataloader.sampler', 'DefaultSampler'),
+        ('train_dataloader.collate_fn', 'pseudo_collate'),
+        ('val_evaluator', 'Accuracy'),
+        ('param_scheduler', 'CosineAnnealingLR'),
+    ],
+)
+def test_a_name_alone_is_no_part(key, name):
+    lines = problems(digits(**{key: name}))
+    assert lines == [f"{key}: write dict(type='{name}'), not only the name"]
+
+
+def test_other_strings_are_left_alone():
+    assert problems(digits(**{'model.backbone.init_cfg': 'as_it_is'})) == []
+
+
+@pytest.mark.parametrize(
     ('changes', 'message'),
     [
         (

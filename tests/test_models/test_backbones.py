@@ -384,6 +384,13 @@ def test_conv_module():
     assert module(torch.randn(2, 4, 8, 8)).abs().max() <= 1
 
 
+@pytest.mark.parametrize('name', BACKBONES)
+def test_activations_can_be_left_out(name):
+    net = BACKBONES[name](act_cfg=None).eval()
+    assert not any(isinstance(module, nn.Hardtanh) for module in net.modules())
+    assert net(torch.randn(1, 3, 64, 64))[0].abs().max() > 1
+
+
 @pytest.mark.parametrize('structure', ['bireal', 'normal'])
 @pytest.mark.parametrize('per_channel', [False, True])
 @pytest.mark.parametrize('name', BACKBONES)

@@ -46,9 +46,9 @@ class IRResNet(StagedBackbone):
         downsample_conv_cfg (dict | None): Config of the 1x1 convolutions in shortcuts.
             None means full precision, as in the released code.
         norm_cfg (dict): Config of the norms.
-        act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel. RPReLU and Maxout have one number per
-            channel unless ``num_parameters`` is 1.
+        act_cfg (dict | None): Config of the activations; None leaves them out. For
+            PReLU, ``num_parameters`` other than 1 means one slope per channel. RPReLU
+            and Maxout have one number per channel unless ``num_parameters`` is 1.
         out_indices (Sequence[int]): Stages to return, 0 to 3.
         frozen_stages (int): Stem and stages up to this one are frozen.
         norm_eval (bool): Whether to freeze the statistics of all batch norms.
@@ -83,7 +83,7 @@ class IRResNet(StagedBackbone):
         conv_cfg: dict | None = dict(type='IRConv2d'),
         downsample_conv_cfg: dict | None = None,
         norm_cfg: dict = dict(type='BN'),
-        act_cfg: dict = dict(type='Hardtanh', inplace=True),
+        act_cfg: dict | None = dict(type='Hardtanh', inplace=True),
         out_indices: Sequence[int] = (3,),
         frozen_stages: int = -1,
         norm_eval: bool = False,

@@ -49,9 +49,9 @@ class IRResNet_CIFAR(StagedBackbone):
         downsample_conv_cfg (dict | None): Config of the 1x1 convolutions in shortcuts.
             None means full precision.
         norm_cfg (dict): Config of the norms.
-        act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel. RPReLU and Maxout have one number per
-            channel unless ``num_parameters`` is 1.
+        act_cfg (dict | None): Config of the activations; None leaves them out. For
+            PReLU, ``num_parameters`` other than 1 means one slope per channel. RPReLU
+            and Maxout have one number per channel unless ``num_parameters`` is 1.
         stem_act (bool): Whether the stem has an activation. The released ResNet-18 and
             ResNet-20 1/32 have none.
         out_indices (Sequence[int]): Stages to return.
@@ -92,7 +92,7 @@ class IRResNet_CIFAR(StagedBackbone):
         conv_cfg: dict | None = dict(type='IRConv2d'),
         downsample_conv_cfg: dict | None = None,
         norm_cfg: dict = dict(type='BN'),
-        act_cfg: dict = dict(type='Hardtanh', inplace=True),
+        act_cfg: dict | None = dict(type='Hardtanh', inplace=True),
         stem_act: bool = True,
         out_indices: Sequence[int] = (-1,),
         frozen_stages: int = -1,

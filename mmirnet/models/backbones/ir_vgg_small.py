@@ -59,9 +59,9 @@ class IRVGGSmall(StagedBackbone):
         conv_cfg (dict | None): Config of the convolutions after the stem. None means
             full precision.
         norm_cfg (dict): Config of the norms.
-        act_cfg (dict): Config of the activations. For PReLU, ``num_parameters`` other
-            than 1 means one slope per channel. RPReLU and Maxout have one number per
-            channel unless ``num_parameters`` is 1.
+        act_cfg (dict | None): Config of the activations; None leaves them out. For
+            PReLU, ``num_parameters`` other than 1 means one slope per channel. RPReLU
+            and Maxout have one number per channel unless ``num_parameters`` is 1.
         out_indices (Sequence[int]): Stages to return, 0 to 2.
         frozen_stages (int): Stem and stages up to this one are frozen.
         norm_eval (bool): Whether to freeze the statistics of all batch norms.
@@ -85,7 +85,7 @@ class IRVGGSmall(StagedBackbone):
         in_channels: int = 3,
         conv_cfg: dict | None = dict(type='IRConv2d'),
         norm_cfg: dict = dict(type='BN'),
-        act_cfg: dict = dict(type='Hardtanh', inplace=True),
+        act_cfg: dict | None = dict(type='Hardtanh', inplace=True),
         out_indices: Sequence[int] = (2,),
         frozen_stages: int = -1,
         norm_eval: bool = False,
