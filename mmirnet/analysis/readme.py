@@ -18,6 +18,7 @@ from .results import (
     budget,
     by_budget,
     by_config,
+    costs_device,
     mean,
     read_costs,
     read_results,
@@ -323,7 +324,7 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
     }
     if len(runs) < 2:
         return _TOO_FEW if runs else _NO_RUNS
-    labels = _labels(runs, ending)
+    labels = {name: name.removesuffix(ending).rstrip('_') for name in runs}
     axes = {
         axis: {labels[n]: measured[n][key] / unit for n in runs}
         for axis, (key, unit) in _AXES.items()
@@ -331,13 +332,22 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
     }
     shown = {labels[n]: [line['accuracy'] for line in runs[n]] for n in runs}
     real = {labels[n] for n in runs if {'fp', 'full'} & set(n.split('_'))}
-    return _picture(
+    epochs = {labels[n]: budget(runs[n][0]) for n in runs}
+    groups = {
+        f'{number} epochs': [label for label in epochs if epochs[label] == number]
+        for number in sorted(set(epochs.values()))
+    }
+    picture = _picture(
         page,
         picture,
         f'Test accuracy against {", ".join(axes)}; rings are networks in full '
         'precision; the table has the numbers',
-        lambda dark: plots.accuracy_and_costs(shown, axes, dark, real),
+        lambda dark: plots.accuracy_and_costs(
+            shown, axes, dark, real, groups if len(groups) > 1 else None
+        ),
     )
+    devices = dict.fromkeys(filter(None, map(costs_device, folders)))
+    return '\n\n'.join([picture, *(f'Measured on {d}.' for d in devices)])
 
 
 def _labels(runs: dict[str, list[dict]], ending: str) -> dict[str, str]:

@@ -116,5 +116,19 @@ def read_costs(folder: str | Path) -> dict[str, dict[str, float]]:
         dict[str, dict[str, float]]: ``packed_bytes``, ``runtime_us`` and ``step_ms`` by
         config. Empty if not measured.
     """
+    return _costs(folder).get('configs', {})
+
+
+def costs_device(folder: str | Path) -> str:
+    """Says where and when :func:`read_costs` was measured; empty if it was not."""
+    measured = _costs(folder)
+    if 'device' not in measured:
+        return ''
+    threads = f'threads: {measured["threads"]}'
+    words = measured['device'], measured['vector'], threads, measured['date']
+    return ', '.join(words)
+
+
+def _costs(folder: str | Path) -> dict:
     path = Path(folder) / 'costs.json'
-    return json.loads(path.read_text())['configs'] if path.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -100,9 +100,17 @@ def test_networks_of_different_budgets_are_told_apart(folder):
     lines = line('good', 0, 90.0), line('bad', 0, 50.0, epochs=30)
     write(folder / 'results.jsonl', *lines)
     readme.costs(folder / 'README.md', [folder], ['money'])
-    assert {'bad (30 epochs)', 'good (2 epochs)'} <= set(
-        texts(folder / 'money-light.svg')
-    )
+    legend = ['2 epochs', '30 epochs', 'full precision']
+    assert texts(folder / 'money-light.svg')[-3:] == legend
+
+
+def test_costs_name_their_device(folder):
+    costs = readme.read_costs(folder)['good']
+    where = dict(device='a CPU', vector='AVX2', threads=1, date='2026-11-01')
+    both = dict(configs=dict(good=costs, bad=costs), **where)
+    (folder / 'costs.json').write_text(json.dumps(both))
+    text = readme.costs(folder / 'README.md', [folder, folder], ['money'])
+    assert text.endswith('\n\nMeasured on a CPU, AVX2, threads: 1, 2026-11-01.')
 
 
 def test_curves_of_different_budgets(folder):

@@ -4,7 +4,9 @@ import statistics
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterMathtext, LogLocator, MaxNLocator
 
 from .style import DASHES, new_axes, styled
@@ -57,6 +59,7 @@ def accuracy_and_costs(
     costs: dict[str, dict[str, float]],
     dark: bool = False,
     hollow: Collection[str] = (),
+    groups: dict[str, Collection[str]] | None = None,
 ) -> Figure:
     """Plots accuracy against size and speed.
 
@@ -65,7 +68,10 @@ def accuracy_and_costs(
             seed.
         costs (dict[str, dict[str, float]]): Values by label of the axis and by config.
         dark (bool): Whether the background is dark. Defaults to False.
-        hollow (Collection[str]): Configs with a ring instead of a dot.
+        hollow (Collection[str]): Configs with a ring instead of a dot, which are in
+            full precision.
+        groups (dict[str, Collection[str]] | None): Configs of a colour each, by their
+            label in the legend. At most five. None means one colour and no legend.
 
     Returns:
         Figure: A panel per cost with medians on lines from the lowest to the highest
@@ -80,44 +86,86 @@ def accuracy_and_costs(
         figure, (axes,) = new_axes(
             1, len(costs), height, style, sharey=True, width_ratios=widths
         )
+        groups = groups or {'': names}
+        # strict=True: a sixth group would repeat a colour.
+        used = dict(zip(groups, style.curves[: len(groups)], strict=True))
+        colours = [used[g] for n in names for g in groups if n in groups[g]]
+        fills = [
+            style.paper if name in hollow else colour
+            for name, colour in zip(names, colours, strict=True)
+        ]
         for axis, (label, values) in zip(axes, costs.items(), strict=True):
             x = [values[name] for name in names]
             ranges = [(min(accuracies[n]), max(accuracies[n])) for n in names]
-            axis.vlines(x, *zip(*ranges, strict=True), color=style.curves[0], lw=0.8)
-            axis.plot(x, y, 'o', color=style.curves[0], markersize=4)
-            for name, *point in zip(names, x, y, strict=True):
-                if name in hollow:
-                    axis.plot(*point, 'o', color=style.paper, markersize=2)
+            axis.vlines(x, *zip(*ranges, strict=True), color=colours, lw=0.8)
+            axis.scatter(x, y, 16, fills, edgecolors=colours, linewidths=1, zorder=3)
             axis.set(xlabel=label, ylim=limits)
-            if max(x) < 4 * min(x):
-                axis.set_xlim(0, 1.15 * max(x))
-                continue
-            axis.set_xscale('log')
-            wide = max(x) > 100 * min(x)
-            axis.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
-            axis.xaxis.set_major_formatter(LogFormatterMathtext() if wide else '{x:g}')
-            axis.xaxis.set_minor_formatter('')
-            axis.margins(x=0.15)
+            _scale(axis, x)
         axes[0].set_ylabel('test accuracy (%)')
         line = 0.19 / height * (limits[1] - limits[0])  # height of a text line
-        linear = axis.get_xscale() == 'linear'
-        right = max(x) * (1.15 if linear else (max(x) / min(x)) ** 0.06)
-        room = 2 if linear else (max(x) / min(x)) ** 0.6
-        axis.set_xlim(right=right * room)
-        for name, place, *point in zip(
-            names, _apart(y, line, limits), x, y, strict=True
-        ):
-            axis.annotate(
-                name,
-                point,
-                (right, place),
-                fontsize='x-small',
-                va='center',
-                arrowprops=dict(
-                    arrowstyle='-', color=style.rule, lw=0.6, relpos=(0, 0.5)
-                ),
+        _name_points(axis, names, x, y, _apart(y, line, limits), style.rule)
+        if used.keys() != {''}:
+            dots = [
+                Line2D([], [], ls='', marker='o', ms=4, color=colour, label=label)
+                for label, colour in used.items()
+            ]
+            dots.append(
+                Line2D(
+                    [],
+                    [],
+                    ls='',
+                    marker='o',
+                    ms=4,
+                    color=style.ink,
+                    mfc=style.paper,
+                    label='full precision',
+                )
+            )
+            figure.legend(
+                handles=dots,
+                loc='outside lower center',
+                ncols=len(dots),
+                fontsize='small',
             )
     return figure
+
+
+def _scale(axis: Axes, x: Sequence[float]) -> None:
+    """Scales the horizontal axis: linear for similar values, or else logarithmic."""
+    if max(x) < 4 * min(x):
+        axis.set_xlim(0, 1.15 * max(x))
+        return
+    axis.set_xscale('log')
+    wide = max(x) > 100 * min(x)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
+    axis.xaxis.set_major_formatter(LogFormatterMathtext() if wide else '{x:g}')
+    axis.xaxis.set_minor_formatter('')
+    axis.margins(x=0.15)
+
+
+def _name_points(
+    axis: Axes,
+    names: Sequence[str],
+    x: Sequence[float],
+    y: Sequence[float],
+    places: Sequence[float],
+    colour: str,
+) -> None:
+    """Writes names in a column at the right, with a line from each to its point."""
+    linear = axis.get_xscale() == 'linear'
+    right = max(x) * (1.15 if linear else (max(x) / min(x)) ** 0.06)
+    room = 2 if linear else (max(x) / min(x)) ** 0.6
+    axis.set_xlim(right=right * room)
+    for name, place, *point in zip(names, places, x, y, strict=True):
+        arrow = dict(arrowstyle='-', color=colour, lw=0.6, relpos=(0, 0.5))
+        axis.annotate(
+            name,
+            point,
+            (right, place),
+            fontsize='x-small',
+            va='center',
+            arrowprops=arrow,
+        )
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
