@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .schedules import CONSTANT, Schedule
-from .weights import filter_dims
+from .weights import filter_dims, in_float
 
 
 class Latent(NamedTuple):
@@ -130,13 +130,14 @@ def deviation(values: Tensor) -> tuple[Tensor, Tensor, int]:
     """Centres each filter of weights, or each image of inputs.
 
     Args:
-        values (Tensor): (N, ...), floating point.
+        values (Tensor): (N, ...), floating point. Half precision is computed in
+            float32: a sum of squares can be more than float16 holds.
 
     Returns:
         tuple[Tensor, Tensor, int]: Centred values; 1 / sqrt(var + 1e-5) of each with
         the unbiased variance, (N, 1, ...); and the n - 1 that it divides by.
     """
-    dims = filter_dims(values)
+    values, dims = in_float(values), filter_dims(values)
     degrees = max(values.shape[1:].numel() - 1, 1)
     centred = values - values.mean(dims, keepdim=True)
     variance = centred.square().sum(dims, keepdim=True) / degrees

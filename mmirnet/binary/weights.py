@@ -155,10 +155,10 @@ def check_filters(weight: Tensor, balance: bool, owner: str = 'Libra-PB') -> Non
         )
 
 
-def in_float(weight: Tensor) -> Tensor:
-    """Returns half-precision weights in float32, in which statistics are computed."""
-    half = weight.dtype in (torch.half, torch.bfloat16)
-    return weight.float() if half else weight
+def in_float(values: Tensor) -> Tensor:
+    """Returns half-precision values in float32, in which statistics are computed."""
+    half = values.dtype in (torch.half, torch.bfloat16)
+    return values.float() if half else values
 
 
 def filter_dims(weight: Tensor) -> tuple[int, ...]:

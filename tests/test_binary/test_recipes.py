@@ -403,6 +403,18 @@ class TestTraining:
         for key, value in gradients(y, layer, x).items():
             assert value.dtype == dtype and value.isfinite().all(), key
 
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half])
+    @pytest.mark.parametrize('name', formulas.RECIPES)
+    def test_gradients_of_large_inputs(self, name, dtype):
+        """The sum of their squares is more than half precision holds."""
+        layer = layer_of(name, 8, 4, 3, padding=1, dtype=dtype)
+        twin = copy.deepcopy(layer).double()
+        x = (30 * torch.randn(2, 8, 6, 6)).to(dtype).requires_grad_()
+        wide = x.detach().double().requires_grad_()
+        found = gradients(layer(x), layer, x)['x']
+        wanted = gradients(twin(wide).to(dtype), twin, wide)['x']
+        assert (found - wanted).norm() <= 8 * torch.finfo(dtype).eps * wanted.norm()
+
     @pytest.mark.parametrize('name', formulas.RECIPES)
     def test_copies(self, name):
         layer = layer_of(name, 4, 3, 3)
