@@ -21,7 +21,7 @@ from .quantisation import (
 )
 from .recipe import RECIPES, Quantized
 from .schedules import SCHEDULES, Schedule
-from .weights import WeightRule, binary_weight, libra_pb
+from .weights import WeightRule, binary_weight, in_float, libra_pb
 
 
 def _is_rescaled(old: Tensor, new: Tensor) -> bool:
@@ -243,12 +243,13 @@ class _BinaryLayer:
 
     @torch.no_grad()
     def latent(self) -> Tensor:
-        """Returns the values whose signs are the binary weights."""
+        """Returns the values whose signs are the binary weights, float32 or wider."""
         if self.recipe is None:
             return self.libra_pb()[0]
+        w = in_float(self.weight.detach())
         if self.recipe.functions is not None:
-            return self.recipe.functions.latent(self.weight)
-        return self.recipe.latent.of(self.weight.detach(), *self.t_and_k)
+            return self.recipe.functions.latent(w)
+        return self.recipe.latent.of(w, *self.t_and_k)
 
     @torch.no_grad()
     def input_threshold(self) -> Tensor | None:

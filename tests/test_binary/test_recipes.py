@@ -185,6 +185,14 @@ class TestPackedForm:
         assert torch.equal(weight, layer.binary_weight().detach())
         assert torch.equal(layer.latent() >= 0, q.signs)
 
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half])
+    @pytest.mark.parametrize('name', formulas.RECIPES)
+    def test_latent_weights_in_half(self, name, dtype):
+        layer = layer_of(name, 32, 4, 3, dtype=dtype)
+        latent = layer.latent()
+        assert torch.equal(latent, copy.deepcopy(layer).float().latent())
+        assert torch.equal(latent >= 0, layer.quantized().signs)
+
     @pytest.mark.parametrize('name', [n for n in formulas.RECIPES if n != 'AdaBin'])
     def test_the_scale_follows_an_exact_sum(self, name):
         layer = layer_of(name, 70, 4, 3, padding=1, bias=True, dtype=torch.float32)
