@@ -143,6 +143,16 @@ def test_scales_that_are_powers_of_two_are_exponents():
         assert '0.scale' in pack(net, (5, 6)).tensors
 
 
+@pytest.mark.parametrize('near', [2.0**-10, 1.0, 2.0**20])
+def test_a_scale_beside_a_power_of_two_keeps_its_bits(near):
+    """Its log2 rounds to a whole number."""
+    conv = binary.DoReFaConv2d(5, 4, 3, bias=False)
+    conv.weight.data = conv.weight.data.sign() * near * (1 + 2**-23)
+    assert conv.quantized().scale[0] == near * (1 + 2**-23)
+    packed = check_exact(nn.Sequential(conv, nn.Flatten()), (7, 6))
+    assert '0.scale' in packed.tensors
+
+
 @pytest.mark.parametrize('alpha', [-0.7, 0.0])
 def test_an_adabin_whose_input_turned(alpha):
     conv = binary.AdaBinConv2d(5, 8, 3, padding=1, bias=False)

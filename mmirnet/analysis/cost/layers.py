@@ -3,12 +3,11 @@
 from math import prod
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...binary import BinaryConv2d, BinaryLinear
 from ...models import Maxout, RPReLU
-from ...packed.limits import MAX_EXPONENT
+from ...packed.tracing.binary import exponents
 
 
 class _Activation(NamedTuple):
@@ -49,20 +48,13 @@ def _binary_weights(module: nn.Module) -> _Floats | None:
     weight = module.quantized()
     inputs = module.recipe.inputs if module.recipe and module.binarize_input else None
     has_thresholds = inputs is not None and inputs.threshold is not None
+    shifts = weight.scale is None or exponents(weight.scale) is not None
     return _Floats(
-        scale=weight.offset is not None or not _are_shifts(weight.scale),
+        scale=weight.offset is not None or not shifts,
         offset=weight.offset is not None,
         thresholds=_inputs(module) if has_thresholds else 0,
         affine_input=inputs is not None and inputs.value is not None,
     )
-
-
-def _are_shifts(scale: Tensor | None) -> bool:
-    """Whether all scales are powers of two that a packed file has exponents for."""
-    if scale is None:
-        return True
-    mantissa, exponent = torch.frexp(scale.float())  # 1 is 0.5 * 2**1
-    return bool(((mantissa == 0.5) & ((exponent - 1).abs() <= MAX_EXPONENT)).all())
 
 
 def _inputs(layer: BinaryConv2d | BinaryLinear) -> int:

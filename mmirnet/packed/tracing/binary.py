@@ -87,14 +87,21 @@ def _binary(call: Call, module: BinaryConv2d | BinaryLinear) -> dict[str, np.nda
     return arrays
 
 
+def exponents(scale: Tensor) -> Tensor | None:
+    """log2 of scales, int8, if a packed file has such a number for all; else None."""
+    mantissa, exponent = torch.frexp(scale.float())  # 1 is 0.5 * 2**1
+    exponent = exponent - 1
+    exact = (mantissa == 0.5) & (exponent.abs() <= MAX_EXPONENT)
+    return exponent.to(torch.int8) if exact.all() else None
+
+
 def _scale(scale: Tensor | None, signs: Tensor) -> dict[str, np.ndarray]:
     """Scales as exponents, where all of them are powers of two, or as they are."""
     scale = torch.ones(len(signs)) if scale is None else scale.float()
-    exponent = torch.log2(scale)
-    whole = exponent.isfinite() & (exponent == exponent.round())
-    if not (whole & (exponent.abs() <= MAX_EXPONENT)).all():
+    exponent = exponents(scale)
+    if exponent is None:
         return dict(scale=scale.numpy())
-    return dict(exponent=exponent.to(torch.int8).numpy())
+    return dict(exponent=exponent.numpy())
 
 
 def _input(module: BinaryConv2d | BinaryLinear) -> dict[str, np.ndarray]:
