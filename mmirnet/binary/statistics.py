@@ -8,6 +8,7 @@ from torch import Tensor
 from ..errors import NonFiniteError, check_choice
 from .estimators import ESTIMATORS, sign
 from .layers import BinaryConv2d, BinaryLinear
+from .quantisation import input_rule
 
 
 def bit_entropy(share: Tensor) -> Tensor:
@@ -57,10 +58,14 @@ def estimator_statistics(
     return dict(factor=factor, square_error=square_error)
 
 
+@torch.no_grad()
 def input_statistics(
     layer: BinaryConv2d | BinaryLinear, x: Tensor
 ) -> dict[str, Tensor]:
-    """Computes statistics of the sign of a layer's input.
+    """Computes statistics of the values whose signs a layer convolves.
+
+    These are the input, or what the recipe makes of it: shifted in ReActNet, divided by
+    its deviation in ReCU.
 
     Args:
         layer (BinaryConv2d | BinaryLinear): A layer that takes the sign of its input.
@@ -79,13 +84,16 @@ def input_statistics(
         >>> seen['positive'], seen['saturated']
         (tensor([1.0000, 0.5000]), tensor(0.2500))
     """
-    x = x.detach().float()
-    channel = x.dim() - (3 if isinstance(layer, BinaryConv2d) else 1)
-    others = [d for d in range(x.dim()) if d != channel]
+    # As the layer convolves it.
+    image = x.shape[-3:] if isinstance(layer, BinaryConv2d) else (x.shape[-1], 1, 1)
+    z = x.float().reshape(-1, *image)
+    inputs, estimator = input_rule(layer.rule)
+    if inputs is not None:
+        z = inputs.of(z, *layer.input_values())
     return dict(
-        positive=(sign(x).mean(others) + 1) / 2,
-        saturated=(x.abs() >= 1).float().mean(),
-        **estimator_statistics(x, *layer.t_and_k.unbind(), layer.estimators[1]),
+        positive=(sign(z).mean((0, 2, 3)) + 1) / 2,
+        saturated=(z.abs() >= 1).float().mean(),
+        **estimator_statistics(z, *layer.t_and_k.unbind(), estimator),
     )
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mmirnet import binary
 from mmirnet.binary import (
     ESTIMATORS,
     IRConv2d,
@@ -65,6 +66,37 @@ def test_inputs_of_a_convolution():
 def test_inputs_of_a_linear_layer():
     seen = input_statistics(IRLinear(3, 2), torch.tensor([[[1.0, -1, 0]], [[1, 2, 0]]]))
     assert seen['positive'].tolist() == [1, 0.5, 1]
+
+
+def _normalised(x, layer):
+    deviation = (x.flatten(1).var(1) + 1e-5).sqrt()
+    return x / deviation.view(-1, *[1] * (x.dim() - 1))
+
+
+LATENT_INPUTS = {
+    'ReAct': lambda x, layer: x + layer.shift.view(-1, *[1] * (x.dim() - 2)),
+    'AdaBin': lambda x, layer: (x - layer.beta_a) / layer.alpha_a,
+    'ReCU': _normalised,
+    'OvSW': _normalised,
+    'BiPer': _normalised,
+}
+
+
+@pytest.mark.parametrize('kind', ['Conv2d', 'Linear'])
+@pytest.mark.parametrize('name', LATENT_INPUTS)
+def test_inputs_are_seen_as_the_layer_binarises_them(name, kind):
+    layer = getattr(binary, name + kind)(*([4, 2, 1] if kind == 'Conv2d' else [4, 2]))
+    for key, values in dict(shift=[-1, 0, 0.5, 2], beta_a=0.5, alpha_a=0.25).items():
+        if hasattr(layer, key):
+            getattr(layer, key).data.copy_(torch.tensor(values))
+    x = 3 * torch.randn(5, 4, 6, 6) if kind == 'Conv2d' else 3 * torch.randn(50, 4)
+    z = LATENT_INPUTS[name](x, layer)
+    wanted = estimator_statistics(z, T, K, 'approx_sign')
+    wanted['positive'] = (z >= 0).float().transpose(0, 1).flatten(1).mean(1)
+    wanted['saturated'] = (z.abs() >= 1).float().mean()
+    seen = input_statistics(layer, x)
+    assert not any(value.requires_grad for value in seen.values())
+    torch.testing.assert_close(seen, {k: v.detach() for k, v in wanted.items()})
 
 
 def test_weights_are_seen_as_the_layer_binarises_them():

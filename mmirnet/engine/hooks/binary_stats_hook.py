@@ -57,8 +57,10 @@ class BinaryStatsHook(Hook):
 
     Estimating error and gradient variance are the two indicators of `ReSTE
     <https://arxiv.org/abs/2308.06689>`_: a sharper estimator lowers the first and
-    raises the second. Layers with W/A bits 1/32 have no statistics of inputs, layers
-    with 32/1 none of scales, and frozen layers none of gradients.
+    raises the second. Inputs are the values of which a layer takes the sign: ReActNet
+    has shifted them, and ReCU divided by their deviation. Layers with W/A bits 1/32
+    have no statistics of inputs, layers with 32/1 none of scales, and frozen layers
+    none of gradients.
 
     The log shows the statistics over all layers. The visualizer receives these as
     ``binary/STATISTIC``, and those of each layer as ``binary/LAYER/STATISTIC``: JSON
