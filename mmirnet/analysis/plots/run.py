@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...binary import ESTIMATORS, SCHEDULES, binary_layers
+from ...binary import ESTIMATORS, SCHEDULES, binary_layers, set_schedule
 from ..runs import Curve, by_layer, checkpoints, config_file, read_scalars
 from .method import NAMES
 from .style import DASHES, log_scale, new_axes, short_number, styled
@@ -114,17 +114,20 @@ def _latent_weights(
     from ...engine.facts import build_model
 
     cfg = load_config(str(config_file(run_dir)), None, 'none')
-    layers = [layer for _, layer in binary_layers(build_model(cfg, str(checkpoint)))]
+    model = build_model(cfg, str(checkpoint))
+    layers = [layer for _, layer in binary_layers(model)]
     if not layers:
         return None
-    values = torch.cat([layer.latent().detach().flatten() for layer in layers]).numpy()
-    limit = 4 * float(values.std())
-    density, edges = np.histogram(values, 80, (-limit, limit), density=True)
     # They are not in checkpoints. Without a hook they keep their initial values.
     schedule, numbers = layers[0].schedule, layers[0].t_and_k.tolist()
     for i, name in enumerate(schedule.numbers):
         if name in curves:
             numbers[i] = float(np.interp(position, *curves[name]))
+    if schedule.numbers:
+        set_schedule(model, schedule.name, *numbers)  # ReCU clamps weights by tau
+    values = torch.cat([layer.latent().detach().flatten() for layer in layers]).numpy()
+    limit = 4 * float(values.std())
+    density, edges = np.histogram(values, 80, (-limit, limit), density=True)
     estimator = layers[0].estimators[0]
     return LatentWeights(position, edges, density, estimator, schedule.name, *numbers)
 
