@@ -266,7 +266,9 @@ def weight_vjp(grad, filters: Filters, t, k, rule: WeightRule) -> Tensor:
         gain = s * gain
     z = centred.mul_(inv_std) if rule.standardize else centred
     dims = filter_dims(z)
-    d = estimator.vjp(grad.to(z.dtype), z, t).mul_(gain)
+    grad = grad.to(z.dtype)
+    d = estimator.vjp(grad, z, t)
+    d = d * gain if d is grad else d.mul_(gain)
     if rule.balance:
         d -= d.mean(dims, keepdim=True)
     if rule.standardize:

@@ -6,7 +6,9 @@ from mmirnet.binary import (
     ESTIMATORS,
     Estimator,
     IRConv2d,
+    WeightRule,
     binary_sign,
+    binary_weight,
     register_estimator,
     sign,
 )
@@ -91,3 +93,21 @@ def test_an_estimator_of_ones_own_is_trained_with():
         del ESTIMATORS['cubic']
     with pytest.raises(ConfigError, match='estimator must be one of'):
         IRConv2d(2, 2, 1, estimator='cubic')
+
+
+@pytest.mark.parametrize('balance', [True, False])
+def test_an_estimator_may_return_the_gradient_it_gets(balance):
+    """Both summands get the same tensor as gradient, which must not be overwritten."""
+    line = ESTIMATORS['identity']._replace(name='line', vjp=lambda grad, x, t: grad)
+    register_estimator(line)
+    try:
+        one, grad = torch.tensor(1.0), torch.randn(3, 4)
+        found = []
+        for estimator in ('line', 'identity'):
+            weights = [torch.arange(12.0).view(3, 4).requires_grad_() for _ in 'ab']
+            rule = WeightRule(balance, estimator=estimator, balance=balance)
+            sum(binary_weight(w, one, one, rule) for w in weights).backward(grad)
+            found.append([w.grad for w in weights])
+        torch.testing.assert_close(*found)
+    finally:
+        del ESTIMATORS['line']
