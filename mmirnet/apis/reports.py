@@ -30,11 +30,11 @@ from .evaluation import evaluate, plain
 EXAMPLES = 8
 #: Titles of the plots.
 _CAPTIONS = {
-    'curves': 'Loss, accuracy, and t and k of EDE.',
+    'curves': 'Loss, accuracy, and what moves with training in the binary layers.',
     'flips': 'Share of the weights whose sign changed between two records.',
     'entropy': 'Entropy of signs: 1 bit if +1 and -1 are equally frequent.',
-    'weights': 'What binary weights are the sign of, and what EDE multiplies '
-    'their gradients by.',
+    'weights': 'What binary weights are the sign of, and what the estimator '
+    'multiplies their gradients by.',
 }
 #: Row titles for the statistics of BinaryStatsHook.
 _STATISTICS = {
@@ -218,6 +218,9 @@ def settings(run_dir: str | Path, cfg: Config, summary: Summary) -> dict[str, st
         'W/A bits': summary.total.bits,
         'binary layers': _arguments(backbone.get('conv_cfg') or {}),
         'EDE': _arguments(hooks.get('EDEHook', {}), skip='type'),
+        'schedule of binary layers': _arguments(
+            hooks.get('ScheduleHook', {}), skip='type'
+        ),
         'data set': _data_set(train.dataset),
         'batch size': _batch_size(train.get('batch_size', ''), environment),
         'length': _length(cfg.train_cfg),

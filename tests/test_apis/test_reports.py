@@ -120,6 +120,17 @@ def test_numbers_of_the_run(page, run, trained):
     assert run.notes == []
 
 
+def test_the_schedule_of_another_recipe_is_named(trained, run):
+    """The plots' captions hold for it, too."""
+    cfg = load_config(str(runs.config_file(trained)), None, 'none')
+    cfg.custom_hooks = [dict(type='ScheduleHook', schedule='recu', tau_min=0.8)]
+    costs = report.summary(build_model(cfg, None), (3, 32, 32))
+    settings = report.settings(trained, cfg, costs)
+    assert settings['schedule of binary layers'] == 'schedule recu, tau_min 0.8'
+    assert 'EDE' not in settings
+    assert not [p.caption for p in run.pictures.values() if 'EDE' in p.caption]
+
+
 def test_packed_size_and_speed(run, trained, tmp_path):
     cfg = load_config(str(runs.config_file(trained)), None, 'none')
     model = build_model(cfg, find_intact_checkpoint(trained))
