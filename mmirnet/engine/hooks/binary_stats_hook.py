@@ -105,6 +105,9 @@ class BinaryStatsHook(Hook):
         """Registers hooks for inputs and gradients if this iteration is recorded."""
         if not self._due(runner):
             return
+        # The step may change it.
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        self.loss_scale = scaler.get_scale() if scaler else 1.0
         self.seen: dict[str, dict[str, Tensor]] = defaultdict(dict)
         self.watching = ExitStack()
         # A compiled graph does not call hooks that are registered later.
@@ -133,8 +136,7 @@ class BinaryStatsHook(Hook):
         if not self._due(runner):
             return
         self.watching.close()
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        layers = self._measure(scaler.get_scale() if scaler else 1.0)
+        layers = self._measure()
         overall = _statistics(self._pool(layers), *layers.values())
         text = '  '.join(f'{key}: {value:.4g}' for key, value in overall.items())
         runner.logger.info(f'Binary layers, iteration {runner.iter + 1}  {text}')
@@ -152,7 +154,7 @@ class BinaryStatsHook(Hook):
         )
 
     @torch.no_grad()
-    def _measure(self, loss_scale: float) -> dict[str, _Measured]:
+    def _measure(self) -> dict[str, _Measured]:
         """Combines the observations of all processes with the current weights."""
         _average_over_ranks(self.seen)
         means: dict[tuple[str, str], Tensor] = {}
@@ -165,8 +167,8 @@ class BinaryStatsHook(Hook):
             for key in ('entropy', 'factor', 'square_error'):
                 means[name, f'weight_{key}'] = weight[key]
             if 'gradient' in seen:
-                means[name, 'gradient'] = seen['gradient'] / loss_scale
-                square = seen['square_gradient'] / loss_scale**2
+                means[name, 'gradient'] = seen['gradient'] / self.loss_scale
+                square = seen['square_gradient'] / self.loss_scale**2
                 means[name, 'square_gradient'] = square
             if 'positive' in seen:
                 positive = seen['positive']

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from tiny import TinyNet, tiny_runner
 from torch import distributed, multiprocessing, nn
 
@@ -174,6 +175,35 @@ def test_real_weights_have_no_scales(tmp_path):
     first = records(runner)[4]
     assert 'binary/weight_entropy' in first and 'binary/input_entropy' in first
     assert not [name for name in first if 'log2_s' in name]
+
+
+class Scaled(OptimWrapper):
+    """Doubles its loss scale in every step, as AmpOptimWrapper does in some."""
+
+    def __init__(self, model):
+        super().__init__(torch.optim.SGD(model.parameters(), 0.1))
+        self.loss_scaler = torch.amp.GradScaler('cpu', 8.0, growth_interval=1)
+
+    def backward(self, loss, **kwargs):
+        self.loss_scaler.scale(loss).backward()
+
+    def step(self, **kwargs):
+        self.loss_scaler.step(self.optimizer)
+        self.loss_scaler.update()
+
+
+def test_gradients_are_divided_by_the_scale_of_their_own_loss(tmp_path):
+    found = []
+    for kind in (Scaled, lambda model: OptimWrapper(Scaled(model).optimizer)):
+        model = TinyNet()
+        hooks = [dict(type='BinaryStatsHook', interval=3)]
+        runner = tiny_runner(
+            tmp_path / str(len(found)), hooks, model=model, optim_wrapper=kind(model)
+        )
+        runner.train()
+        rows = records(runner).values()
+        found.append([row['binary/gradient_variance'] for row in rows])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_network_without_binary_layers(tmp_path, monkeypatch):
