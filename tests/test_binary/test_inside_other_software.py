@@ -16,7 +16,15 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from mmirnet.binary import Hardtanh, IRConv2d, IRLinear, binary_layers, ede, set_ede
+from mmirnet.binary import (
+    Hardtanh,
+    IRConv2d,
+    IRLinear,
+    binary_layers,
+    ede,
+    recipes,
+    set_ede,
+)
 from mmirnet.errors import ConfigError
 
 
@@ -168,6 +176,20 @@ class TestTraces:
         other = torch.randn(3, 3, 8, 8)
         (answer,) = session.run(None, {'x': other.numpy()})
         assert torch.allclose(torch.tensor(answer), net(other), atol=1e-4)
+
+    @pytest.mark.parametrize('dynamo', [False, True])
+    @pytest.mark.parametrize('name', recipes.__all__)
+    def test_onnx_exporters_take_every_recipe(self, name, dynamo):
+        pytest.importorskip('onnxscript' if dynamo else 'onnx')
+        import onnxruntime
+
+        net = getattr(recipes, name)(4, 6, *([3] if name.endswith('2d') else [])).eval()
+        x = torch.randn(2, 4, 5, 4)
+        file = io.BytesIO()
+        torch.onnx.export(net, (x,), file, dynamo=dynamo, verbose=False)
+        session = onnxruntime.InferenceSession(file.getvalue())
+        (answer,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert torch.allclose(torch.tensor(answer), net(x), atol=1e-5)
 
     def test_new_onnx_exporter(self, net, x):
         pytest.importorskip('onnxscript')
