@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
@@ -83,9 +84,16 @@ class BinaryStatsHook(Hook):
     def __init__(self, interval: int = 100) -> None:
         check_interval('BinaryStatsHook', interval)
         self.interval = interval
+        self.signs: dict[str, Tensor] = {}
+        self._resumed: dict[str, Tensor] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keeps the signs of the last record of a run that is resumed."""
+        if runner._resume:
+            self._resumed = checkpoint.get('binary_stats', {})
 
     def before_train(self, runner: Runner) -> None:
-        """Saves the initial signs."""
+        """Keeps the signs before the first iteration, or restores them."""
         self.layers = dict(binary_layers(unwrap(runner.model)))
         if not self.layers:
             runner.logger.warning(
@@ -95,6 +103,15 @@ class BinaryStatsHook(Hook):
             name: weight_statistics(layer)['signs']
             for name, layer in self.layers.items()
         }
+        for name, bits in self._resumed.items():
+            if name in self.signs and len(bits) == len(_bits(self.signs[name])):
+                self.signs[name] = _signs(bits, self.signs[name])
+        self._resumed = {}
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Saves the signs of the last record beside the state of the optimizer."""
+        if 'optimizer' in checkpoint:
+            checkpoint['binary_stats'] = {n: _bits(s) for n, s in self.signs.items()}
 
     def _due(self, runner: Runner) -> bool:
         return bool(self.layers) and self.every_n_train_iters(runner, self.interval)
@@ -196,6 +213,17 @@ class BinaryStatsHook(Hook):
                 sums[key] += count * value
                 counts[key] += count
         return {key: sums[key] / counts[key] for key in sums}
+
+
+def _bits(signs: Tensor) -> Tensor:
+    """Packs truth values, eight in a byte."""
+    return torch.from_numpy(np.packbits(signs.cpu().numpy()))
+
+
+def _signs(bits: Tensor, like: Tensor) -> Tensor:
+    """Unpacks truth values into the shape and onto the device of others."""
+    values = np.unpackbits(bits.numpy(), count=like.numel()).astype(bool)
+    return torch.from_numpy(values).view(like.shape).to(like.device)
 
 
 def _average_over_ranks(seen: dict[str, dict[str, Tensor]]) -> None:

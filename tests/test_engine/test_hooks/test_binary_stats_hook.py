@@ -52,6 +52,21 @@ def train(folder, model=None, interval=1, **kwargs):
     return runner
 
 
+def test_a_resumed_run_counts_flips_from_the_last_record(tmp_path):
+    """Records at iterations 5 and 10; checkpoints at 4, 8 and 12."""
+    hook = dict(type='AtomicCheckpointHook', interval=1)
+    options = dict(interval=5, default_hooks=dict(checkpoint=hook))
+    whole = records(train(tmp_path / 'whole', **options))
+    assert whole[10]['binary/flips'] > 0
+    checkpoint = tmp_path / 'whole/epoch_2.pth'
+    options.update(resume=True, load_from=str(checkpoint))
+    again = records(train(tmp_path / 'again', **options))
+    assert again[10] == whole[10]
+    saved = torch.load(checkpoint)
+    signs = saved['binary_stats']['net.0']  # 6 filters of 4 x 3 x 3, eight in a byte
+    assert signs.shape == (27,)
+
+
 def test_statistics_of_every_record(tmp_path):
     runner = train(tmp_path, interval=5)
     net = runner.model
