@@ -67,6 +67,8 @@ def unfold(model: BaseModel, batches: Iterable[dict]) -> None:
         batches (Iterable[dict]): Batches of a data loader, as for ``val_step``.
     """
     norms = folded(model)
+    for bn in norms:
+        bn.running_var.fill_(1 - bn.eps)  # which need not be torch's
     moments = {bn: [] for bn in norms}
 
     def measure(bn: _BatchNorm, inputs: tuple[Tensor]) -> None:

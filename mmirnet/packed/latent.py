@@ -16,10 +16,10 @@ scale s = 2**exponent:
 
 In a network with the same ``conv_cfg``, Libra-PB gives back all signs, and all
 exponents that it gave (but for n = 2, where mean|w_std| is sqrt(1/2) and rounding
-decides). BatchNorms get mean 0, a variance that makes the deviation 1, and slope and
-offset as weight and bias (:func:`mmirnet.engine.precise_bn.fold`); everything else is
-as stored. The first evaluation then computes what the packed file computes, bit for
-bit.
+decides). BatchNorms get mean 0, a variance that makes the deviation 1 with torch's
+epsilon, and slope and offset as weight and bias
+(:func:`mmirnet.engine.precise_bn.fold`); everything else is as stored. With that
+epsilon, the first evaluation computes what the packed file computes, bit for bit.
 
 Files of version 3 hold what other recipes have: any scale, thresholds, slopes. Which
 recipe that was they do not say, and each has its own rule from weights to scales: they

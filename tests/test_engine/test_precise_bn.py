@@ -1,3 +1,4 @@
+import copy
 import logging
 from types import SimpleNamespace
 
@@ -64,6 +65,18 @@ def test_unfold_keeps_the_function_and_adds_the_statistics(net):
     everything = torch.cat([batch['x'] for batch in data])
     wanted = net(everything)
     torch.testing.assert_close(net.train()(everything), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_norms_with_another_epsilon_are_measured_behind_the_packed_ones(net):
+    """fold() knows torch's epsilon alone."""
+    data, exact = batches(), copy.deepcopy(net)
+    net.bn1.eps = net.bn2.eps = 0.5
+    for one in (exact, net):
+        unfold(one, data)
+    for name, value in exact.bn2.named_buffers():
+        torch.testing.assert_close(net.bn2.get_buffer(name), value)
+    x = data[0]['x']
+    torch.testing.assert_close(net.eval()(x), exact.eval()(x), atol=1e-4, rtol=1e-4)
 
 
 def test_others_are_left_alone(net):
