@@ -173,6 +173,21 @@ def test_latent_weights_of_a_plain_sign_are_not_balanced(trained, monkeypatch):
     assert mean == pytest.approx(plain.weight.mean().item(), abs=0.01)
 
 
+@pytest.mark.parametrize(
+    'options, label',
+    [
+        (dict(), 'weights, balanced and standardised'),
+        (dict(estimator='ste'), 'weights, balanced and standardised'),
+        (dict(balance=False, standardize=False), 'values of which the sign is taken'),
+    ],
+)
+def test_the_legend_says_what_the_weights_are(trained, monkeypatch, options, label):
+    layer = IRConv2d(8, 8, 3, **options)
+    monkeypatch.setattr('mmirnet.engine.facts.build_model', lambda *_: layer)
+    figure = plots.latent_weights(plots.read_run(trained, [2]))
+    assert figure.legends[0].get_texts()[0].get_text() == label
+
+
 #: Layers, what the log has of their schedule, the title of its panel, and that of a
 #: histogram.
 OTHERS = {

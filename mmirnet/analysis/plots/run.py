@@ -11,7 +11,13 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...binary import ESTIMATORS, SCHEDULES, binary_layers, set_schedule
+from ...binary import (
+    ESTIMATORS,
+    SCHEDULES,
+    WeightRule,
+    binary_layers,
+    set_schedule,
+)
 from ..runs import Curve, by_layer, checkpoints, config_file, read_scalars
 from .method import NAMES
 from .style import DASHES, log_scale, new_axes, short_number, styled
@@ -44,6 +50,7 @@ class LatentWeights(NamedTuple):
         schedule (str): Name of what moves with training.
         t (float): First number of the schedule at this point, EDE's sharpness.
         k (float): Second number of the schedule at this point, EDE's height.
+        standardized (bool): Whether these are Libra-PB's standardised weights.
     """
 
     position: int
@@ -53,6 +60,7 @@ class LatentWeights(NamedTuple):
     schedule: str
     t: float
     k: float
+    standardized: bool
 
 
 class Run(NamedTuple):
@@ -128,8 +136,11 @@ def _latent_weights(
     values = torch.cat([layer.latent().detach().flatten() for layer in layers]).numpy()
     limit = 4 * float(values.std())
     density, edges = np.histogram(values, 80, (-limit, limit), density=True)
-    estimator = layers[0].estimators[0]
-    return LatentWeights(position, edges, density, estimator, schedule.name, *numbers)
+    estimator, rule = layers[0].estimators[0], layers[0].rule
+    standardized = isinstance(rule, WeightRule) and rule.standardize
+    return LatentWeights(
+        position, edges, density, estimator, schedule.name, *numbers, standardized
+    )
 
 
 def _schedule_title(name: str) -> str:
@@ -282,10 +293,9 @@ def latent_weights(run: Run, dark: bool = False) -> Figure:
         Figure: A panel per checkpoint.
     """
     count, estimator = len(run.latent), run.latent[0].estimator
-    ours = run.latent[0].schedule == 'ede' and estimator == 'ede'
     label = (
         'weights, balanced and standardised'
-        if ours
+        if run.latent[0].standardized
         else 'values of which the sign is taken'
     )
     with styled(dark) as style:
