@@ -150,12 +150,14 @@ class FiniteLossHook(Hook):
             self._stop(runner, f'{_listed(names)} not finite, so no checkpoint is made')
 
     def _stop(self, runner: Runner, what: str) -> None:
-        lr = runner.optim_wrapper.get_lr()
-        layer = next(binary_layers(runner.model), None)
-        t, k = layer[1].t_and_k.tolist() if layer else (None, None)
+        numbers = {'lr': runner.optim_wrapper.get_lr()}
+        for _, layer in binary_layers(runner.model):
+            values = (f'{value:.6g}' for value in layer.t_and_k.tolist())
+            numbers |= zip(layer.schedule.numbers, values, strict=False)
+        settings = ', '.join(f'{name}={value}' for name, value in numbers.items())
         raise NonFiniteError(
             f'{what}; stopped at iteration {self._iteration} of epoch '
-            f'{runner.epoch + 1}, lr={lr}, t={t}, k={k}; the last good checkpoint is '
+            f'{runner.epoch + 1}, {settings}; the last good checkpoint is '
             f'{self._last_good or "not there yet"}'
         )
 

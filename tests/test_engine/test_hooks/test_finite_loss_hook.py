@@ -10,6 +10,7 @@ from mmpretrain.structures import DataSample
 from tiny import Points, TinyNet, tiny_runner
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmirnet.binary import BNNConv2d, IRConv2d, ReCUConv2d
 from mmirnet.engine import FiniteLossHook
 from mmirnet.errors import NonFiniteError
 
@@ -107,6 +108,17 @@ class TestWeightsAndStatistics:
         assert message.endswith('epoch_1.pth')
         assert [file.name for file in tmp_path.glob('*.pth')] == ['epoch_1.pth']
         assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+
+
+@pytest.mark.parametrize(
+    'conv, numbers',
+    [(IRConv2d, ', t=0.1, k=10;'), (ReCUConv2d, ', tau=0.85;'), (BNNConv2d, ';')],
+)
+def test_the_numbers_of_the_schedule_have_their_names(tmp_path, conv, numbers):
+    model = TinyNet(conv=conv)
+    model.net[0].weight.data[0] = NAN
+    message, _ = stopped(tmp_path, model=model)
+    assert f"lr={{'lr': [0.1]}}{numbers}" in message
 
 
 def test_a_gradient_under_a_finite_loss(tmp_path):
