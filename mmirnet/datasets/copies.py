@@ -18,8 +18,8 @@ def cifar10_copy(dataset: Dataset) -> str | None:
     Returns:
         str | None: One line, or None if it is not CIFAR-10.
     """
-    for copy in getattr(dataset, 'copies', ()):  # of images in memory
-        return copy
+    if copies := getattr(dataset, 'copies', None):  # of images in memory
+        return copies[0]
     if type(dataset) is CIFAR10:
         return 'CIFAR-10: pickles of the official archive'
     classes = dataset.metainfo.get('classes') if hasattr(dataset, 'metainfo') else None

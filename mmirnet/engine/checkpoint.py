@@ -32,7 +32,6 @@ from .histories import restore
 
 _MARK = b'mmirnet-sha256:'
 _COMMENT = len(_MARK) + 64
-_CHUNK = 1 << 20
 #: Names of best and published checkpoints, which have no state of a run.
 _NO_STATE = re.compile(r'^best_|-[0-9a-f]{8}\.pth$')
 
@@ -92,9 +91,8 @@ def check_intact(path: str | os.PathLike) -> None:
         comment = f.read()
         if comment.startswith(_MARK):
             f.seek(0)
-            if _digest(f, size - _COMMENT - 2) != comment[len(_MARK) :].decode(
-                'latin1'
-            ):
+            wanted = comment[len(_MARK) :].decode('latin1')
+            if _digest(f, size - _COMMENT - 2) != wanted:
                 raise CheckpointError(f'{path} is damaged: its SHA-256 does not match')
             return
     if magic != b'PK':

@@ -387,12 +387,13 @@ def _short(value: object) -> str:
 
 
 def _settings_changed(old: list[dict] | None, new: list[dict]) -> list[str]:
-    found = {}
-    for a, b in zip(old or [], new, strict=False):
-        for name in a.keys() & b.keys():
-            if plain(a[name], name) != b[name]:
-                found.setdefault((name, repr(a[name]), repr(b[name])), 0)
-    return [f'optimizer: {n} {a} -> {b}' for n, a, b in sorted(found)]
+    changes = {
+        (name, repr(a[name]), repr(b[name]))
+        for a, b in zip(old or [], new, strict=False)
+        for name in a.keys() & b.keys()
+        if plain(a[name], name) != b[name]
+    }
+    return [f'optimizer: {name} {a} -> {b}' for name, a, b in sorted(changes)]
 
 
 def _schedules_changed(old: list[dict] | None, new: list[dict]) -> list[str]:
@@ -415,22 +416,18 @@ def _schedules_changed(old: list[dict] | None, new: list[dict]) -> list[str]:
 
 
 def _of_the_data(old: dict, new: dict, meta: dict, runner: Runner) -> list[str]:
-    names = dict(
-        batch_size='batch size', processes='processes', images='images', length=None
-    )
+    names = dict(batch_size='batch size', processes='processes', images='images')
     lines = [
         _change(words, old[name], new[name])
         for name, words in names.items()
-        if words and old.get(name, new[name]) != new[name]
+        if old.get(name, new[name]) != new[name]
     ]
     seen = getattr(runner.train_loop, 'seen', None)
     if not lines or seen is None:
         return [', '.join(lines)] if lines else []
-    text = (
-        f'training continues after image {seen} of {new["images"]}'
-        if seen
-        else ('training continues with the first image of an epoch')
-    )
+    text = 'training continues with the first image of an epoch'
+    if seen:
+        text = f'training continues after image {seen} of {new["images"]}'
     if meta['iter'] != runner.iter:
         text += (
             f'; an epoch has {new["length"]} iterations, so that '
@@ -460,10 +457,6 @@ def _is_over(runner: Runner) -> bool:
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
         return runner.epoch >= runner.max_epochs
     return runner.iter >= runner.max_iters
-
-
-def _has(runner: Runner, kind: str) -> bool:
-    return any(type(h).__name__ == kind for h in runner.hooks)
 
 
 def _of_the_state(checkpoint: dict, runner: Runner, wanted: int | None) -> list[str]:
