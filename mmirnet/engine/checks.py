@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..binary import Schedule
 from ..errors import ConfigError, DataError
 from .dry_run import dry_run
-from .facts import dataset_classes, leaves, normalised_twice, predicts
+from .facts import dataset_classes, keyed_parts, normalised_twice, predicts
 from .folder_checks import folder_problems
 from .labels import class_name_problems, label_problems
 from .wrappers import unwrap
@@ -139,7 +139,7 @@ def _problems(
     first = next(iter(loaders))
     for key, loader in loaders.items():
         yield from _size(key, loader)
-        for name, dataset in leaves(f'{key}.dataset', loader.dataset):
+        for name, dataset in keyed_parts(loader.dataset, f'{key}.dataset'):
             if classes := dataset_classes(dataset):
                 names[name] = classes
             if normalised_twice(dataset, model):

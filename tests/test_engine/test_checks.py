@@ -25,7 +25,7 @@ from mmirnet.engine.checks import (
     problems_before_training,
 )
 from mmirnet.engine.dry_run import dry_run
-from mmirnet.engine.facts import leaves
+from mmirnet.engine.facts import keyed_parts
 
 
 @DATASETS.register_module()
@@ -519,9 +519,9 @@ def test_data_sets_below_wrappers_have_their_keys():
             ],
         )
     )
-    found = dict(leaves('data', SeededDataset(concat)))
+    found = dict(keyed_parts(SeededDataset(concat), 'data'))
     assert list(found) == ['data.datasets[0]', 'data.datasets[1].dataset']
-    assert list(leaves('data', Subset(part, [0]))) == [('data.dataset', part)]
+    assert list(keyed_parts(Subset(part, [0]), 'data')) == [('data.dataset', part)]
 
 
 @pytest.mark.parametrize('serialize', [True, False])

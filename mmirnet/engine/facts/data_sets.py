@@ -142,29 +142,31 @@ def _with(spec: dict, **arguments: Any) -> dict:
     return spec
 
 
-def leaves(key: str, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
+def keyed_parts(dataset: Dataset, key: str) -> Iterator[tuple[str, Dataset]]:
     """Iterates over the data sets inside all wrappers, with their keys in the config.
 
+    :func:`mmirnet.datasets.wrapped.leaves` does this for configs.
+
     Args:
-        key (str): Key of the outermost data set.
         dataset (Dataset): The outermost data set.
+        key (str): Key of the outermost data set.
 
     Yields:
         tuple[str, Dataset]: Key and data set.
 
     Example:
         >>> from torch.utils.data import ConcatDataset
-        >>> [key for key, _ in leaves('data', ConcatDataset([[1], [2]]))]
+        >>> [key for key, _ in keyed_parts(ConcatDataset([[1], [2]]), 'data')]
         ['data.datasets[0]', 'data.datasets[1]']
     """
     inner = getattr(dataset, '__dict__', {})  # SeededDataset forwards attributes
     if 'datasets' in inner:
         for i, part in enumerate(inner['datasets']):
-            yield from leaves(f'{key}.datasets[{i}]', part)
+            yield from keyed_parts(part, f'{key}.datasets[{i}]')
     elif 'dataset' in inner:
         seeded = type(dataset).__module__.startswith('mmirnet.')
         name = key if seeded else f'{key}.dataset'
-        yield from leaves(name, inner['dataset'])
+        yield from keyed_parts(inner['dataset'], name)
     else:
         yield key, dataset
 
@@ -178,7 +180,7 @@ def parts(dataset: Dataset) -> list[Dataset]:
     Returns:
         list[Dataset]: The data sets, or the data set itself if it is no wrapper.
     """
-    return [part for _, part in leaves('', dataset)]
+    return [part for _, part in keyed_parts(dataset, '')]
 
 
 def transforms(dataset: Dataset) -> list[Any]:
