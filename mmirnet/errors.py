@@ -123,3 +123,20 @@ def first_line(error: BaseException) -> str:
         ('no space', 'KeyError')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def short_repr(value: object) -> str:
+    """Formats a value for a message, with 60 characters at most.
+
+    Args:
+        value (object): The value.
+
+    Returns:
+        str: Its ``repr``, or the start of it.
+
+    Example:
+        >>> short_repr('a' * 80)
+        "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'

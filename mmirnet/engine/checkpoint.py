@@ -8,6 +8,7 @@ programs are checked with the checksums of the zip format.
 
 import contextlib
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -301,7 +302,7 @@ def find_intact_checkpoint(
         try:
             check_intact(path)
         except ValueError as e:
-            print_log(f'{e}; resuming from an earlier one', 'current', level=30)
+            print_log(f'{e}; resuming from an earlier one', 'current', logging.WARNING)
         else:
             if path != last:
                 _warn_of_younger_progress(path, files)
@@ -331,7 +332,7 @@ def _warn_of_younger_progress(path: Path, files: list[Path]) -> None:
                 f'(iteration {_iteration(other)}, not {mine}): --resume {other} '
                 'takes that one',
                 'current',
-                level=30,
+                logging.WARNING,
             )
             return
 

@@ -79,7 +79,7 @@ def report(problems: Iterable[Exception]) -> None:
     errors = []
     for problem in problems:
         if isinstance(problem, Warning):
-            print_log(str(problem), 'current', level=30)
+            print_log(str(problem), 'current', logging.WARNING)
         else:
             errors.append(problem)
     if errors:

@@ -1,6 +1,8 @@
-"""Access to wrapped models."""
+"""Access to wrapped models and to the wrappers of optimizers."""
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
 from torch import nn
 
 
@@ -16,3 +18,17 @@ def unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """Returns the optimizer wrapper of a runner, or several of them.
+
+    Args:
+        runner (Runner): The runner, after it has built its optimizers.
+
+    Returns:
+        list[OptimWrapper]: One wrapper per optimizer.
+    """
+    wrapper = runner.optim_wrapper
+    several = isinstance(wrapper, OptimWrapperDict)
+    return list(wrapper.values()) if several else [wrapper]

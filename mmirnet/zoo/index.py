@@ -25,11 +25,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import ZooError
+from ..errors import ZooError, short_repr
+from ..packed.limits import MAX_FILE_BYTES
 
 FORMAT = 1
-# Much larger than any network of this project, and small enough for any machine.
-MAX_FILE_BYTES = 1 << 30
+#: Much larger than any index of this project, and small enough for any machine.
 MAX_INDEX_BYTES = 1 << 22
 
 _PLAIN_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,199}')
@@ -145,8 +145,8 @@ def check_model_name(name: Any, where: str = '') -> None:
     """
     if not _is_plain_name(name):
         raise ZooError(
-            f'{where}{_short(name)} is no name of a model: it takes letters from a to '
-            'z, digits, _, . and -, and begins with a letter or digit'
+            f'{where}{short_repr(name)} is no name of a model: it takes letters from a '
+            'to z, digits, _, . and -, and begins with a letter or digit'
         )
 
 
@@ -174,7 +174,7 @@ def parse_index(text: str | bytes, zoo: str) -> dict[str, Entry]:
     if not isinstance(index, dict) or index.get('format') != FORMAT:
         found = index.get('format') if isinstance(index, dict) else None
         raise ZooError(
-            f'zoo {zoo}: index.json has format {_short(found)}, this version '
+            f'zoo {zoo}: index.json has format {short_repr(found)}, this version '
             f'reads {FORMAT}'
         )
     models = index.get('models')
@@ -209,7 +209,7 @@ def render_index(entries: dict[str, Entry]) -> str:
 
 def _entry(raw: Any, where: str) -> Entry:
     if not isinstance(raw, dict):
-        raise ZooError(f'{where} must be an object, not {_short(raw)}')
+        raise ZooError(f'{where} must be an object, not {short_repr(raw)}')
     for field, (fits, wanted) in {**_FIELDS, **_OPTIONAL}.items():
         value = raw.get(field)
         if value is None and field in _OPTIONAL:
@@ -217,16 +217,11 @@ def _entry(raw: Any, where: str) -> Entry:
         if value is None:
             raise ZooError(f'{where}.{field} is missing')
         if not fits(value):
-            raise ZooError(f'{where}.{field} must be {wanted}, not {_short(value)}')
+            raise ZooError(f'{where}.{field} must be {wanted}, not {short_repr(value)}')
     ending = f'-{raw["sha256"][:8]}.safetensors'
     if not raw['file'].endswith(ending):
         raise ZooError(
             f'{where}.file must end in {ending}, the start of its sha256, '
-            f'not {_short(raw["file"])}'
+            f'not {short_repr(raw["file"])}'
         )
     return Entry(**{f: raw[f] for f in (*_FIELDS, *_OPTIONAL) if f in raw})
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'

@@ -12,14 +12,13 @@ from mmengine.dist import (
     master_only,
 )
 from mmengine.hooks import CheckpointHook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...files import check_writable, lock_folder, remove_stale_temporaries, write_atomic
 from ..histories import compact
 from ..plain import plain
-from ..wrappers import unwrap
+from ..wrappers import optim_wrappers, unwrap
 
 
 @HOOKS.register_module()
@@ -235,6 +234,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 def _accumulates(runner: Runner) -> bool:
     """Whether gradients wait for further iterations."""
-    wrapper = runner.optim_wrapper
-    several = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return any(w._inner_count % w._accumulative_counts for w in several)
+    return any(
+        wrapper._inner_count % wrapper._accumulative_counts
+        for wrapper in optim_wrappers(runner)
+    )

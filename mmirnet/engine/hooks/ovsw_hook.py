@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch.optim import Optimizer
 
 from ...binary import binary_layers
 from ...errors import check_number
-from ..wrappers import unwrap
+from ..wrappers import optim_wrappers, unwrap
 
 #: Momentum of the moving average of "the sign changed in this step".
 MOMENTUM = 0.999
@@ -89,10 +88,8 @@ class OvSWHook(Hook):
         self.averages = {name: _zeros(la.weight) for name, la in self.layers.items()}
         if self._resumed is not None:
             self._restore(runner)
-        wrapper = runner.optim_wrapper
-        several = isinstance(wrapper, OptimWrapperDict)
-        for one in wrapper.values() if several else [wrapper]:
-            self._attach(one.optimizer)
+        for wrapper in optim_wrappers(runner):
+            self._attach(wrapper.optimizer)
 
     def _restore(self, runner: Runner) -> None:
         missing = []

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
 from ... import __version__
-from ...errors import CheckpointError
+from ...errors import CheckpointError, short_repr
 from ..changes import config_changes, parse_config
 from ..plain import plain
 from ..speed import device_name, precision
@@ -378,12 +378,7 @@ def _current(runner: Runner) -> dict[str, float]:
 
 
 def _change(name: str, old: object, new: object) -> str:
-    return f'{name} {_short(old)} -> {_short(new)}'
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+    return f'{name} {short_repr(old)} -> {short_repr(new)}'
 
 
 def _settings_changed(old: list[dict] | None, new: list[dict]) -> list[str]:

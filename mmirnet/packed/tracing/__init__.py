@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
-from ...errors import UnsupportedModelError
+from ...errors import UnsupportedModelError, first_line
 from . import activations, arithmetic, binary, pooling, shapes, weighted  # noqa: F401
-from .calls import first_line, refuse
+from .calls import refuse
 from .recorder import DoesNotRun, Recorder, Recording
 
 _BATCHES = (2, 3)

@@ -44,11 +44,6 @@ def refuse(place: str, why: str) -> NoReturn:
     raise UnsupportedModelError(f'cannot pack {place}: {why}')
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error, or its type."""
-    return str(error).strip().split('\n')[0] or type(error).__name__
-
-
 def name_of(function: Callable) -> str:
     """What a function of torch is called."""
     name = getattr(function, '__name__', str(function))

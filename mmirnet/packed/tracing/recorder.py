@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...binary import BinaryConv2d, BinaryLinear
-from ...errors import UnsupportedModelError
+from ...errors import UnsupportedModelError, first_line
 from ..ops import shape_of
-from .calls import FUNCTIONS, LAYERS, Call, first_line, name_of, refuse
+from .calls import FUNCTIONS, LAYERS, Call, name_of, refuse
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OURS = str(Path(__file__).parent) + os.sep
