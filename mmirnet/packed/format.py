@@ -41,7 +41,8 @@ anything is allocated for it.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ from .fields import Reject, integer, need
 from .limits import MAX_ACTIVATION_BYTES, MAX_FILE_BYTES, MAX_OPERATIONS, MAX_SIDE
 from .ops import OPERATIONS, shape_of
 from .ops.lowering import Lowered
+from .ops.operation import Shape
 
 VERSION = 4
 #: One class an image.
@@ -90,7 +92,7 @@ class Packed:
     tensors: dict[str, np.ndarray]
     classes: list[str] | None = None
     source: str = ''
-    shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=SOFTMAX.copy)
 
@@ -168,57 +170,96 @@ def version_of(packed: Packed) -> int:
     )
 
 
-def _footprint(shape: tuple[int, int, int]) -> int:
+def _footprint(shape: Shape) -> int:
     """Bytes of one copy as floats and one as bits, both padded for vectors."""
     return shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
+
+
+@contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Adds the name of a field to the reason why it is rejected."""
+    try:
+        yield
+    except Reject as error:
+        raise PackedFileError(f'{name}: {error}') from None
 
 
 def check(packed: Packed) -> Packed:
     """Checks a network against itself and fills in its shapes.
 
+    Args:
+        packed: The network. Its fields may hold anything.
+
+    Returns:
+        The same network.
+
     Raises:
-        PackedFileError: With the field that is wrong.
+        PackedFileError: If a field is invalid; names the field.
     """
-    field_name = 'input'
-    try:
-        spec = packed.input
-        need(
-            isinstance(spec, dict) and set(spec) == set(_INPUT),
-            f'fields must be {", ".join(_INPUT)}',
-        )
-        channels = integer(spec, 'channels', 1, 64)
-        height = integer(spec, 'height', 1, MAX_SIDE)
-        width = integer(spec, 'width', 1, MAX_SIDE)
-        for name in ('mean', 'std'):
-            need(
-                isinstance(spec[name], list)
-                and len(spec[name]) == channels
-                and all(type(v) is float and np.isfinite(v) for v in spec[name]),
-                f'{name} must be {channels} finite numbers',
-            )
-        need(all(1e-6 <= abs(v) <= 1e6 for v in spec['std']), 'std must not be zero')
-        why = preparation.check(spec, channels)
-        need(why is None, why)
-        field_name = 'classes'
-        need(
-            packed.classes is None
-            or (
-                isinstance(packed.classes, list)
-                and all(isinstance(name, str) for name in packed.classes)
-            ),
-            'must be a list of names or null',
-        )
-        field_name = 'source'
+    with _field('input'):
+        image = _check_input(packed.input)
+    with _field('classes'):
+        _check_classes(packed.classes)
+    with _field('source'):
         need(isinstance(packed.source, str), 'must be a text')
-        field_name = 'graph'
+    shapes = _check_graph(packed, image)
+    logits = shapes[packed.graph[-1]['dst']]
+    with _field('output'):
+        need(logits[1:] == (1, 1), f'logits of shape {logits} are no vector')
+        need(
+            packed.classes is None or len(packed.classes) == logits[0],
+            f'{logits[0]} logits do not fit the classes',
+        )
+    with _field('head'):
+        _check_head(packed.head, logits[0])
+    for name, tensor in packed.tensors.items():
+        with _field(f'tensor {name!r}'):
+            finite = tensor.dtype != np.float32 or bool(np.isfinite(tensor).all())
+            need(finite, 'holds NaN or infinity')
+    packed.shapes = shapes
+    return packed
+
+
+def _check_input(spec: Any) -> Shape:
+    """Checks how images are prepared; returns the shape of an image."""
+    need(
+        isinstance(spec, dict) and set(spec) == set(_INPUT),
+        f'fields must be {", ".join(_INPUT)}',
+    )
+    channels = integer(spec, 'channels', 1, 64)
+    height = integer(spec, 'height', 1, MAX_SIDE)
+    width = integer(spec, 'width', 1, MAX_SIDE)
+    for name in ('mean', 'std'):
+        need(
+            isinstance(spec[name], list)
+            and len(spec[name]) == channels
+            and all(type(v) is float and np.isfinite(v) for v in spec[name]),
+            f'{name} must be {channels} finite numbers',
+        )
+    need(all(1e-6 <= abs(v) <= 1e6 for v in spec['std']), 'std must not be zero')
+    why = preparation.check(spec, channels)
+    need(why is None, why)
+    return channels, height, width
+
+
+def _check_classes(classes: Any) -> None:
+    is_list = isinstance(classes, list)
+    need(
+        classes is None or (is_list and all(isinstance(c, str) for c in classes)),
+        'must be a list of names or null',
+    )
+
+
+def _check_graph(packed: Packed, image: Shape) -> dict[str, Shape]:
+    """Checks all operations; returns the shape of every value."""
+    with _field('graph'):
         need(
             isinstance(packed.graph, list) and 0 < len(packed.graph) <= MAX_OPERATIONS,
             f'must be a list of 1 to {MAX_OPERATIONS} operations',
         )
-        shapes = {'input': (channels, height, width)}
-        total = 0
-        for index, operation in enumerate(packed.graph):
-            field_name = f'graph[{index}]'
+    shapes, total = {'input': image}, 0
+    for index, operation in enumerate(packed.graph):
+        with _field(f'graph[{index}]'):
             shape = shape_of(operation, shapes, packed.tensors, packed.dtypes)
             total += _footprint(shape)
             # The runtime may keep an operand once more, prepared for the operation.
@@ -228,23 +269,8 @@ def check(packed: Packed) -> Packed:
             need(total <= MAX_ACTIVATION_BYTES, 'activations too large in sum')
             shapes[operation['dst']] = shape
             if 'pixels' in tensors:
-                _check_pixels(spec, tensors['pixels'])
-        field_name = 'output'
-        need(shape[1:] == (1, 1), f'logits of shape {shape} are no vector')
-        need(
-            packed.classes is None or len(packed.classes) == shape[0],
-            f'{shape[0]} logits do not fit the classes',
-        )
-        field_name = 'head'
-        _check_head(packed.head, shape[0])
-        for name, tensor in packed.tensors.items():
-            field_name = f'tensor {name!r}'
-            if tensor.dtype == np.float32:
-                need(bool(np.isfinite(tensor).all()), 'holds NaN or infinity')
-    except Reject as error:
-        raise PackedFileError(f'{field_name}: {error}') from None
-    packed.shapes = shapes
-    return packed
+                _check_pixels(packed.input, tensors['pixels'])
+    return shapes
 
 
 # --------------------------------------------------------------------------
@@ -276,6 +302,7 @@ def digest(text: str, entries: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def _parse(data: bytes) -> Packed:
+    """Reads the parts of a file, which are not checked yet."""
     import safetensors  # an extra, which training does without
 
     try:
@@ -289,8 +316,20 @@ def _parse(data: bytes) -> Packed:
     wanted = metadata.get('sha256')  # files of earlier versions have none
     if wanted is not None and wanted != digest(metadata['mmirnet'], entries):
         raise PackedFileError('sha256: the file was damaged after it was packed')
+    spec = _parse_spec(metadata['mmirnet'])
+    tensors, dtypes = {}, {}
+    for name, entry in entries:
+        if entry['dtype'] not in _DTYPES:
+            raise PackedFileError(f'tensor {name!r}: type {entry["dtype"]}')
+        dtypes[name] = entry['dtype']
+        tensors[name] = _to_array(entry['dtype'], entry['shape'], entry['data'])
+    return Packed(tensors=tensors, dtypes=dtypes, **spec)
+
+
+def _parse_spec(text: str) -> dict[str, Any]:
+    """Reads what stands under ``mmirnet``, in the words of the newest version."""
     try:
-        spec = json.loads(metadata['mmirnet'])
+        spec = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PackedFileError(f'metadata: mmirnet is not JSON: {error}') from None
     if not isinstance(spec, dict) or 'version' not in spec:
@@ -304,21 +343,8 @@ def _parse(data: bytes) -> Packed:
     fields = {'version', 'input', 'classes', 'source', 'graph', 'head'}
     if set(spec) != fields:
         raise PackedFileError(f'metadata: fields must be {sorted(fields)}')
-    tensors, dtypes = {}, {}
-    for name, entry in entries:
-        if entry['dtype'] not in _DTYPES:
-            raise PackedFileError(f'tensor {name!r}: type {entry["dtype"]}')
-        dtypes[name] = entry['dtype']
-        tensors[name] = _to_array(entry['dtype'], entry['shape'], entry['data'])
-    return Packed(
-        input=spec['input'],
-        graph=spec['graph'],
-        tensors=tensors,
-        classes=spec['classes'],
-        source=spec['source'],
-        dtypes=dtypes,
-        head=spec['head'],
-    )
+    del spec['version']
+    return spec
 
 
 def _from_version_1(spec: dict[str, Any]) -> dict[str, Any]:
