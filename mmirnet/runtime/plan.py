@@ -342,20 +342,11 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
     last[logits] = len(steps)
 
     def buffer(value: str, shape: tuple, kind: str, first: int) -> Buffer:
-        channels, height, width = shape
-        padding = pad.get(value, 0) if kind == 'bits' else 0
-        if kind == 'bits':
-            size = 8 * height * (width + 2 * padding) * -(-channels // WORD)
-        elif kind == 'pixels':
-            size = height * width * channels
-        elif kind == 'rows':
+        if kind == 'rows':
             return Buffer(value, shape, kind, 0, 0, first, first)
-        else:
-            padded = -(-channels // FLOAT_LANES) * FLOAT_LANES
-            lanes = channels if kind == 'image' else padded
-            size = 4 * height * width * lanes
-        end = last.get(value, first)
-        return Buffer(value, shape, kind, padding, _aligned(size + GAP), first, end)
+        padding = pad.get(value, 0) if kind == 'bits' else 0
+        size = _aligned(_bytes(shape, kind, padding) + GAP)
+        return Buffer(value, shape, kind, padding, size, first, last.get(value, first))
 
     image = packed.shapes['input']
     kinds = {image_kind(step) for step in steps} - {None}
@@ -367,6 +358,18 @@ def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer
         if step.bits:
             result.append(buffer(step.output, step.shape, 'bits', index))
     return result, _place(result, steps)
+
+
+def _bytes(shape: tuple[int, int, int], kind: str, padding: int) -> int:
+    """Bytes of a value in one of its forms; bits have padding on both sides."""
+    channels, height, width = shape
+    if kind == 'bits':
+        return 8 * height * (width + 2 * padding) * -(-channels // WORD)
+    if kind == 'pixels':
+        return height * width * channels
+    if kind == 'image':
+        return 4 * height * width * channels
+    return 4 * height * width * -(-channels // FLOAT_LANES) * FLOAT_LANES
 
 
 def image_kind(step: Step) -> str | None:
@@ -386,16 +389,20 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
         if old and old.last == new.first and _reads_in_place(steps, new.first):
             new.offset = old.offset
         else:
-            alive = sorted(
-                (b for b in placed if b.last >= new.first), key=lambda b: b.offset
-            )
-            new.offset = 0
-            for other in alive:
-                if other.offset - new.offset >= new.size:
-                    break
-                new.offset = max(new.offset, other.offset + other.size)
+            alive = [b for b in placed if b.last >= new.first]
+            new.offset = _first_gap(alive, new.size)
         placed.append(new)
     return max(b.offset + b.size for b in result)
+
+
+def _first_gap(alive: list[Buffer], size: int) -> int:
+    """The lowest offset at which so many bytes are free."""
+    offset = 0
+    for other in sorted(alive, key=lambda b: b.offset):
+        if other.offset - offset >= size:
+            break
+        offset = max(offset, other.offset + other.size)
+    return offset
 
 
 def _reads_in_place(steps: list[Step], index: int) -> bool:

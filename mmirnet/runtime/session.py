@@ -1,5 +1,6 @@
 """Runs a packed network on xor and popcount; needs numpy and safetensors."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -101,17 +102,21 @@ def _quota(root: Path = Path('/')) -> float:
         # In a container the path may be the host's, and the group the mount itself.
         places = [folder / path.lstrip('/'), *(folder / path.lstrip('/')).parents]
         for place in places[: len(places) - len(folder.parents)]:
-            try:
-                if controllers:
-                    quota = (place / 'cpu.cfs_quota_us').read_text()
-                    period = (place / 'cpu.cfs_period_us').read_text()
-                else:
-                    quota, period = (place / 'cpu.max').read_text().split()
-                if quota != 'max' and int(quota) > 0:
-                    least = min(least, ceil(int(quota) / int(period)))
-            except (OSError, ValueError, ZeroDivisionError):
-                continue
+            least = min(least, _quota_of(place, version=1 if controllers else 2))
     return least
+
+
+def _quota_of(folder: Path, version: int) -> float:
+    """Cores that the files of one control group allow, inf without a limit."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        if version == 1:
+            quota = (folder / 'cpu.cfs_quota_us').read_text()
+            period = (folder / 'cpu.cfs_period_us').read_text()
+        else:
+            quota, period = (folder / 'cpu.max').read_text().split()
+        if quota != 'max' and int(quota) > 0:
+            return ceil(int(quota) / int(period))
+    return inf
 
 
 def _choose_isa(isa: str | None) -> str:
@@ -173,7 +178,7 @@ class Session:
         self.input = packed.input
         self.classes = packed.classes
         steps, logits = plan.fuse(packed)
-        places, size = plan.buffers(packed, steps, logits)
+        buffers, size = plan.buffers(packed, steps, logits)
         self._network = native.Network(
             _choose_isa(isa), _library(), _choose_threads(threads), size
         )
@@ -184,29 +189,17 @@ class Session:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._tensors = {}
-        kinds = {
-            'image': native.Kind.IMAGE,
-            'pixels': native.Kind.BYTES,
-            'floats': native.Kind.FLOATS,
-            'bits': native.Kind.BITS,
-        }
-        for place in places:
-            channels, height, width = place.shape
-            if place.kind == 'rows':
-                rows = self._network.add_rows(height, width, channels)
-                self._tensors[place.value, 'floats'] = rows
-                continue
-            self._tensors[place.value, place.kind] = self._network.add_tensor(
-                kinds[place.kind], height, width, channels, place.pad, place.offset
-            )
+        #: Numbers of the native tensors, by value and kind.
+        self._tensors: dict[tuple[str, str], int] = {}
+        for buffer in buffers:
+            self._add_buffer(buffer)
         self._network.set_input(
             *(self._tensors.get(('input', kind), -1) for kind in ('image', 'pixels')),
             np.array(packed.input['mean'], np.float32),
             np.array(packed.input['std'], np.float32),
         )
         for step in steps:
-            self._add(step, packed)
+            self._add_step(step, packed)
         self._network.set_output(self._tensors[logits, 'floats'])
 
     def __reduce__(self):
@@ -222,11 +215,25 @@ class Session:
         """Threads of one call."""
         return self._network.threads
 
+    def _add_buffer(self, buffer: plan.Buffer) -> None:
+        channels, height, width = buffer.shape
+        if buffer.kind == 'rows':
+            rows = self._network.add_rows(height, width, channels)
+            self._tensors[buffer.value, 'floats'] = rows
+            return
+        kinds = _native.Kind
+        kind = dict(
+            image=kinds.IMAGE, pixels=kinds.BYTES, floats=kinds.FLOATS, bits=kinds.BITS
+        )[buffer.kind]
+        self._tensors[buffer.value, buffer.kind] = self._network.add_tensor(
+            kind, height, width, channels, buffer.pad, buffer.offset
+        )
+
     def _source(self, step: plan.Step) -> int:
         kind = 'bits' if step.kind == 'binary_conv' else 'floats'
         return self._tensors[step.source, plan.image_kind(step) or kind]
 
-    def _add(self, step: plan.Step, packed: Packed) -> None:
+    def _add_step(self, step: plan.Step, packed: Packed) -> None:
         kind = {'image': 'map', 'pixel_conv': 'byte_conv'}.get(step.kind, step.kind)
         arguments = [self._source(step)]
         if step.window is not None:
