@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choice
+from .estimators import ESTIMATORS
 from .schedules import CONSTANT, Schedule
 from .weights import filter_dims, in_float
 
@@ -212,6 +213,7 @@ class Recipe(NamedTuple):
     smallest: int = 1
 
 
+_SCALE_GRADIENTS = ('constant', 'full', 'through')
 #: All recipes by name.
 RECIPES: dict[str, Recipe] = {}
 
@@ -226,13 +228,26 @@ def register_recipe(recipe: Recipe) -> Recipe:
         Recipe: The same recipe.
 
     Raises:
-        ConfigError: If another recipe has this name.
+        ConfigError: If another recipe has this name, or a part has an unknown value.
 
     Example:
         >>> mine = register_recipe(Recipe('Mine', 'none', scale=LAYER_MEAN))
         >>> RECIPES.pop('Mine').scale.formula
         '\\mathrm{mean}_{layer}|w|'
     """
+    _check(recipe)
     if RECIPES.setdefault(recipe.name, recipe) is not recipe:
         raise ConfigError(f'a recipe {recipe.name!r} is already registered')
     return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuses misspelt parts, which would be found in the backward pass or never."""
+    scale, owner = recipe.scale, f'recipe {recipe.name!r}: '
+    check_choice(f'{owner}estimator', recipe.estimator, ESTIMATORS)
+    check_choice(f'{owner}input_estimator', recipe.input_estimator, ESTIMATORS)
+    check_choice(f'{owner}scale_gradient', recipe.scale_gradient, _SCALE_GRADIENTS)
+    if not isinstance(scale, OutputScale):
+        check_choice(f'{owner}scale', scale, (None, 'learned'))
+    if recipe.scale_gradient == 'full' and getattr(scale, 'vjp', None) is None:
+        raise ConfigError(f"{owner}scale_gradient='full' needs a scale with a vjp")

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmirnet import binary
-from mmirnet.binary import RECIPES, SCHEDULES, binary_layers, schedule_at, set_schedule
+from mmirnet.binary import (
+    FILTER_MEAN,
+    RECIPES,
+    SCHEDULES,
+    Recipe,
+    binary_layers,
+    register_recipe,
+    schedule_at,
+    set_schedule,
+)
+from mmirnet.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*constant first value')
 CASES = [
@@ -500,6 +510,26 @@ def test_equal_weights_in_either_memory_format(name):
     for made in (layer, last):
         made(x).square().sum().backward()
     assert torch.allclose(last.weight.grad, layer.weight.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(estimator='sted'), "'Wrong': estimator must be one of .*'ste'.*'sted'"),
+        (dict(input_estimator='sted'), 'input_estimator must be one of'),
+        (dict(scale='learnt'), "scale must be one of .*'learned'.*'learnt'"),
+        (
+            dict(scale=FILTER_MEAN, scale_gradient='ful'),
+            'scale_gradient must be one of',
+        ),
+        (dict(scale=RECIPES['OvSW'].scale, scale_gradient='full'), 'scale with a vjp'),
+        (dict(scale='learned', scale_gradient='full'), 'scale with a vjp'),
+    ],
+)
+def test_a_recipe_with_a_wrong_part_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        register_recipe(Recipe('Wrong', 'none', **options))
+    assert 'Wrong' not in RECIPES
 
 
 @pytest.mark.parametrize('linear', [False, True])
