@@ -59,7 +59,8 @@ class InputRule(NamedTuple):
         value (Callable | None): (signs, a, b) -> the binary input, if it is not the
             sign alone.
         threshold (Callable | None): (a, b, channels) -> threshold a channel; the sign
-            is +1 where x is at least that. None means 0.
+            is +1 where x is at least that. None means 0, for a rule without ``signs``
+            of its own. Packed networks use it instead of them.
     """
 
     formula: str
@@ -251,3 +252,6 @@ def _check(recipe: Recipe) -> None:
         check_choice(f'{owner}scale', scale, (None, 'learned'))
     if recipe.scale_gradient == 'full' and getattr(scale, 'vjp', None) is None:
         raise ConfigError(f"{owner}scale_gradient='full' needs a scale with a vjp")
+    own_signs = recipe.inputs.signs is not PLAIN_INPUT.signs
+    if own_signs and recipe.inputs.threshold is None:
+        raise ConfigError(f'{owner}inputs with signs of their own need a threshold')

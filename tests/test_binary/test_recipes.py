@@ -524,6 +524,10 @@ def test_equal_weights_in_either_memory_format(name):
         ),
         (dict(scale=RECIPES['OvSW'].scale, scale_gradient='full'), 'scale with a vjp'),
         (dict(scale='learned', scale_gradient='full'), 'scale with a vjp'),
+        (
+            dict(inputs=RECIPES['ReAct'].inputs._replace(threshold=None)),
+            'signs of their own need a threshold',
+        ),
     ],
 )
 def test_a_recipe_with_a_wrong_part_is_refused(options, message):
