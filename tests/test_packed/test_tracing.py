@@ -84,6 +84,7 @@ TAKEN = {
     'reshape': lambda net, x: x.reshape(x.shape[0], x.shape[1] * 48),
     'mean([2, 3])': lambda net, x: x.mean([2, 3]),
     'mean(-1, -2)': lambda net, x: torch.mean(x, dim=(-1, -2), keepdim=True),
+    'squeeze()': lambda net, x: x.mean([2, 3], keepdim=True).squeeze(),
     'relu in place': lambda net, x: F.relu(x, inplace=True),
     'relu6': lambda net, x: F.relu6(x),
     'x.relu()': lambda net, x: x.relu(),
@@ -142,6 +143,11 @@ def test_a_value_changed_in_place_is_the_new_one_everywhere():
     assert [op['src'] for op in packed.graph if op['op'] == 'add'] == [['relu1'] * 2]
 
 
+@torch.jit.script
+def energy(x: torch.Tensor) -> torch.Tensor:
+    return x.square().mean()
+
+
 REFUSED = {
     'alpha=0.3': (lambda net, x: torch.add(x, x, alpha=0.3), 'add: alpha=0.3'),
     'flatten(0)': (lambda net, x: x.flatten(0)[:, None], r'flatten: gives a tensor'),
@@ -187,6 +193,14 @@ REFUSED = {
     'batch in control flow': (
         lambda net, x: x if len(x) == 2 else -x,
         'another for 3',
+    ),
+    'a single image in control flow': (
+        lambda net, x: -x if len(x) == 1 else x,
+        'another for 1',
+    ),
+    'values in TorchScript': (
+        lambda net, x: x if energy(x) > 5 else -x,
+        'another for 3, for other pixels',
     ),
     'double': (lambda net, x: x.to(torch.float64).float(), 'to: gives torch.float64'),
     'out': (lambda net, x: torch.add(x, x, out=x.clone()), "add: .*'out'"),
@@ -381,7 +395,7 @@ class Learning(Counting):
     ('model', 'message'),
     [
         (len, 'builtin_function_or_method: it is no torch.nn.Module'),
-        (Counting(), 'the first call and the second'),
+        (Counting(), 'in another call'),
         (Learning(), r'fc\.bias: it changes from one call to the next'),
         (torch.jit.trace(mixed_network().eval(), torch.zeros(1, 3, 9, 9)), 'torch.jit'),
         (nn.ModuleList(), r'the model \(ModuleList\): it does not run'),

@@ -5,14 +5,16 @@ that touches a value made of them is looked up in one table, which the files bes
 one fill. A function of the table has the signature of torch's own: it binds all
 arguments, says which operation of the packed format that is, and refuses what it does
 not implement. So modules, functions, methods and operators are one thing, and control
-flow is what Python does, unless it asks for the values of an image: that is refused. A
-second run, with another number of images, has to give the same operations.
+flow is what Python does, unless it asks for the values of an image: that is refused.
+Other runs, with other images and another number of them, have to give the same
+operations: that finds what hides from torch's calls, in TorchScript for example.
 
 Binary layers are recorded as a whole. Parameters are known by identity: weights that
 are computed anew (parametrizations, ``weight_norm``, pruning) are refused.
 """
 
 import copy
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -28,7 +30,8 @@ from . import activations, arithmetic, binary, pooling, shapes, weighted  # noqa
 from .calls import refuse
 from .recorder import DoesNotRun, Recorder, Recording
 
-_BATCHES = (2, 3)
+# Numbers of images, and what their values are multiplied with.
+_RUNS = ((2, 1), (3, -10))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -59,23 +62,34 @@ def trace(model: nn.Module, size: tuple[int, int]) -> Recording:
     failures = []
     for channels in _channels(model, size):
         try:
-            first, second = (
-                Recorder(model).record(batch, channels, size) for batch in _BATCHES
-            )
+            several = [
+                (batch, Recorder(model).record(batch, channels, size, factor))
+                for batch, factor in _RUNS
+            ]
         except DoesNotRun as error:
             failures.append(error)
             continue
-        if first.graph != second.graph:
-            refuse(
-                'the model',
-                f'it computes one thing for {_BATCHES[0]} images and another for '
-                f'{_BATCHES[1]}, or for the first call and the second',
-            )
-        for name, array in first.tensors.items():
-            if not np.array_equal(array, second.tensors[name]):
-                refuse(name, 'it changes from one call to the next')
+        # Some networks take no single image: squeeze() drops its axis.
+        with suppress(DoesNotRun, UnsupportedModelError):
+            several.append((1, Recorder(model).record(1, channels, size)))
+        (_, first), *others = several
+        for batch, other in others:
+            _compare(first, batch, other)
         return first
     raise UnsupportedModelError(f'cannot pack {failures[0]}') from failures[0].__cause__
+
+
+def _compare(first: Recording, batch: int, other: Recording) -> None:
+    """Refuses a model that computed something else in another run."""
+    if first.graph != other.graph:
+        refuse(
+            'the model',
+            f'it computes one thing for {_RUNS[0][0]} images and another for {batch}, '
+            'for other pixels, or in another call',
+        )
+    for name, array in first.tensors.items():
+        if not np.array_equal(array, other.tensors[name]):
+            refuse(name, 'it changes from one call to the next')
 
 
 def _prepared(model: nn.Module) -> nn.Module:

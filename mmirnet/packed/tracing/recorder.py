@@ -98,10 +98,12 @@ class Recorder(TorchFunctionMode):
 
     # ---- running
 
-    def record(self, batch: int, channels: int, size: tuple[int, int]) -> Recording:
+    def record(
+        self, batch: int, channels: int, size: tuple[int, int], factor: float = 1
+    ) -> Recording:
         """Runs the model on random images, and gives what it computed."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(batch, channels, *size, generator=generator)
+        images = factor * torch.randn(batch, channels, *size, generator=generator)
         self.batch = batch
         self.recording.channels = channels
         self.shapes['input'] = (channels, *size)
