@@ -4,6 +4,7 @@ import mmpretrain
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.apis import ModelHub
@@ -129,6 +130,16 @@ def test_the_hub_loads_the_weights_of_the_index(state, tmp_path, monkeypatch):
     assert all((p == 1).all() for p in inferencer.model.parameters())
     (result,) = inferencer(np.zeros((8, 8, 3), np.uint8))
     assert result['pred_scores'].shape == (10,)
+
+
+@pytest.mark.parametrize('kind', ['ImageClassificationInferencer', 'FeatureExtractor'])
+def test_inferencers_find_a_pipeline_inside_of_wrappers(kind):
+    config = store.names.MIM / 'configs/irnet/resnet20_bireal_cifar10-jpeg.py'
+    assert 'pipeline' not in Config.fromfile(config).test_dataloader.dataset
+    inferencer = getattr(mmpretrain, kind)(config, pretrained=False)
+    images = np.zeros((8, 8, 3), np.uint8)
+    assert inferencer.pipeline(dict(img=images))['inputs'].shape == (3, 32, 32)
+    assert len(inferencer(images)) == 1
 
 
 def test_the_layout_that_mim_reads():
