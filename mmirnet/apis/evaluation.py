@@ -30,6 +30,7 @@ from ..registry import find_class
 from .running import build_runner, prepare_config
 
 _log = logging.getLogger('mmirnet')
+_PICKLES = ('.pkl', '.pickle')
 
 
 def evaluate(
@@ -80,20 +81,9 @@ def evaluate(
         ValueError: If an argument or a setting of the config is invalid.
         FileNotFoundError: If the config, the data or the checkpoint does not exist.
     """
-    suffixes = ('.json', '.yaml', '.yml') if out_item == 'metrics' else ()
-    suffixes += ('.pkl', '.pickle')
-    if out_item and not out:
-        raise ConfigError('--out-item needs --out FILE')
-    if out and not out.endswith(suffixes):
-        hint = '' if out_item else '; for metrics add --out-item metrics'
-        raise ConfigError(
-            f'--out {out}: the name must end in {", ".join(suffixes)}{hint}'
-        )
     if interval < 1:
         raise ConfigError(f'--interval {interval}: draw one image in 1 or more')
-    if out:
-        check_writable(out, config, checkpoint)
-
+    _check_output(out, out_item, config, checkpoint)
     cfg = load_config(config, work_dir, launcher)
     merge_options(cfg, cfg_options)
     _settle_test_set(cfg, config)
@@ -116,7 +106,6 @@ def evaluate(
     in_memory = take_old_switches(cfg) and not tta
     if tta:
         read_each_image(cfg.test_dataloader)
-
     if packed:  # the averaged weights were chosen when it was packed
         _leave_out_hooks(cfg, EMAHook)
     loaders = ('test_dataloader',)
@@ -124,12 +113,13 @@ def evaluate(
         cfg, None, loaders, pin_memory=not no_pin_memory, in_memory=in_memory
     )
     runner = build_runner(cfg, loaders)
+    loaded = None
     if packed:
-        from .packing import replace_network
+        from .packing import replace_network  # needs safetensors, an extra
 
         replace_network(runner.model, checkpoint, runtime)
-    loaded = None if packed else check_checkpoint(checkpoint, runner.model)
-    if loaded is not None:
+    else:
+        loaded = check_checkpoint(checkpoint, runner.model)
         tell_changes(loaded, cfg, checkpoint)
     if tta:
         _average_over_flips(runner)
@@ -138,12 +128,27 @@ def evaluate(
     with handed_over(checkpoint, loaded):
         metrics = runner.test()
     if out and out_item == 'metrics' and is_main_process():
-        binary = out.endswith(('.pkl', '.pickle'))
-        mmengine.dump(metrics if binary else plain(metrics), out)
+        mmengine.dump(metrics if out.endswith(_PICKLES) else json_value(metrics), out)
     return metrics
 
 
-def plain(value: Any) -> Any:
+def _check_output(out: str | None, out_item: str | None, *sources: str) -> None:
+    """Checks the file for the results, before they are computed."""
+    if not out:
+        if out_item:
+            raise ConfigError('--out-item needs --out FILE')
+        return
+    texts = ('.json', '.yaml', '.yml') if out_item == 'metrics' else ()
+    suffixes = texts + _PICKLES
+    if not out.endswith(suffixes):
+        hint = '' if out_item else '; for metrics add --out-item metrics'
+        raise ConfigError(
+            f'--out {out}: the name must end in {", ".join(suffixes)}{hint}'
+        )
+    check_writable(out, *sources)
+
+
+def json_value(value: Any) -> Any:
     """Converts a result to numbers, strings, lists and dicts, for JSON and YAML.
 
     Args:
@@ -153,18 +158,18 @@ def plain(value: Any) -> Any:
         Any: The same value in plain Python types.
 
     Example:
-        >>> plain({'matrix': torch.eye(2), 'top': (np.float32(0.5), None)})
+        >>> json_value({'matrix': torch.eye(2), 'top': (np.float32(0.5), None)})
         {'matrix': [[1.0, 0.0], [0.0, 1.0]], 'top': [0.5, None]}
     """
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
+        return json_value(value.tolist())
     if isinstance(value, dict):
-        keys = (k if isinstance(k, str) else str(plain(k)) for k in value)
-        return dict(zip(keys, map(plain, value.values()), strict=True))
+        keys = (k if isinstance(k, str) else str(json_value(k)) for k in value)
+        return dict(zip(keys, map(json_value, value.values()), strict=True))
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)

@@ -172,13 +172,13 @@ def run_one(config: str, seed: int, work_dir: str, cfg_options: dict | None) -> 
     Returns:
         dict: The line that :func:`run_all` writes.
     """
-    settings = digest(config, cfg_options)
-    folder = Path(work_dir) / f'{Path(config).stem}-seed{seed}-{settings[:8]}'
+    name, sha = Path(config).stem, digest(config, cfg_options)
+    folder = Path(work_dir) / f'{name}-seed{seed}-{sha[:8]}'
     options = {'log_level': 'WARNING', **(cfg_options or {}), 'randomness.seed': seed}
     runner = train(config, work_dir=str(folder), resume='auto', cfg_options=options)
     return dict(
-        config=Path(config).stem,
-        digest=settings,
+        config=name,
+        digest=sha,
         recipe=recipe(config, cfg_options),
         seed=seed,
         **_accuracies(folder),

@@ -1,10 +1,11 @@
 """Classifies image files with a trained model, given by name or file."""
 
+import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -109,37 +110,64 @@ def infer(
         raise ConfigError(f'--runtime needs a packed file, not {checkpoint}')
     paths = image_files(images)
     if runtime:
-        network = load(packed)
-        known, head = network.classes, network.packed.head
-        rows = classify(network, paths, failed)
+        found = _on_the_runtime(packed, paths, failed)
     elif packed is not None:
-        classifier = packed_classifier(packed)
-        content = classifier.backbone.network.packed
-        known, head = content.classes, content.head
-        rows = each(paths, _simulation(classifier, content.input), failed)
+        found = _in_simulation(packed, paths, failed)
     else:
-        cfg = load_config(model, None, 'none')
-        classifier, dataset = build_model(cfg, checkpoint), test_set(cfg)
-        if dataset is None:
-            raise ConfigError(
-                f'--model {model}: without a test set the config does not say how '
-                'images are prepared; pack the checkpoint, with --size H W'
-            )
-        check_classifies(classifier, dataset)
-        several = isinstance(getattr(classifier, 'head', None), MultiLabelClsHead)
-        head = head_of(classifier, 'sigmoid' if several else 'softmax')
-        rows = each(paths, _pipeline(classifier, dataset), failed)
+        found = _of_checkpoint(model, checkpoint, paths, failed)
     results = []
-    for path, scores in rows:
-        if not results and packed is None:
-            known = class_names(classifier, dataset, len(scores), classes)
-        names = named(classes, len(scores)) if classes else known
-        results.append(result(path, scores, names, topk, head))
+    for path, scores in found.rows:
+        n = len(scores)
+        names = named(classes, n) if classes else found.names(n)
+        results.append(result(path, scores, names, topk, found.head))
         if show_dir is not None:
             _draw(path, scores, results, names, Path(show_dir))
     if out is not None:
         write_atomic(out, (json.dumps(results, indent=1) + '\n').encode())
     return results
+
+
+class _Scores(NamedTuple):
+    """Scores of image files, and what they mean."""
+
+    rows: Iterator[tuple[str, np.ndarray]]  # file and scores, computed one by one
+    head: dict[str, Any]  # as in a packed file
+    names: Callable[[int], list[str] | None]  # number of classes -> their names
+
+
+def _on_the_runtime(
+    packed: str | Path, paths: list[str], failed: Failed | None
+) -> _Scores:
+    session = load(packed)
+    rows = classify(session, paths, failed)
+    return _Scores(rows, session.packed.head, lambda n: session.classes)
+
+
+def _in_simulation(
+    packed: str | Path, paths: list[str], failed: Failed | None
+) -> _Scores:
+    classifier = packed_classifier(packed)
+    network = classifier.backbone.network.packed
+    rows = each(paths, _simulation(classifier, network.input), failed)
+    return _Scores(rows, network.head, lambda n: network.classes)
+
+
+def _of_checkpoint(
+    config: str, checkpoint: str, paths: list[str], failed: Failed | None
+) -> _Scores:
+    cfg = load_config(config, None, 'none')
+    classifier, dataset = build_model(cfg, checkpoint), test_set(cfg)
+    if dataset is None:
+        raise ConfigError(
+            f'--model {config}: without a test set the config does not say how '
+            'images are prepared; pack the checkpoint, with --size H W'
+        )
+    check_classifies(classifier, dataset)
+    several = isinstance(getattr(classifier, 'head', None), MultiLabelClsHead)
+    head = head_of(classifier, 'sigmoid' if several else 'softmax')
+    rows = each(paths, _pipeline(classifier, dataset), failed)
+    names = functools.partial(class_names, classifier, dataset)
+    return _Scores(rows, head, functools.cache(names))  # which may warn
 
 
 def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
@@ -169,7 +197,7 @@ def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:
 _Work = Callable[[str], np.ndarray]
 
 
-def _scores(classifier: BaseModel, sample: dict) -> np.ndarray:
+def _predict(classifier: BaseModel, sample: dict) -> np.ndarray:
     with torch.no_grad():
         (found,) = classifier.test_step(default_collate([sample]))
     return found.pred_score.cpu().numpy()
@@ -179,7 +207,7 @@ def _simulation(classifier: BaseModel, spec: dict[str, Any]) -> _Work:
     """Uses a packed network in torch."""
     classifier.to(get_device())
     pack = PackInputs()
-    return lambda path: _scores(classifier, pack(dict(img=load_image(path, spec))))
+    return lambda path: _predict(classifier, pack(dict(img=load_image(path, spec))))
 
 
 def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
@@ -200,7 +228,7 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
             ) from error
         check_single(sample)
         try:
-            return _scores(classifier, sample)
+            return _predict(classifier, sample)
         except RuntimeError as error:
             shape = tuple(sample['inputs'].shape)
             if shape == _usual_shape(classifier, dataset):

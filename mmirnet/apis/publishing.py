@@ -27,7 +27,7 @@ from ..files import check_writable, write_atomic
 from ..zoo import metafile
 from ..zoo.index import Entry, check_model_name, parse_index, render_index
 from ..zoo.names import dataset_of, folders
-from .evaluation import evaluate, plain
+from .evaluation import evaluate, json_value
 from .packing import pack_checkpoint
 
 # Settings that tools/train.py makes for this machine or from its arguments.
@@ -90,9 +90,38 @@ def publish(
     if missing := {'cfg', 'epoch', 'seed', 'time'} - meta.keys():
         raise CheckpointError(f'{checkpoint} has no training run: no {min(missing)}')
     lines = short_log(log or Path(checkpoint).parent)
+    how = dict(size=size, classes=classes)
+    data, measured = _pack_and_evaluate(config, checkpoint, ends, how)
+    digest = hashlib.sha256(data).hexdigest()
+    stem = f'{name}-{digest[:8]}'
+    entry = Entry(
+        file=f'{stem}.safetensors',
+        bytes=len(data),
+        sha256=digest,
+        config='/'.join(Path(config.partition('::')[2] or config).parts[-2:]),
+        **_test_data(config),
+        **measured,
+        ends=None if ends == 'fp32' else ends,
+        epochs=meta['epoch'],
+        seed=meta['seed'],
+        date=str(datetime.datetime.strptime(meta['time'][:8], '%Y%m%d').date()),
+        command=command or training_command(config, meta['cfg']),
+        log=f'{stem}.jsonl',
+    )
+    _replace(zoo, entries, name, entry, {entry.file: data, entry.log: lines.encode()})
+    return (
+        f'{zoo / entry.file}: {len(data):,} bytes, '
+        f'{entry.dataset} {entry.metrics}, on the runtime {entry.runtime_metrics}\n'
+        f'{_write_metafile(zoo, name)}'
+    )
+
+
+def _pack_and_evaluate(
+    config: str, checkpoint: str, ends: str, how: dict[str, Any]
+) -> tuple[bytes, dict[str, dict[str, float] | None]]:
+    """Returns the content of the packed file, and the metrics of its entry."""
     with tempfile.TemporaryDirectory() as folder:
-        packed = Path(folder) / f'{name}.safetensors'
-        how = dict(size=size, classes=classes)
+        packed = Path(folder) / f'{Path(config).stem}.safetensors'
         pack_checkpoint(config, checkpoint, packed, **how, ends=ends)
         simulated, on_runtime = (_metrics(config, packed, r) for r in (False, True))
         data = packed.read_bytes()
@@ -101,45 +130,34 @@ def publish(
             pack_checkpoint(config, checkpoint, packed, **how)
             in_floats = _metrics(config, packed, True)
     _check_equal(simulated, on_runtime)
+    return data, dict(
+        metrics=simulated, runtime_metrics=on_runtime, fp32_metrics=in_floats
+    )
 
-    digest = hashlib.sha256(data).hexdigest()
-    stem = f'{name}-{digest[:8]}'
-    test_set = facts.test_set(load_config(config, None, 'none'))
-    parts = facts.parts(test_set)
+
+def _test_data(config: str) -> dict[str, str | None]:
+    """Returns the name of the data set in an entry, and the copy of CIFAR-10."""
+    parts = facts.parts(facts.test_set(load_config(config, None, 'none')))
     kinds = [getattr(part, 'sources', [type(part).__name__]) for part in parts]
     kinds = dict.fromkeys(kind for several in kinds for kind in several)
-    entry = Entry(
-        file=f'{stem}.safetensors',
-        bytes=len(data),
-        sha256=digest,
-        config='/'.join(Path(config.partition('::')[2] or config).parts[-2:]),
-        dataset=dataset_of(name) or ' + '.join(kinds),
-        metrics=simulated,
-        runtime_metrics=on_runtime,
-        copy=cifar10_copy(parts[0]),
-        ends=None if ends == 'fp32' else ends,
-        fp32_metrics=in_floats,
-        epochs=meta['epoch'],
-        seed=meta['seed'],
-        date=str(datetime.datetime.strptime(meta['time'][:8], '%Y%m%d').date()),
-        command=command or training_command(config, meta['cfg']),
-        log=f'{stem}.jsonl',
-    )
+    dataset = dataset_of(Path(config).stem) or ' + '.join(kinds)
+    return dict(dataset=dataset, copy=cifar10_copy(parts[0]))
+
+
+def _replace(
+    zoo: Path, entries: dict[str, Entry], name: str, entry: Entry, files: dict
+) -> None:
+    """Writes files and index of a zoo, and removes the files of the old entry."""
     old, entries[name] = entries.get(name), entry
     text = f'{render_index(entries)}\n'.encode()
     parse_index(text, str(zoo))  # checks that the index can be read
     # The index is written last, so that it never names missing files.
-    write_atomic(zoo / entry.file, data)
-    write_atomic(zoo / entry.log, lines.encode())
-    write_atomic(index, text)
+    for file, content in files.items():
+        write_atomic(zoo / file, content)
+    write_atomic(zoo / 'index.json', text)
     if old is not None:
-        for outdated in {old.file, old.log} - {entry.file, entry.log, None}:
+        for outdated in {old.file, old.log} - {*files, None}:
             (zoo / outdated).unlink(missing_ok=True)
-    return (
-        f'{zoo / entry.file}: {len(data):,} bytes, '
-        f'{entry.dataset} {entry.metrics}, on the runtime {entry.runtime_metrics}\n'
-        f'{_write_metafile(zoo, name)}'
-    )
 
 
 def _metrics(config: str, packed: Path, runtime: bool) -> dict[str, float]:
@@ -154,7 +172,7 @@ def _metrics(config: str, packed: Path, runtime: bool) -> dict[str, float]:
     )
     return {
         key: round(float(value), 4)
-        for key, value in plain(metrics).items()
+        for key, value in json_value(metrics).items()
         if isinstance(value, int | float)  # not a confusion matrix
     }
 

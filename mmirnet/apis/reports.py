@@ -24,7 +24,7 @@ from ..errors import ConfigError, MmirnetError
 from ..files import check_writable
 from ..packed import pack
 from ..runtime import Session
-from .evaluation import evaluate, plain
+from .evaluation import evaluate, json_value
 
 #: Number of correct and of wrong predictions in the report of a run.
 EXAMPLES = 8
@@ -145,28 +145,18 @@ def report_run(
     cfg = load_config(config, None, 'none')
     facts = gather(cfg, str(checkpoint), size=size)
     costs = summary(facts.model, (facts.channels, *facts.size))
-    figures, notes = plots.run_figures(run)
-    figures = {name: (figure, _CAPTIONS[name]) for name, figure in figures.items()}
-    darks, _ = plots.run_figures(run, dark=True)
+    pictures, notes = _pictures(run)
     results, right, wrong = {}, [], []
     try:
         predictions = predict(config, str(checkpoint), facts)
     except (FileNotFoundError, ImportError) as error:
         notes.append(f'accuracy and predictions are left out: {error}')
     else:
-        results = {
-            f'{name} (%)': f'{value:.2f}'
-            for name, value in plain(predictions.metrics).items()
-            if isinstance(value, int | float)
-        }
-        results['test images'] = f'{len(predictions.scores):,}'
+        results = _metrics(predictions)
         if predictions.labels is None:
             notes.append('images of several classes: no matrix, no examples')
         else:
-            matrix = _confusion(predictions)
-            caption = f'Test images by class; {results["test images"]} in all.'
-            figures['confusion'] = plots.confusion(matrix, predictions.classes), caption
-            darks['confusion'] = plots.confusion(matrix, predictions.classes, dark=True)
+            pictures['confusion'] = _confusion(predictions)
             turned = facts.channels == 3 and turns(facts.model)
             order = channel_order(facts.dataset, turned)
             right, wrong = examples(predictions, order)
@@ -179,10 +169,7 @@ def report_run(
         name=run.name,
         settings=settings(run_dir, cfg, costs) | {'checkpoint': Path(checkpoint).name},
         results=results,
-        pictures={
-            name: Picture(svg_uri(figure), svg_uri(darks[name]), caption)
-            for name, (figure, caption) in figures.items()
-        },
+        pictures=pictures,
         statistics=_last_statistics(run),
         rows=[cells(layer) for layer in [*costs.layers, costs.total]],
         comparison=costs.comparison(),
@@ -190,6 +177,16 @@ def report_run(
         wrong=wrong,
         notes=notes,
     )
+
+
+def _pictures(run: plots.Run) -> tuple[dict[str, Picture], list[str]]:
+    """Draws the standard plots of a run; also returns a note on each missing one."""
+    figures, notes = plots.run_figures(run)
+    darks, _ = plots.run_figures(run, dark=True)
+    return {
+        name: Picture(svg_uri(figure), svg_uri(darks[name]), _CAPTIONS[name])
+        for name, figure in figures.items()
+    }, notes
 
 
 def settings(run_dir: str | Path, cfg: Config, summary: Summary) -> dict[str, str]:
@@ -332,13 +329,29 @@ def predict(config: str, checkpoint: str, facts: Facts) -> Predictions:
     return Predictions(metrics, labels, scores, facts.dataset, classes)
 
 
-def _confusion(predictions: Predictions) -> np.ndarray:
+def _metrics(predictions: Predictions) -> dict[str, str]:
+    """Formats the metrics that are numbers, and the number of test images."""
+    metrics = {
+        f'{name} (%)': f'{value:.2f}'
+        for name, value in json_value(predictions.metrics).items()
+        if isinstance(value, int | float)
+    }
+    return metrics | {'test images': f'{len(predictions.scores):,}'}
+
+
+def _confusion(predictions: Predictions) -> Picture:
+    """Draws the confusion matrix."""
     matrix = ConfusionMatrix.calculate(
         torch.from_numpy(predictions.scores),
         torch.from_numpy(predictions.labels),
         num_classes=len(predictions.classes),
+    ).numpy()
+    light, dark = (
+        svg_uri(plots.confusion(matrix, predictions.classes, dark))
+        for dark in (False, True)
     )
-    return matrix.numpy()
+    caption = f'Test images by class; {len(predictions.scores):,} in all.'
+    return Picture(light, dark, caption)
 
 
 def examples(

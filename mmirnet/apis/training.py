@@ -82,20 +82,11 @@ def train(
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if capture:
         set_captured_loop(cfg)
-    if amp and torch.cuda.is_available() and not capture:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    elif amp:
-        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+    if amp:
+        _use_half_precision(cfg, allow_float16=not capture)
     if resume is not None:
-        if resume.endswith('.safetensors'):
-            raise ConfigError(
-                f'--resume {resume}: a packed file holds no state of a run; to '
-                f'fine-tune it: --cfg-options load_from={resume}'
-            )
-        cfg.resume = True
         start = cfg.get('load_from')  # of a second step
-        cfg.load_from = None if resume == 'auto' else resume
+        _resume_from(cfg, resume)
     if auto_scale_lr:
         if not cfg.get('auto_scale_lr'):
             raise ConfigError(
@@ -103,7 +94,6 @@ def train(
                 f'in {config}'
             )
         cfg.auto_scale_lr.enable = True
-
     loaders = ('train_dataloader', 'val_dataloader')
     prepare_config(
         cfg,
@@ -113,21 +103,40 @@ def train(
         persistent_workers=not no_persistent_workers,
         in_memory=in_memory or capture,
     )
-    found = cfg.get('resume') and not cfg.get('load_from')
-    if found:
-        cfg.load_from = _newest_checkpoint(cfg)
-        cfg.resume = cfg.load_from is not None
-        cfg.load_from = cfg.load_from or start
+    searched = cfg.get('resume') and not cfg.get('load_from')
+    if searched:
+        newest = _newest_checkpoint(cfg)
+        cfg.resume, cfg.load_from = newest is not None, newest or start
     runner = build_runner(cfg, loaders)
-    if found and not cfg.resume:
+    if searched and not cfg.resume:
         weights = f' with the weights of {cfg.load_from}' if cfg.load_from else ''
         runner.logger.info(
             f'--resume: no checkpoint to resume from in {cfg.work_dir}; training '
             f'starts at its beginning{weights}'
         )
-    with _loaded_once(runner, whole=found and cfg.resume):
+    with _loaded_once(runner, whole=searched and cfg.resume):
         runner.train()
     return runner
+
+
+def _use_half_precision(cfg: Config, allow_float16: bool) -> None:
+    """Sets float16 with a loss scale on GPUs, if it is allowed, or else bfloat16."""
+    if allow_float16 and torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+
+
+def _resume_from(cfg: Config, checkpoint: str) -> None:
+    """Lets a run continue from a checkpoint; ``'auto'`` is looked for later."""
+    if checkpoint.endswith('.safetensors'):
+        raise ConfigError(
+            f'--resume {checkpoint}: a packed file holds no state of a run; to '
+            f'fine-tune it: --cfg-options load_from={checkpoint}'
+        )
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
 
 
 def _newest_checkpoint(cfg: Config) -> str | None:

@@ -14,7 +14,7 @@ from small_run import ROOT, TEST_IMAGES, small_config
 from mmirnet import apis
 from mmirnet.apis import training
 from mmirnet.apis.command_line import one_line_errors
-from mmirnet.apis.evaluation import plain
+from mmirnet.apis.evaluation import json_value
 from mmirnet.apis.packing import pack_checkpoint
 from mmirnet.engine import Bf16OptimWrapper, checkpoint, weights
 from mmirnet.engine.config import load_config
@@ -161,7 +161,7 @@ def test_metrics_of_all_kinds_are_written(trained, tmp_path):
         matrix = metrics['confusion_matrix/result']
         assert int(matrix.sum()) == TEST_IMAGES
         written = load(tmp_path / name)
-        assert plain(written) == plain(metrics)
+        assert json_value(written) == json_value(metrics)
 
 
 def test_results_become_plain():
@@ -170,7 +170,7 @@ def test_results_become_plain():
         'a': {'b': (np.int64(2), np.zeros((1, 2)), None, True)},
         'c': {torch.float16},
     }
-    assert plain(value) == {
+    assert json_value(value) == {
         '1': [1.5],
         'a': {'b': [2, [[0.0, 0.0]], None, True]},
         'c': ['torch.float16'],
