@@ -83,7 +83,8 @@ def problems_before_training(
     yield from _training_batches(runner.train_dataloader, single)
     yield from _trainable(runner)
     yield from _schedules(runner)
-    yield from _hooks(runner)
+    yield from _repeated_hooks(runner)
+    yield from _unsaved(runner)
     yield from _averaged_buffers(runner)
     yield from _signs(runs['train_dataloader'].one_sign)
     yield from _parameter_keys(runner)
@@ -461,7 +462,8 @@ def _schedule(name: str, scheduler: Any, total: int, unit: str) -> Iterator[Exce
         )
 
 
-def _hooks(runner: Runner) -> Iterator[Exception]:
+def _repeated_hooks(runner: Runner) -> Iterator[Exception]:
+    """Finds hooks of which one run needs one."""
     counts: Counter[type] = Counter()
     setters: dict[str, list[str]] = {}  # hooks of each schedule
     for hook in runner.hooks:
@@ -479,23 +481,28 @@ def _hooks(runner: Runner) -> Iterator[Exception]:
     for kind, count in counts.items():
         if count > 1 and kind.__module__.startswith('mmirnet.'):
             yield UserWarning(f'{kind.__name__} is registered {count} times')
+
+
+def _unsaved(runner: Runner) -> Iterator[Exception]:
+    """Finds checkpoint hooks that save nothing, or only at the end."""
     iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
     for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook):
-            if iterations and hook.by_epoch and hook.interval > 0:
-                yield UserWarning(
-                    f'{type(hook).__name__} counts epochs, the training loop '
-                    'iterations: nothing is saved before the end; set by_epoch=False, '
-                    'and also in log_processor'
-                )
-                continue
-            total = runner.max_epochs if hook.by_epoch else runner.max_iters
-            never = hook.interval <= 0 or hook.interval > total
-            if never and not hook.save_last and not hook.save_best:
-                yield UserWarning(
-                    f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
-                    f'save_last=False'
-                )
+        if not isinstance(hook, CheckpointHook):
+            continue
+        if iterations and hook.by_epoch and hook.interval > 0:
+            yield UserWarning(
+                f'{type(hook).__name__} counts epochs, the training loop '
+                'iterations: nothing is saved before the end; set by_epoch=False, '
+                'and also in log_processor'
+            )
+            continue
+        total = runner.max_epochs if hook.by_epoch else runner.max_iters
+        never = hook.interval <= 0 or hook.interval > total
+        if never and not hook.save_last and not hook.save_best:
+            yield UserWarning(
+                f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
+                f'save_last=False'
+            )
 
 
 def _averaged_buffers(runner: Runner) -> Iterator[Exception]:

@@ -150,26 +150,31 @@ def _missing_parts(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]
 def _number_problems(cfg: Config, known: dict[str, tuple]) -> Iterator[Exception]:
     """Finds settings that are not numbers or out of range."""
     for key, (kind, least, more) in known.items():
-        *path, name = key.split('.')
-        specs = [(path[0], cfg.get(path[0]))]
-        if isinstance(specs[0][1], (list, tuple)):
-            specs = [(f'{path[0]}[{i}]', part) for i, part in enumerate(specs[0][1])]
-        for place, spec in specs:
-            for step in path[1:]:
-                spec = spec.get(step) if isinstance(spec, dict) else None
-            value = spec.get(name) if isinstance(spec, dict) else None
+        length = key in ('train_cfg.max_epochs', 'train_cfg.max_iters')
+        if length and not cfg.get('param_scheduler'):
+            least = 0  # a run without steps, which only loads
+        for place, value in _values(cfg, key):
             # Classes of the user may accept other types.
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not number and not isinstance(value, (str, bool)):
                 continue
-            if name in ('max_epochs', 'max_iters') and not cfg.get('param_scheduler'):
-                least = 0  # a run without steps, which only loads
             fits = number and isinstance(value, kind) and value >= least
             if not fits or (more and value == least):
                 what = 'an integer' if kind is numbers.Integral else 'a number'
                 bound = f'more than {least}' if more else f'at least {least}'
-                place = '.'.join([place, *path[1:], name])
                 yield ConfigError(f'{place} must be {what}, {bound}, got {value!r}')
+
+
+def _values(cfg: Config, key: str) -> Iterator[tuple[str, object]]:
+    """Iterates over the values of a setting: one, or one for each item of a list."""
+    top, *path = key.split('.')
+    specs = {top: cfg.get(top)}
+    if isinstance(specs[top], (list, tuple)):
+        specs = {f'{top}[{i}]': part for i, part in enumerate(specs[top])}
+    for place, value in specs.items():
+        for step in path:
+            value = value.get(step) if isinstance(value, dict) else None
+        yield '.'.join([place, *path]), value
 
 
 def _name_problems(cfg: Config) -> Iterator[Exception]:
