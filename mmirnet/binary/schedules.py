@@ -11,7 +11,9 @@ from ..errors import ConfigError, check_choice
 T_MIN, T_MAX = 0.1, 10.0
 
 
-def ede(progress: float, t_min: float = T_MIN, t_max: float = T_MAX):
+def ede(
+    progress: float, t_min: float = T_MIN, t_max: float = T_MAX
+) -> tuple[float, float]:
     r"""Computes t and k of EDE's schedule (eq. 9) at a point of the training.
 
     .. math::

@@ -57,7 +57,26 @@ _SETTINGS = frozenset(
 
 
 def load_config(config: str, work_dir: str | None, launcher: str) -> Config:
-    """Reads a config file and sets its work folder and launcher."""
+    """Reads a config file and sets its work folder and launcher.
+
+    Args:
+        config (str): The file, or ``package::path`` for one in an installed package.
+        work_dir (str | None): The work folder. Defaults to that of the config, or else
+            ``work_dirs/<name of the config>``.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        ConfigError: If there is no such package, or the file is no config.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+        >>> cfg = load_config('mmirnet::irnet/resnet20_bireal_digits.py', None, 'none')
+        >>> cfg.work_dir
+        'work_dirs/resnet20_bireal_digits'
+    """
     path = Path(config)
     if '::' in config:
         package, _, name = config.partition('::')

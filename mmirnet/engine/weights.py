@@ -163,8 +163,10 @@ class FittingPretrainedInit(PretrainedInit):
             update_init_info(module, init_info=self._get_init_info())
 
 
-def _sources(content: object, where: str = '', depth: int = 3) -> list:
-    """Iterates over the dicts of tensors in a file, with keys, state_dict first."""
+def _sources(
+    content: object, where: str = '', depth: int = 3
+) -> list[tuple[str, dict[str, Tensor]]]:
+    """Returns the dicts of tensors in a file with their keys, state_dict first."""
     if not isinstance(content, dict):
         return []
     tensors = {n: w for n, w in content.items() if isinstance(n, str) and _is_tensor(w)}

@@ -53,7 +53,7 @@ class ScheduleHook(Hook):
         self.bounds = bounds
 
     def values(self, runner: Runner) -> tuple[float, float]:
-        """Computes t and k for the current epoch or iteration of the runner."""
+        """Computes the numbers for the current epoch or iteration of the runner."""
         if self.by_epoch:
             done, total = runner.epoch, runner.max_epochs
         else:

@@ -112,7 +112,7 @@ class IRVGGSmall(StagedBackbone):
         self.add_stages(stages)
 
     def stem_modules(self) -> list[nn.Module]:
-        """Returns the first convolution and its norm."""
+        """Returns the block of the first convolution."""
         return [self.conv0]
 
     def stem(self, x: Tensor) -> Tensor:
