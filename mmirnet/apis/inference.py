@@ -25,11 +25,11 @@ from ..engine.facts import (
     check_classifies,
     check_single,
     class_names,
+    given_classes,
     image_shape,
-    named,
+    reverses_channels,
     test_set,
     transforms,
-    turns,
 )
 from ..errors import ConfigError, DataError, MissingPackageError, first_line
 from ..files import check_writable, write_atomic
@@ -118,7 +118,7 @@ def infer(
     results = []
     for path, scores in found.rows:
         n = len(scores)
-        names = named(classes, n) if classes else found.names(n)
+        names = given_classes(classes, n) if classes else found.names(n)
         results.append(result(path, scores, names, topk, found.head))
         if show_dir is not None:
             _draw(path, scores, results, names, Path(show_dir))
@@ -214,7 +214,7 @@ def _pipeline(classifier: BaseModel, dataset: Dataset) -> _Work:
     """Uses a checkpoint, with the test pipeline of the config."""
     classifier.to(get_device())
     pipeline = Compose(transforms(dataset))
-    held = held_images(dataset, turns(classifier))
+    held = held_images(dataset, reverses_channels(classifier))
 
     def work(path: str) -> np.ndarray:
         try:

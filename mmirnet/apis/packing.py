@@ -19,7 +19,7 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
 from ..engine.config import load_config, merge_options
-from ..engine.facts import Facts, gather, normalised_twice, samples, turns
+from ..engine.facts import Facts, gather, normalised_twice, reverses_channels, samples
 from ..engine.wrappers import unwrap
 from ..errors import ConfigError, UnsupportedModelError, check_choice
 from ..files import check_writable
@@ -127,7 +127,9 @@ def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
             'test pipeline: images are normalised twice, by Normalize and by the data '
             'preprocessor, which a packed file does not do; train with one of them'
         )
-    image = preparation(facts.dataset, facts.channels == 3 and turns(facts.model))
+    image = preparation(
+        facts.dataset, facts.channels == 3 and reverses_channels(facts.model)
+    )
     name = type(facts.model.data_preprocessor).__name__
     if image['order'] == 'grey' and facts.channels != 1:
         channels = len(next(samples(facts.dataset))['inputs'])
@@ -161,7 +163,7 @@ def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
     wanted = normalise(pixels, spec)
     if spec['order'] == 'bgr':
         pixels = pixels[..., ::-1]
-    if spec['channels'] == 3 and turns(facts.model):
+    if spec['channels'] == 3 and reverses_channels(facts.model):
         pixels = pixels[..., ::-1]
     sample = PackInputs()(dict(img=np.ascontiguousarray(pixels)))
     batch = facts.model.data_preprocessor(default_collate([sample]), False)
@@ -367,8 +369,8 @@ def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
     """
     network = unpack(path)
     spec = network.packed.input
-    turns = spec['order'] == 'bgr'  # reverses three channels
-    preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=turns)
+    to_rgb = spec['order'] == 'bgr'  # reverses three channels
+    preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=to_rgb)
     model = ImageClassifier(
         backbone=_PackedBackbone(network),
         head=_scores_of(network.packed.head),

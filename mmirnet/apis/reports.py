@@ -19,7 +19,7 @@ from ..analysis.cost.table import cells, short
 from ..analysis.page import Example, Picture, RunReport, png_uri, render, svg_uri
 from ..engine.checkpoint import find_intact_checkpoint
 from ..engine.config import load_config
-from ..engine.facts import Facts, channel_order, gather, turns
+from ..engine.facts import Facts, channel_order, gather, reverses_channels
 from ..errors import ConfigError, MmirnetError
 from ..files import check_writable
 from ..packed import pack
@@ -157,7 +157,7 @@ def report_run(
             notes.append('images of several classes: no matrix, no examples')
         else:
             pictures['confusion'] = _confusion(predictions)
-            turned = facts.channels == 3 and turns(facts.model)
+            turned = facts.channels == 3 and reverses_channels(facts.model)
             order = channel_order(facts.dataset, turned)
             right, wrong = examples(predictions, order)
     results |= _costs(costs)

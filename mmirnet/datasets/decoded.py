@@ -78,7 +78,7 @@ def decoded_images(
                 images = _read_all(infos, read, name)
                 _save(folder, key, digest, images)
         return images
-    _say(f'neither {folders[0]} nor {folders[1]} is writable: nothing is kept there')
+    _log(f'neither {folders[0]} nor {folders[1]} is writable: nothing is kept there')
     return _read_all(infos, read, name)
 
 
@@ -148,9 +148,9 @@ def _load(folder: Path, key: str, digest: str, number: int) -> np.ndarray | None
         except (OSError, ValueError, EOFError):
             continue
         if len(images) == number and path.name.endswith(f'-{_checksum(images)}.npy'):
-            _say(f'{_what(images)} from {path}')
+            _log(f'{_what(images)} from {path}')
             return images
-        _say(f'{path} is damaged: the images are read again')
+        _log(f'{path} is damaged: the images are read again')
     return None
 
 
@@ -163,14 +163,14 @@ def _save(folder: Path, key: str, digest: str, images: np.ndarray) -> None:
     try:
         write_atomic(path, header.getvalue(), images.data)
     except OSError as error:
-        _say(f'{first_line(error)}; the images are read again next time')
+        _log(f'{first_line(error)}; the images are read again next time')
         return
     remove_stale_temporaries(folder)
     for other in folder.glob(f'.mmirnet-{key}-*.npy'):
         if other != path:
             with contextlib.suppress(OSError):
                 other.unlink()
-    _say(f'{_what(images)} kept in {path}')
+    _log(f'{_what(images)} kept in {path}')
 
 
 def _checksum(images: np.ndarray) -> str:
@@ -182,7 +182,7 @@ def _what(images: np.ndarray) -> str:
     return f'{len(images)} images of {width}x{height} ({images.nbytes / 1e6:.0f} MB)'
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print_log(f'InMemory: {text}', logger='current')
 
 
@@ -247,7 +247,7 @@ def _read_all(
     if files:
         seconds = time.perf_counter() - started
         rate = len(infos) / seconds
-        _say(f'read {len(infos)} images in {seconds:.1f} s ({rate:.0f} images/s)')
+        _log(f'read {len(infos)} images in {seconds:.1f} s ({rate:.0f} images/s)')
     return images
 
 

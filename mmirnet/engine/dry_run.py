@@ -213,7 +213,9 @@ class _Collate:
 
 def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
     model.train()
-    counting = {module for module in model.modules() if _counts(module)}
+    normalising = {
+        module for module in model.modules() if _uses_batch_statistics(module)
+    }
     model.eval()
     names = {module: name for name, module in model.named_modules()}
     teacher = getattr(getattr(model, 'teacher', None), 'network', None)
@@ -235,7 +237,7 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
             raise _Unfit(f'{key}: {name} {fault}, from images of {shape}')
         if getattr(module, 'binarize_input', False) and _of_one_sign(x):
             found.one_sign.append(names[module])
-        if module in counting and x[0].numel() == x.shape[1]:
+        if module in normalising and x[0].numel() == x.shape[1]:
             found.single.append(names[module])
 
     handles = [module.register_forward_pre_hook(look) for module in _looked_at(names)]
@@ -298,7 +300,7 @@ def _looked_at(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [module for module in modules if isinstance(module, kinds)]
 
 
-def _counts(module: nn.Module) -> bool:
+def _uses_batch_statistics(module: nn.Module) -> bool:
     """Whether a module computes batch statistics within one process in training."""
     several = isinstance(module, nn.SyncBatchNorm) and get_world_size() > 1
     return isinstance(module, _BatchNorm) and module.training and not several

@@ -80,7 +80,7 @@ def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
         )
     if cfg.get('batch_sampler') is not None:
         raise ConfigError(
-            'train_dataloader.batch_sampler cannot be resumed within an epoch by an '
+            'train_dataloader.batch_sampler cannot be resumed within an epoch by a '
             f'deterministic training loop: leave it out, {_WAY_OUT}'
         )
     cfg['sampler'] = {**sampler, 'type': 'DeterministicSampler'}
@@ -111,7 +111,7 @@ def _seeded(loader: DataLoader) -> DataLoader:
     )
 
 
-def _bring_resume_hook(runner: Runner) -> None:
+def _ensure_resume_hook(runner: Runner) -> None:
     kind = HOOKS.get('ResumeHook')
     if not any(isinstance(hook, kind) for hook in runner.hooks):
         runner.register_hook(dict(type='ResumeHook'))
@@ -122,7 +122,7 @@ class _DeterministicLoop:
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, **kwargs) -> None:
         super().__init__(runner, deterministic_dataloader(dataloader), **kwargs)
-        _bring_resume_hook(runner)
+        _ensure_resume_hook(runner)
         if not len(self.dataloader):
             raise ConfigError(
                 f'train_dataloader has no batch: {self._images} images, batch_size '
@@ -244,7 +244,7 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
     def run(self):
         """Trains and returns the model."""
         missed = self._missed_validation()
-        self._go_on()
+        self._restore_place()
         self.runner.call_hook('before_train')
         if missed and self.seen == 0:
             self._validate(self._epoch, self._max_epochs)
@@ -268,7 +268,7 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
     def _epoch_and_iterations(self, length: int) -> tuple[int, int]:
         return self._epoch, self._iter - self._epoch * length
 
-    def _go_on(self) -> None:
+    def _restore_place(self) -> None:
         """Restores the place of the checkpoint in a resumed run."""
         if not self._iter:
             return
@@ -321,7 +321,7 @@ class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
     def run(self):
         """Trains and returns the model."""
         missed = self._missed_validation()
-        self._go_on()
+        self._restore_place()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if missed:
@@ -346,7 +346,7 @@ class DeterministicIterLoop(_DeterministicLoop, IterBasedTrainLoop):
     def _epoch_and_iterations(self, length: int) -> tuple[int, int]:
         return divmod(self._iter, length)
 
-    def _go_on(self) -> None:
+    def _restore_place(self) -> None:
         """Restores the place of the checkpoint in a resumed run."""
         if not self._iter:
             return

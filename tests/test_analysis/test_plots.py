@@ -166,7 +166,7 @@ def test_weights_that_never_flip(run):
 def test_latent_weights_of_a_plain_sign_are_not_balanced(trained, monkeypatch):
     plain = IRConv2d(8, 8, 3, balance=False, standardize=False, scale=None)
     torch.nn.init.normal_(plain.weight, 0.1, 0.1)
-    monkeypatch.setattr('mmirnet.engine.facts.build_model', lambda *_: plain)
+    monkeypatch.setattr('mmirnet.analysis.plots.run.build_model', lambda *_: plain)
     (weights,) = plots.read_run(trained, [2]).latent
     centres = (weights.edges[1:] + weights.edges[:-1]) / 2
     mean = np.average(centres, weights=weights.density)
@@ -219,7 +219,7 @@ def test_other_recipes(trained, monkeypatch, name):
     curves = {n: curve for n, curve in curves.items() if n not in ('t', 'k')}
     curves |= {name: ([1, 2], [0.8, value]) for name, value in numbers.items()}
     monkeypatch.setattr(plots_of_runs, 'read_scalars', lambda _: (curves, by_epoch))
-    monkeypatch.setattr('mmirnet.engine.facts.build_model', lambda *_: layer)
+    monkeypatch.setattr('mmirnet.analysis.plots.run.build_model', lambda *_: layer)
     run = plots.read_run(trained, [2])
     figures, notes = plots.run_figures(run)
     assert labels(figures['curves'])[2:] == ([panel] if panel else [])

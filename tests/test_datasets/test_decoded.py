@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(decoded, '_say', lines.append)
+    monkeypatch.setattr(decoded, '_log', lines.append)
     return lines
 
 

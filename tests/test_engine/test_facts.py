@@ -21,11 +21,11 @@ from mmirnet.engine.facts import (
     class_names,
     dataset_classes,
     gather,
+    given_classes,
     head_kind,
     image_shape,
-    named,
+    reverses_channels,
     transforms,
-    turns,
 )
 from mmirnet.errors import ConfigError, DataError
 
@@ -371,15 +371,15 @@ def test_names_are_the_checkpoints_then_the_data_sets(folder):
 def test_names_from_a_command_line(tmp_path):
     file = tmp_path / 'names.txt'
     file.write_text('\ufeffKatze\n\nHühnchen\n', encoding='utf-8')
-    assert named([str(file)], 2) == ['Katze', 'Hühnchen']
+    assert given_classes([str(file)], 2) == ['Katze', 'Hühnchen']
     file.write_text('Hühnchen', encoding='latin-1')
     with pytest.raises(ConfigError, match=r'names\.txt is no text in UTF-8: .* byte 1'):
-        named([str(file)], 2)
+        given_classes([str(file)], 2)
     with pytest.raises(ConfigError, match=r'absent\.txt: there is no such file.* 2 cl'):
-        named(['absent.txt'], 2)
+        given_classes(['absent.txt'], 2)
     with pytest.raises(ConfigError, match='names 3 classes, the network has 2'):
-        named(['a', 'b', 'c'], 2)
-    assert named(['a'], 1) == ['a']
+        given_classes(['a', 'b', 'c'], 2)
+    assert given_classes(['a'], 1) == ['a']
 
 
 def test_names_come_from_arguments_before_the_class(folder, tmp_path):
@@ -503,7 +503,7 @@ def test_whether_a_preprocessor_turns_is_asked_of_it(to_rgb, normalised):
     numbers = dict(mean=[1, 2, 3], std=[4, 5, 6]) if normalised else {}
     model = nn.Module()
     model.data_preprocessor = ClsDataPreprocessor(to_rgb=to_rgb, **numbers)
-    assert turns(model) == to_rgb
+    assert reverses_channels(model) == to_rgb
     if not normalised:
         model.data_preprocessor = ImgDataPreprocessor(bgr_to_rgb=to_rgb)
-        assert turns(model) == to_rgb
+        assert reverses_channels(model) == to_rgb

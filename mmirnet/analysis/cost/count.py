@@ -65,6 +65,8 @@ from torch.nn.modules.module import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...binary import IRConv2d, IRLinear, binary_layers, log2_scales
+from ...engine.config import load_config, merge_options
+from ...engine.facts import build_model, image_shape, reporting_size, test_set
 from ...files import check_writable
 from .layers import extra_operations, packed_bytes
 from .table import COLUMNS, LEGEND, NATURAL_WIDTH, cells, short, write_csv
@@ -419,17 +421,13 @@ def summarize_config(
         >>> summarize_config(config).total.parameters
         269850
     """
-    # These modules need more than torch.
-    from ...engine.config import load_config, merge_options
-    from ...engine.facts import build_model, image_shape, takes, test_set
-
     for file in filter(None, (json_file, csv_file)):
         check_writable(file, config, checkpoint)
     cfg = load_config(str(config), None, 'none')
     merge_options(cfg, cfg_options)
     model = build_model(cfg, checkpoint)
     channels, size = image_shape(model, test_set(cfg), size)
-    with takes(model, (channels, *size)):
+    with reporting_size(model, (channels, *size)):
         result = summary(model, (channels, *size))
     if json_file is not None:
         Path(json_file).write_text(json.dumps(result.to_dict(), indent=1) + '\n')

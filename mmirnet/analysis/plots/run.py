@@ -18,6 +18,8 @@ from ...binary import (
     binary_layers,
     set_schedule,
 )
+from ...engine.config import load_config
+from ...engine.facts import build_model
 from ..runs import Curve, by_layer, checkpoints, config_file, read_scalars
 from .method import NAMES
 from .style import DASHES, log_scale, new_axes, short_number, styled
@@ -118,9 +120,6 @@ def _latent_weights(
     run_dir: str | Path, checkpoint: Path, position: int, curves: dict[str, Curve]
 ) -> LatentWeights | None:
     """Reads latent weights; returns None if the network has no binary layers."""
-    from ...engine.config import load_config
-    from ...engine.facts import build_model
-
     cfg = load_config(str(config_file(run_dir)), None, 'none')
     model = build_model(cfg, str(checkpoint))
     layers = [layer for _, layer in binary_layers(model)]

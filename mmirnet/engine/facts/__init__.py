@@ -2,7 +2,7 @@
 
 A config defines how objects are built, but not their properties: the image size may
 come from any transform of a pipeline, the classes from a folder, and the preprocessor
-may be part of the model. This module builds model, data set and pipeline and inspects
+may be part of the model. This package builds model, data set and pipeline and inspects
 them. If a fact cannot be determined, the error names the argument that sets it.
 """
 
@@ -13,13 +13,13 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.data import Dataset
 
-from .channels import channel_order, held_order, normalised_twice, turns
+from .channels import channel_order, held_order, normalised_twice, reverses_channels
 from .classes import (
     checkpoint_classes,
     class_difference,
     class_names,
     dataset_classes,
-    named,
+    given_classes,
 )
 from .data_sets import (
     build_dataset,
@@ -40,7 +40,7 @@ from .networks import (
     image_shape,
     logits_and_scores,
     predicts,
-    takes,
+    reporting_size,
 )
 
 __all__ = [
@@ -56,22 +56,22 @@ __all__ = [
     'class_names',
     'dataset_classes',
     'gather',
+    'given_classes',
     'head_kind',
     'held_order',
     'held_shape',
     'image_shape',
     'keyed_parts',
     'logits_and_scores',
-    'named',
     'normalised_twice',
     'parts',
     'predicts',
+    'reporting_size',
+    'reverses_channels',
     'samples',
-    'takes',
     'test_set',
     'training_set',
     'transforms',
-    'turns',
 ]
 
 

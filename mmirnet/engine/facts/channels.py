@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from .data_sets import FILES, HELD, held_shape, own_transforms, parts, transforms
 
 
-def turns(model: nn.Module) -> bool:
+def reverses_channels(model: nn.Module) -> bool:
     """Whether a model's data preprocessor reverses the three channels of an image.
 
     Args:

@@ -71,7 +71,7 @@ def class_names(
         ConfigError: If there are more names than outputs.
     """
     if given:
-        return named(given, outputs)
+        return given_classes(given, outputs)
     trained = (getattr(model, '_dataset_meta', None) or {}).get('classes')
     here = dataset_classes(dataset)
     if trained and here and (difference := class_difference(trained, here)):
@@ -92,7 +92,7 @@ def class_names(
     return names + [f'class {i}' for i in range(len(names), outputs)]
 
 
-def named(given: Sequence[str], outputs: int) -> list[str]:
+def given_classes(given: Sequence[str], outputs: int) -> list[str]:
     """Returns the class names of a command line.
 
     Args:
@@ -106,7 +106,7 @@ def named(given: Sequence[str], outputs: int) -> list[str]:
         ConfigError: If the number of names is wrong.
 
     Example:
-        >>> named(['cat', 'dog'], 2)
+        >>> given_classes(['cat', 'dog'], 2)
         ['cat', 'dog']
     """
     names = list(given)

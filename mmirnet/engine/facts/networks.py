@@ -140,7 +140,7 @@ def logits_and_scores(
     parameter = next(model.parameters(), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        with takes(model, shape):
+        with reporting_size(model, shape):
             image = torch.randn(1, *shape, generator=generator).to(parameter)
             logits = model(image)
         if isinstance(logits, dict):
@@ -158,7 +158,7 @@ def logits_and_scores(
 
 
 @contextlib.contextmanager
-def takes(model: nn.Module, shape: tuple[int, int, int]) -> Iterator[None]:
+def reporting_size(model: nn.Module, shape: tuple[int, int, int]) -> Iterator[None]:
     """Reports the image size if the model in this context does not accept it.
 
     Args:

@@ -42,7 +42,7 @@ class CheckHook(Hook):
         """
         report(problems_before_training(runner, self.trained_on))
         self.checked = True
-        _say_copy(runner, runner.train_dataloader)
+        _log_copy(runner, runner.train_dataloader)
 
     def before_val(self, runner: Runner) -> None:
         """Checks what a validation without training needs."""
@@ -53,10 +53,10 @@ class CheckHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Checks what testing needs."""
         report(problems_before_testing(runner, 'test', self.trained_on))
-        _say_copy(runner, runner.test_dataloader)
+        _log_copy(runner, runner.test_dataloader)
 
 
-def _say_copy(runner: Runner, loader: DataLoader) -> None:
+def _log_copy(runner: Runner, loader: DataLoader) -> None:
     """Logs which copy of CIFAR-10 a result is made with."""
     copies = {cifar10_copy(part) for part in parts(loader.dataset)}
     for copy in sorted(filter(None, copies)):

@@ -53,7 +53,7 @@ class CompileHook(Hook):
     def _before_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, mode: str = 'train'
     ) -> None:
-        """Says that the first iteration compiles."""
+        """Logs that the first iteration compiles."""
         if self.is_first(mode):
             folder = os.environ.get('TORCHINDUCTOR_CACHE_DIR', 'the temporary folder')
             runner.logger.info(
@@ -70,7 +70,7 @@ class CompileHook(Hook):
         outputs=None,
         mode: str = 'train',
     ) -> None:
-        """Says how long the first iteration took."""
+        """Logs how long the first iteration took."""
         if self.is_first(mode):
             runner.logger.info(
                 f'The first {mode} iteration, with compilation, took '
