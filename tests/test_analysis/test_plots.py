@@ -183,7 +183,7 @@ def test_latent_weights_of_a_plain_sign_are_not_balanced(trained, monkeypatch):
 )
 def test_the_legend_says_what_the_weights_are(trained, monkeypatch, options, label):
     layer = IRConv2d(8, 8, 3, **options)
-    monkeypatch.setattr('mmirnet.engine.facts.build_model', lambda *_: layer)
+    monkeypatch.setattr('mmirnet.analysis.plots.run.build_model', lambda *_: layer)
     figure = plots.latent_weights(plots.read_run(trained, [2]))
     assert figure.legends[0].get_texts()[0].get_text() == label
 
