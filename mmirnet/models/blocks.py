@@ -1,7 +1,7 @@
 """Residual blocks and shortcuts of binary ResNets."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -330,3 +330,41 @@ def make_stage(
         for _ in range(num_blocks - 1)
     ]
     return nn.Sequential(first, *rest)
+
+
+def make_stages(
+    structure: str,
+    num_blocks: Sequence[int],
+    channels: Sequence[int],
+    shortcut: str,
+    downsample_conv_cfg: dict | None,
+    norm_cfg: dict,
+    **block_args,
+) -> list[nn.Sequential]:
+    """Builds the stages of a ResNet, of which each after the first halves the image.
+
+    Args:
+        structure (str): A key of :data:`STRUCTURES`.
+        num_blocks (Sequence[int]): Number of blocks of each stage.
+        channels (Sequence[int]): Channels of each stage; the first has as many inputs.
+        shortcut (str): A value of :data:`SHORTCUTS`, see :func:`build_shortcut`.
+        downsample_conv_cfg (dict | None): Config of the convolutions in shortcuts.
+        norm_cfg (dict): Config of the norms of blocks and shortcuts.
+        **block_args: conv_cfg, act_cfg and with_cp of the blocks.
+
+    Returns:
+        list[nn.Sequential]: The stages.
+    """
+    stages, width = [], channels[0]
+    for number, out_channels in zip(num_blocks, channels, strict=True):
+        downsample = None
+        if stages:
+            downsample = build_shortcut(
+                shortcut, width, out_channels, downsample_conv_cfg, norm_cfg
+            )
+        args = dict(block_args, norm_cfg=norm_cfg)
+        stages.append(
+            make_stage(structure, number, width, out_channels, downsample, **args)
+        )
+        width = out_channels
+    return stages

@@ -7,13 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...errors import check_choice
-from ..blocks import (
-    STRUCTURES,
-    build_activation,
-    build_shortcut,
-    check_shortcut,
-    make_stage,
-)
+from ..blocks import STRUCTURES, build_activation, check_shortcut, make_stages
 from .staged import StagedBackbone
 
 
@@ -105,28 +99,19 @@ class IRResNet(StagedBackbone):
         self.add_module(self.norm1_name, norm1)
         self.act = build_activation(act_cfg, width) if stem_act else nn.Identity()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-
-        stages = []
-        for i, out_channels in enumerate(self.channels):
-            downsample = None
-            if i > 0:
-                downsample = build_shortcut(
-                    shortcut, width, out_channels, downsample_conv_cfg, norm_cfg
-                )
-            stage = make_stage(
+        self.add_stages(
+            make_stages(
                 structure,
-                self.blocks[depth][i],
-                width,
-                out_channels,
-                downsample,
+                self.blocks[depth],
+                self.channels,
+                shortcut,
+                downsample_conv_cfg,
+                norm_cfg,
                 conv_cfg=conv_cfg,
-                norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
                 with_cp=with_cp,
             )
-            stages.append(stage)
-            width = out_channels
-        self.add_stages(stages)
+        )
 
     def stem_modules(self) -> list[nn.Module]:
         """Returns the first convolution, its norm and activation."""

@@ -8,13 +8,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ...errors import check_choice
-from ..blocks import (
-    STRUCTURES,
-    build_activation,
-    build_shortcut,
-    check_shortcut,
-    make_stage,
-)
+from ..blocks import STRUCTURES, build_activation, check_shortcut, make_stages
 from .staged import StagedBackbone
 
 
@@ -115,28 +109,19 @@ class IRResNet_CIFAR(StagedBackbone):
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, width, postfix=1)
         self.add_module(self.norm1_name, norm1)
         self.act = build_activation(act_cfg, width) if stem_act else nn.Identity()
-
-        stages = []
-        for i, out_channels in enumerate(arch.channels):
-            downsample = None
-            if i > 0:
-                downsample = build_shortcut(
-                    shortcut, width, out_channels, downsample_conv_cfg, norm_cfg
-                )
-            stage = make_stage(
+        self.add_stages(
+            make_stages(
                 structure,
-                arch.blocks,
-                width,
-                out_channels,
-                downsample,
+                [arch.blocks] * len(arch.channels),
+                arch.channels,
+                shortcut,
+                downsample_conv_cfg,
+                norm_cfg,
                 conv_cfg=conv_cfg,
-                norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
                 with_cp=with_cp,
             )
-            stages.append(stage)
-            width = out_channels
-        self.add_stages(stages)
+        )
 
     def stem_modules(self) -> list[nn.Module]:
         """Returns the first convolution, its norm and activation."""
