@@ -142,7 +142,7 @@ class _BinaryLayer:
     def _restart_schedule(self, device: torch.device) -> None:
         start = torch.tensor(self.schedule.at(0.0, **self.bounds), device=device)
         setattr(self, self.schedule.name, start)
-        self.ede_is_set = False
+        self.schedule_is_set = False
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Adds or replaces a parameter, unless binarisation would undo the change.
@@ -196,7 +196,7 @@ class _BinaryLayer:
 
     def _warn_if_constant(self) -> None:
         """Warns if the layer trains with a schedule that nobody moves."""
-        forgotten = self.training and not self.ede_is_set
+        forgotten = self.training and not self.schedule_is_set
         if forgotten and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if self.recipe is None and self.rule.estimator == 'ede':
                 warnings.warn(
@@ -212,7 +212,7 @@ class _BinaryLayer:
                     f'{self.schedule.name!r}) to custom_hooks',
                     stacklevel=3,
                 )
-            self.ede_is_set = True
+            self.schedule_is_set = True
 
     @torch.no_grad()
     def quantized(self) -> Quantized:
@@ -644,5 +644,5 @@ def set_schedule(model: nn.Module, name: str, t: float, k: float = 1.0) -> int:
         # Filling with a number does not synchronise with the GPU; copying would.
         layer.t_and_k[0] = t
         layer.t_and_k[1] = k
-        layer.ede_is_set = True
+        layer.schedule_is_set = True
     return len(layers)

@@ -373,7 +373,7 @@ class TestMetaDevice:
         net = net.to_empty(device='cpu')
         for _, layer in binary_layers(net):
             assert layer.ede.tolist() == pytest.approx(ede(0))
-            assert not layer.ede_is_set
+            assert not layer.schedule_is_set
 
     def test_assigned_weights(self, net, x):
         with torch.device('meta'):

@@ -121,7 +121,8 @@ def build(arch: str, variant: Variant, device: torch.device) -> nn.Module:
             layer.k.fill_(max(1 / T, 1.0))
     set_ede(model, T)
     for _, layer in binary_layers(model):
-        layer.ede_is_set = True  # without a warning: other schedules stand at the start
+        # Without a warning: other schedules stand at the start.
+        layer.schedule_is_set = True
     if variant.channels_last:
         model.to(memory_format=torch.channels_last)
     if variant.compile:
