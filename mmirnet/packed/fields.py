@@ -1,27 +1,40 @@
-"""Checks of the fields of a packed file, which may hold anything."""
+"""Checks of the fields of a packed file, which may have any content."""
 
 from .limits import MAX_NUMBER
 
 
 class Reject(ValueError):
-    """Why a field is wrong; who reads the file adds its name and the position."""
+    """The reason why a field is invalid. The caller adds the field and the file."""
 
 
 def need(condition: bool, why: str) -> None:
-    """Rejects what does not fulfil a condition.
+    """Rejects a field unless a condition holds.
+
+    Args:
+        condition (bool): The condition.
+        why (str): The reason, for the message.
 
     Raises:
-        Reject: With the reason.
+        Reject: If the condition does not hold.
     """
     if not condition:
         raise Reject(why)
 
 
 def integer(fields: dict, name: str, low: int, high: int) -> int:
-    """A field that must be an integer in [low, high], and no bool.
+    """Returns a field that must be an integer from low to high.
+
+    Args:
+        fields (dict): The fields.
+        name (str): Name of the field.
+        low (int): Smallest allowed value.
+        high (int): Largest allowed value.
+
+    Returns:
+        int: The value.
 
     Raises:
-        Reject: If it is missing or anything else.
+        Reject: If the field is missing, out of range or not an integer (a bool is not).
     """
     value = fields.get(name)
     need(
@@ -32,10 +45,17 @@ def integer(fields: dict, name: str, low: int, high: int) -> int:
 
 
 def number(fields: dict, name: str) -> float:
-    """A field that must be a number, finite and not huge.
+    """Returns a field that must be a finite number of moderate size.
+
+    Args:
+        fields (dict): The fields.
+        name (str): Name of the field.
+
+    Returns:
+        float: The value.
 
     Raises:
-        Reject: If it is missing or anything else.
+        Reject: If the field is missing, not a number, or beyond +-``MAX_NUMBER``.
     """
     value = fields.get(name)
     need(
@@ -46,10 +66,17 @@ def number(fields: dict, name: str) -> float:
 
 
 def boolean(fields: dict, name: str) -> bool:
-    """A field that must be true or false.
+    """Returns a field that must be true or false.
+
+    Args:
+        fields (dict): The fields, which include it.
+        name (str): Name of the field.
+
+    Returns:
+        bool: The value.
 
     Raises:
-        Reject: If it is anything else.
+        Reject: If it is not a bool.
     """
     need(type(fields[name]) is bool, f'{name} must be a bool')
     return fields[name]

@@ -12,30 +12,37 @@ A safetensors file whose metadata holds one JSON text under ``mmirnet``::
      "graph": [{"op": "conv2d", "src": ["input"], "dst": "conv1",
                 "stride": 2, "padding": 3}, ...]}
 
-The graph is an ordered list: an operation reads values that stand before it,
-and the last one gives the logits. The tensors of an operation are named after
+The graph is an ordered list: an operation reads the outputs of earlier operations, and
+the output of the last one is the logits. The tensors of an operation are named after
 its ``dst``: ``conv1.weight``. Each operation has a file in :mod:`mmirnet.packed.ops`,
-which says what its fields and tensors are.
+which defines its fields and tensors.
 
 Signs are uint64 of shape (out, words), 64 in a word, a set bit for +1. A kernel, stride
 or dilation is one integer or [vertical, horizontal], a padding one integer or
 [top, left, bottom, right].
 
 ``mean`` and ``std`` are in the order of the network's channels. ``order``, ``read`` and
-``steps`` make its pixels of an image file, see :mod:`mmirnet.packed.preparation`.
-``head`` makes scores of logits: ``softmax`` for one class an image, ``sigmoid`` for
-any number of them, those of at least ``threshold``, or the best ``topk``. Files of
-version 1 have neither: they are read with
-:func:`mmirnet.packed.preparation.default` and softmax. Files of version 2 have binary
-layers with ``exponent`` alone, and no ``prelu``. Files of version 3 have no operations
-on 8-bit integers (:mod:`mmirnet.packed.ops.int8`). A network is written as the earliest
-version from 2 on that has what it needs, for earlier releases to read.
+``steps`` define how an image file becomes pixels, see
+:mod:`mmirnet.packed.preparation`. ``head`` defines how logits become scores:
+``softmax`` for one class per image, ``sigmoid`` for any number of classes, which are
+those of at least ``threshold`` or the best ``topk``.
 
-Beside ``mmirnet`` stands ``sha256``, see :func:`digest`: it finds bits that a disk or a
-network turned, not those of somebody who writes a digest to them.
+Versions of the format:
 
-A packed file is untrusted: :func:`read` checks everything against everything before
-anything is allocated for it.
+1. There is no ``head``, and ``input`` has no ``order``, ``read`` and ``steps``. They
+   are read as softmax and :func:`mmirnet.packed.preparation.default`.
+2. The scales of binary layers are powers of two (``exponent``). There is no ``prelu``.
+3. Binary layers have any scale, thresholds and offsets, and there is ``prelu``.
+4. There are operations on 8-bit integers (:mod:`mmirnet.packed.ops.int8`).
+
+A network is written in the earliest version from 2 on that supports it, so that earlier
+releases can read the file.
+
+The metadata also has ``sha256``, see :func:`digest`. It reveals damage on a disk or a
+network, but no forgery.
+
+A packed file is not trusted: :func:`read` checks all fields against each other before
+it allocates memory for the network.
 """
 
 import hashlib
@@ -60,7 +67,7 @@ from .ops.operation import Shape
 VERSION = 4
 #: One class an image.
 SOFTMAX = {'scores': 'softmax', 'threshold': None, 'topk': None}
-# What files before version 3 have not.
+# Tensors that only files from version 3 on have.
 _NEW_ROLES = {'scale', 'threshold', 'offset', 'affine_input'}
 _DTYPES = {
     'F32': np.dtype('<f4'),
@@ -97,21 +104,21 @@ class Packed:
     head: dict[str, Any] = field(default_factory=SOFTMAX.copy)
 
     def operation_tensors(self, operation: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The arrays of one operation by their role."""
+        """Returns the tensors of an operation by role, as in the file."""
         roles = OPERATIONS[operation['op']].roles
         names = {r: f'{operation["dst"]}.{r}' for r in roles}
         return {r: self.tensors[n] for r, n in names.items() if n in self.tensors}
 
     def arrays(self, operation: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The float32 arrays that one operation computes with, by their role."""
+        """Returns the float32 arrays that an operation computes with, by role."""
         return self._ask(OPERATIONS[operation['op']].arrays, operation)
 
     def signs(self, operation: dict[str, Any]) -> np.ndarray:
-        """Bits (out, height, width, channels) of the filters of a binary layer."""
+        """Returns a binary layer's filters as bits (out, height, width, channels)."""
         return self._ask(OPERATIONS[operation['op']].signs, operation)
 
     def lower(self, operation: dict[str, Any]) -> Lowered:
-        """What the runtime does for one operation."""
+        """Returns what the runtime does for an operation."""
         return self._ask(OPERATIONS[operation['op']].lower, operation)
 
     def _ask(self, part: Callable, operation: dict[str, Any]) -> Any:
@@ -138,12 +145,12 @@ def _check_head(head: Any, classes: int) -> None:
 
 
 def pixels_of(spec: dict[str, Any]) -> np.ndarray:
-    """What makes pixels of the normalised image again: std and mean, as float32."""
+    """Returns what undoes the normalisation, (2, channels), float32: std and mean."""
     return np.array([spec['std'], spec['mean']], np.float32)
 
 
 def gives_pixels(spec: dict[str, Any]) -> bool:
-    """Whether every pixel is found again in float32, after it was normalised."""
+    """Whether float32 preserves every pixel when the normalisation is undone."""
     std, mean = pixels_of(spec)
     pixels = np.arange(256, dtype=np.float32)[:, None]
     with np.errstate(over='ignore', invalid='ignore'):
@@ -156,14 +163,14 @@ def _check_pixels(spec: dict[str, Any], pixels: np.ndarray) -> None:
 
 
 def new_parts(packed: Packed, operation: dict[str, Any]) -> list[str]:
-    """What an operation has, of other recipes, that files before version 3 have not."""
+    """Returns the parts of an operation that need version 3, those of other recipes."""
     if operation['op'] == 'prelu':
         return ['prelu']
     return sorted(_NEW_ROLES.intersection(packed.operation_tensors(operation)))
 
 
 def version_of(packed: Packed) -> int:
-    """The earliest version, from 2 on, that has all that a network needs."""
+    """Returns the earliest version from 2 on that supports a network."""
     return max(
         max(2, OPERATIONS[op['op']].version, 3 if new_parts(packed, op) else 2)
         for op in packed.graph
@@ -171,7 +178,7 @@ def version_of(packed: Packed) -> int:
 
 
 def _footprint(shape: Shape) -> int:
-    """Bytes of one copy as floats and one as bits, both padded for vectors."""
+    """Returns the bytes of a value as floats and as bits, both padded for vectors."""
     return shape[1] * (shape[2] + 62) * (shape[0] + 63) * 5
 
 
@@ -285,14 +292,15 @@ def _to_array(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
 
 
 def digest(text: str, entries: list[tuple[str, dict[str, Any]]]) -> str:
-    """The digest of a packed file's content, by which damage is found.
+    """Computes the digest of a packed file's content, which reveals damage.
 
     Args:
-        text: What stands under ``mmirnet`` in its metadata.
-        entries: The tensors of the file, as ``safetensors.deserialize`` gives them.
+        text (str): The text under ``mmirnet`` in the metadata.
+        entries (list[tuple[str, dict]]): The tensors of the file, as returned by
+            ``safetensors.deserialize``.
 
     Returns:
-        SHA-256 of the text and of name, type, shape and bytes of every tensor.
+        str: SHA-256 of the text and of name, type, shape and bytes of every tensor.
     """
     sha = hashlib.sha256(text.encode())
     for name, entry in sorted(entries):
@@ -348,7 +356,7 @@ def _parse_spec(text: str) -> dict[str, Any]:
 
 
 def _from_version_1(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same network in the words of later versions."""
+    """Adds the fields that version 1 does not have."""
     spec = {'head': SOFTMAX.copy(), **spec}
     inputs = spec.get('input')
     size = ('channels', 'height', 'width')
@@ -362,11 +370,13 @@ def read(path: str | os.PathLike) -> Packed:
     """Reads and checks a packed file.
 
     Args:
-        path: A file that :func:`mmirnet.packed.pack` wrote.
+        path (str | os.PathLike): A file written by :func:`mmirnet.packed.write`.
+
+    Returns:
+        Packed: The network.
 
     Raises:
-        PackedFileError: If anything in the file is not as it should be; the
-            text names the file and the field.
+        PackedFileError: If a field is invalid; names the file and the field.
         OSError: If the file cannot be read.
     """
     path = Path(path)

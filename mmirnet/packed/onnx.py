@@ -1,4 +1,4 @@
-"""ONNX export, for compatibility: its binary layers compute in float."""
+"""ONNX export, for compatibility: binary layers compute in floating point."""
 
 import os
 from typing import Any
@@ -18,10 +18,11 @@ class Graph:
     """The nodes of an exported network, to which each operation adds its own.
 
     Attributes:
-        shapes: (channels, height, width) of the packed network's values.
-        flat: Names of the values that are (N, features) in ONNX; others are maps.
-        nodes: In order.
-        constants: By name.
+        shapes (dict): Shapes (channels, height, width) of the packed network's values.
+        flat (set[str]): Names of the values that are (N, features) in ONNX. The others
+            are maps, (N, C, H, W).
+        nodes (list): The nodes in order.
+        constants (dict): The constants by name.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, int, int]]):
@@ -31,7 +32,7 @@ class Graph:
         self.constants: dict[str, Any] = {}
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Adds an array and gives its name."""
+        """Adds a constant and returns its name."""
         from onnx import numpy_helper
 
         array = np.ascontiguousarray(array)
@@ -39,32 +40,36 @@ class Graph:
         return name
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
-        """Adds a node and gives the name of its output."""
+        """Adds a node and returns the name of its output."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def features(self, name: str) -> str:
-        """A value as (N, features)."""
+        """Returns the name of a value as (N, features)."""
         if name in self.flat:
             return name
         return self.node('Flatten', [name], f'{name}.flat')
 
     def maps(self, name: str) -> str:
-        """A value as (N, C, H, W)."""
+        """Returns the name of a value as (N, C, H, W)."""
         if name not in self.flat:
             return name
         shape = self.constant(f'{name}.shape', np.array([-1, *self.shapes[name]]))
         return self.node('Reshape', [name, shape], f'{name}.maps')
 
     def signs(self, source: str, output: str, threshold: str | None = None) -> str:
-        """-1 and +1 of a value, under a name made of `output`.
+        """Adds the sign of a value: -1 or +1.
 
         Args:
-            source: The value.
-            output: What the name is made of.
-            threshold: From which value on it is +1, by default from 0.
+            source (str): Name of the value.
+            output (str): Start of the names of the new nodes.
+            threshold (str, optional): Name of the constant from which on the sign is
+                +1. Defaults to zero.
+
+        Returns:
+            str: Name of the signs.
         """
         # ONNX's Sign gives 0 for 0.
         threshold = threshold or self.constant('zero', np.float32(0))
@@ -75,21 +80,24 @@ class Graph:
         return self.node('Where', [positive, *signs], f'{output}.sign')
 
     def follow(self, source: str, output: str) -> None:
-        """Notes that `output`, made element by element, is flat where `source` is."""
+        """Marks the output of an elementwise operation as flat if its input is."""
         if source in self.flat:
             self.flat.add(output)
 
 
 def to_onnx(packed: Packed):
-    """A packed network as an ``onnx.ModelProto`` of standard operators.
+    """Converts a packed network to ONNX, with standard operators.
 
-    The batch size is dynamic; input is float (N, C, H, W), already normalised.
+    The batch size is dynamic. The input is float32 (N, C, H, W), already normalised.
 
     Args:
-        packed: A checked network.
+        packed (Packed): A checked network.
+
+    Returns:
+        onnx.ModelProto: The model.
 
     Raises:
-        ImportError: If onnx is not installed.
+        MissingPackageError: If onnx is not installed.
     """
     try:
         import onnx
@@ -122,26 +130,26 @@ def to_onnx(packed: Packed):
 
 
 def export(packed: Packed, path: str | os.PathLike) -> None:
-    """Writes a network as ONNX, see :func:`to_onnx`."""
+    """Writes a packed network as an ONNX file, see :func:`to_onnx`."""
     write_atomic(path, to_onnx(packed).SerializeToString())
 
 
 def largest_difference(
     packed: Packed, path: str | os.PathLike, images: np.ndarray
 ) -> float:
-    """How far any layer of an exported file is from the packed network's.
+    """Compares each layer of an exported file with that of the packed network.
 
-    Each layer gets what ONNX Runtime gave the layer before. Logits alone would not
-    do: where a sum is all but zero, a last bit decides a sign, and everything behind
-    it is another number in a file that is right.
+    The input of a layer is ONNX Runtime's output of the layer before. A comparison of
+    logits is not possible: if a sum is almost zero, its last bit decides a sign, and
+    all later values of a correct file differ.
 
     Args:
-        packed: The network.
-        path: Its export.
-        images: float32 (N, C, H, W), already normalised.
+        packed (Packed): The network.
+        path (str | os.PathLike): Its export.
+        images (np.ndarray): float32 (N, C, H, W), already normalised.
 
     Returns:
-        The largest difference, relative to the largest value of its layer.
+        float: The largest difference, relative to the largest value of its layer.
 
     Raises:
         ImportError: If ONNX Runtime is not installed.

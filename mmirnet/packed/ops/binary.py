@@ -1,24 +1,26 @@
-"""What ``binary_conv2d`` and ``binary_linear`` share: signs, and scales of filters.
+"""Common part of ``binary_conv2d`` and ``binary_linear``: signs and scales of filters.
 
 ``signs`` are uint64 of shape (out, words), a set bit for +1, in the order of the
-window. Each filter's scale is a power of two or any number, so that exactly one of two
-tensors is there: ``exponent``, int8, log2 of the scale, or ``scale``, float32. Both are
-(out,). A power of two is exact wherever it is multiplied. Any other scale is multiplied
-with the sum of products, S, which rounds once. Then comes ``bias``, which rounds once
-more.
+window. The scale of each filter is a power of two or any number. Exactly one of two
+tensors holds it: ``exponent``, int8 (out,), log2 of the scale, or ``scale``, float32
+(out,). A multiplication by a power of two is exact, so it may happen anywhere. Other
+scales multiply the sum of products, S, which rounds once. ``bias`` is added at the end
+and rounds once more.
 
 With ``binarize_input`` the layer reads the signs of its input: +1 where it is at least
-``threshold``, float32 (in,), which is 0 where it is not there. S is then an integer,
-exact in any order.
+``threshold``, float32 (in,), which defaults to 0. S is then an integer, exact in any
+order.
 
 ``offset``, float32 (out,), is added to each weight, which is then ``scale`` * sign +
-``offset``. With ``binarize_input``, ``affine_input`` (alpha, beta) goes with it: the
-input is alpha * (sign + beta), and the padding around it 0. With B, the sum of the
-input's signs in the window, W, the sum of the filter's signs inside of the image, and
-N, the number of those, the layer gives, each operation rounded::
+``offset``. With ``binarize_input``, an offset needs ``affine_input`` (alpha, beta): the
+input is alpha * (sign + beta), and the padding around it 0. The layer then computes,
+with a rounding after each operation::
 
     k = (alpha * beta) * (scale * W + offset * N)
     y = S * (alpha * scale) + (B * (alpha * offset) + k)
+
+B is the sum of the input's signs in the window, W the sum of the filter's signs that
+lie inside the image, and N their number.
 """
 
 from collections.abc import Callable
@@ -30,20 +32,21 @@ from ..bits import scaled_signs
 from ..fields import boolean, need
 from ..limits import MAX_BINARY_WINDOW, MAX_EXPONENT
 
-#: Roles of the tensors that either of the two may have.
+#: Roles of the optional tensors of both operations.
 OPTIONAL = ('exponent', 'scale', 'threshold', 'offset', 'affine_input', 'bias')
 _MAX_SCALE = 2.0**MAX_EXPONENT
 
 
 def check_words(signs: np.ndarray, window: int) -> None:
-    """Checks that words of signs are those of a window.
+    """Checks that packed signs fit the number of weights in a filter.
 
     Args:
-        signs: (out, words).
-        window: How many signs a filter has.
+        signs (np.ndarray): uint64 of shape (out, words).
+        window (int): Number of weights in a filter.
 
     Raises:
-        Reject: If they are not.
+        Reject: If there are too many or too few words, or set bits after the last
+            weight.
     """
     need(
         signs.ndim == 2 and signs.size > 0 and signs.shape[1] == -(-window // 64),
@@ -62,13 +65,13 @@ def check_signs(
     """Checks the tensors of a binary layer.
 
     Args:
-        fields: Of the layer.
-        window: How many signs a filter has.
-        channels: Of its input.
-        tensors: Its ``signs`` and what goes with them.
+        fields (dict): The operation's entry in the graph.
+        window (int): Number of weights in a filter.
+        channels (int): Number of input channels.
+        tensors (dict[str, np.ndarray]): The tensors of the layer by role.
 
     Raises:
-        Reject: If they do not fit.
+        Reject: If they do not fit each other.
     """
     signs = tensors['signs']
     need(window <= MAX_BINARY_WINDOW, 'binary window too large')
@@ -92,7 +95,7 @@ def check_signs(
 def _check_affine(
     fields: dict, out: int, channels: int, tensors: dict[str, np.ndarray]
 ) -> None:
-    """Checks what stands for real numbers around the signs, and what goes together."""
+    """Checks scales, offsets and thresholds, and which of them need each other."""
     binary = fields['binarize_input']
     for role in ('threshold', 'affine_input'):
         need(
@@ -121,21 +124,22 @@ def _check_affine(
 
 
 def threshold(tensors: dict[str, np.ndarray]) -> np.ndarray | None:
-    """From which input on a bit is set, by channel; None where that is 0."""
+    """Returns the threshold of each input channel, or None if all are 0."""
     found = tensors.get('threshold')
     return found if found is not None and found.any() else None
 
 
 def arrays(fields: dict, bits: np.ndarray, tensors: dict[str, np.ndarray]) -> dict:
-    """What a binary layer computes with.
+    """Returns the arrays that a binary layer computes with.
 
     Args:
-        fields: Of the layer.
-        bits: 0 and 1 of its filters, (out, ...).
-        tensors: Its tensors.
+        fields (dict): The operation's entry in the graph.
+        bits (np.ndarray): 0 and 1 of the filters, (out, ...).
+        tensors (dict[str, np.ndarray]): The tensors of the layer by role.
 
     Returns:
-        ``weight`` as its product takes it, and the tensors that come in beside it.
+        dict[str, np.ndarray]: ``weight`` of the convolution, and the tensors that are
+        applied to its output.
     """
     found = {role: array for role, array in tensors.items() if role != 'signs'}
     exponent = found.pop('exponent', np.zeros(len(bits), np.int8))
@@ -158,18 +162,21 @@ def simulate(
     offset: Any = None,
     affine_input: Any = None,
 ) -> Any:
-    """A binary layer in torch.
+    """Computes a binary layer in torch.
 
     Args:
-        fields: Of the layer.
-        x: (N, C, H, W) or (N, features).
-        product: (x, weight, bias) -> the layer of real numbers.
-        weight: This and the others as :func:`arrays` gives them.
-        bias: Of each filter.
-        scale: Of each filter.
-        threshold: Of each channel of the input.
-        offset: Of each filter.
-        affine_input: Alpha and beta.
+        fields (dict): The operation's entry in the graph.
+        x (Tensor): (N, C, H, W) or (N, features).
+        product (Callable): (x, weight, bias) -> the convolution or linear layer.
+        weight (Tensor): This and the following as returned by :func:`arrays`.
+        bias (Tensor, optional): (out,).
+        scale (Tensor, optional): (out,).
+        threshold (Tensor, optional): (in,).
+        offset (Tensor, optional): (out,).
+        affine_input (Tensor, optional): Alpha and beta, (2,).
+
+    Returns:
+        Tensor: The output.
     """
     from ...binary.estimators import sign
 
@@ -202,17 +209,21 @@ def border(
     offset: Any,
     affine_input: Any,
 ) -> Any:
-    """What a layer with ``affine_input`` adds whatever its input is, in torch.
+    """Computes k, the part of the output that does not depend on the input, in torch.
 
-    It differs where a part of the window lies outside of the image.
+    It differs between pixels at the border, where a part of the window lies outside the
+    image.
 
     Args:
-        product: (x, weight, bias) -> the layer of real numbers.
-        shape: Of one input.
-        weight: This and the others as :func:`arrays` gives them.
-        scale: Of each filter.
-        offset: Of each filter.
-        affine_input: Alpha and beta.
+        product (Callable): (x, weight, bias) -> the convolution or linear layer.
+        shape (tuple[int, ...]): Shape of one input.
+        weight (Tensor): This and the following as returned by :func:`arrays`.
+        scale (Tensor): (out,).
+        offset (Tensor): (out,).
+        affine_input (Tensor): Alpha and beta, (2,).
+
+    Returns:
+        Tensor: k, (1, out, ...).
     """
     inside = weight.new_ones(1, *shape)
     signs = product(inside, weight, None)
@@ -231,17 +242,17 @@ def add_nodes(
     product: Callable,
     shape: tuple[int, ...],
 ) -> None:
-    """Adds the nodes of a binary layer.
+    """Adds the ONNX nodes of a binary layer.
 
     Args:
-        graph: A :class:`mmirnet.packed.onnx.Graph`.
-        fields: Of the layer.
-        source: The name of its input.
-        arrays: As :func:`arrays` gives them.
-        add_product: (role, source, weight, bias, output) adds the node of the layer of
-            real numbers, whose constants are named after the role.
-        product: The same in torch: (x, weight, bias) -> the layer.
-        shape: Of one input.
+        graph (Graph): A :class:`mmirnet.packed.onnx.Graph`.
+        fields (dict): The operation's entry in the graph.
+        source (str): Name of the input.
+        arrays (dict[str, np.ndarray]): Output of :func:`arrays`.
+        add_product (Callable): (role, source, weight, bias, output) adds the node of
+            the convolution or linear layer, with constants named after the role.
+        product (Callable): The same in torch: (x, weight, bias) -> the output.
+        shape (tuple[int, ...]): Shape of one input.
     """
     output, weight = fields['dst'], arrays['weight']
     bias, scale = arrays.get('bias'), arrays.get('scale')
@@ -275,7 +286,7 @@ def add_nodes(
         steps.append(('Mul', constant('scale', scale)))
     if bias is not None:
         steps.append(('Add', constant('bias', bias)))
-    # Sums of signs are exact where nothing else is among them.
+    # Sums of signs are exact if scale and bias follow them.
     names = [f'{output}.sums', f'{output}.scaled', f'{output}.biased']
     names = [*names[: len(steps)], output]
     add_product('weight', source, weight, None, names[0])

@@ -1,17 +1,17 @@
-"""What the operations on bytes share: how their input becomes bytes, and the sums.
+"""Common part of the operations on 8-bit integers: the bytes of an input, and the sums.
 
 The input x of a layer becomes integers, with one rounding of the product and one to
 the nearest integer, halves to even::
 
     q = min(max(round(x * input_scale), -zero_point), 255 - zero_point)
 
-so that q + zero_point fits into a byte, and the padding, 0, is ``zero_point``. With
-the weights w, ``weight_int8``, int8 in the order of the float layer, and
-``scale``, float32 (out,), the layer gives, each operation rounded::
+q + zero_point fits into a byte, in which the padding, 0, is ``zero_point``. The weights
+w are ``weight_int8``, int8 in the order of the float layer, and ``scale`` is float32
+(out,). The layer computes, with a rounding after each operation::
 
     y = (sum of q * w) * scale + bias
 
-The sum is an integer below 2**31, exact in any order; it is rounded to float32.
+The sum is an integer below 2**31, exact in any order, and is rounded to float32.
 """
 
 from math import prod
@@ -24,18 +24,18 @@ from ..limits import MAX_BAND_BYTES, MAX_BYTE_WINDOW
 from .operation import Shape
 from .windows import Geometry
 
-#: What such an operation needs beside the fields of the float layer.
+#: Required fields besides those of the float layer.
 ATTRIBUTES = ('input_scale', 'zero_point')
-#: The version of packed files that has them.
+#: First version of packed files that has these operations.
 VERSION = 4
 _LEAST, _MOST = 1e-30, 1e30
 
 
 def check_input(fields: dict) -> None:
-    """Checks how the input becomes bytes.
+    """Checks the fields that define how the input becomes bytes.
 
     Raises:
-        Reject: If a field cannot be.
+        Reject: If a field is missing or out of range.
     """
     scale = number(fields, 'input_scale')
     need(
@@ -46,14 +46,14 @@ def check_input(fields: dict) -> None:
 
 
 def check_window(shape: Shape, window: Geometry) -> None:
-    """Checks how many products a sum has, and the rows that it reads.
+    """Checks that a sum cannot overflow, and that the rows it reads fit in memory.
 
     Args:
-        shape: (channels, height, width) of the image.
-        window: How it moves.
+        shape (Shape): (channels, height, width) of the input.
+        window (Geometry): The window.
 
     Raises:
-        Reject: If they are too many.
+        Reject: If the window has too many products or its rows too many bytes.
     """
     channels, _, width = shape
     need(prod(window.kernel) * channels <= MAX_BYTE_WINDOW, 'window of bytes too large')
@@ -65,40 +65,46 @@ def check_window(shape: Shape, window: Geometry) -> None:
 
 
 def check_scale(tensors: dict[str, np.ndarray], outputs: int) -> None:
-    """Checks ``scale``.
+    """Checks that ``scale`` has one number per output channel.
 
     Raises:
-        Reject: If its shape does not fit.
+        Reject: If it has another shape.
     """
     shape = tensors['scale'].shape
     need(shape == (outputs,), f'scale {shape} does not fit {outputs} outputs')
 
 
 def integers(fields: dict, x: Any) -> Any:
-    """The input as the integers q, in torch."""
+    """Computes the integers q of an input, in torch."""
     zero = fields['zero_point']
     return (x * fields['input_scale']).clamp(-zero, 255 - zero).round()
 
 
 def rounded(sums: Any, scale: Any, rest: Any) -> Any:
-    """Exact sums, as float64, to the output of a layer.
+    """Computes the output of a layer from its exact sums, in torch.
 
     Args:
-        sums: (N, out, ...) in torch.
-        scale: (out,).
-        rest: What is added; it goes with the sums.
+        sums (Tensor): float64 (N, out, ...).
+        scale (Tensor): float32 (out,).
+        rest (Tensor | int): Added to the scaled sums, and broadcast to their shape.
+
+    Returns:
+        Tensor: float32 with the shape of the sums.
     """
     y = sums.float() * scale.reshape(-1, *[1] * (sums.dim() - 2))
     return y + rest
 
 
 def add_bytes(graph: Any, fields: dict, source: str) -> list[str]:
-    """Adds nodes that make bytes of a value; gives their name and that of their zero.
+    """Adds the ONNX nodes that convert a value to bytes.
 
     Args:
-        graph: A :class:`mmirnet.packed.onnx.Graph`.
-        fields: Of the operation.
-        source: The value.
+        graph (Graph): A :class:`mmirnet.packed.onnx.Graph`.
+        fields (dict): The operation's entry in the graph.
+        source (str): Name of the value.
+
+    Returns:
+        list[str]: Names of the bytes and of their zero point.
     """
     output = fields['dst']
     scale = graph.constant(f'{output}.input_scale', np.float32(fields['input_scale']))
@@ -117,15 +123,16 @@ def quantised(graph: Any, output: str, source: str, zero_point: int) -> list[str
 def add_sums(
     graph: Any, kind: str, output: str, operands: list[str], arrays: dict, **attributes
 ) -> None:
-    """Adds the sums of products of bytes, their scale and what is added.
+    """Adds the ONNX nodes of the sums of products, their scale and the addition.
 
     Args:
-        graph: A :class:`mmirnet.packed.onnx.Graph`.
-        kind: ``ConvInteger`` or ``MatMulInteger``.
-        output: The name of the operation's value.
-        operands: The bytes and their zero.
-        arrays: ``weight_int8`` as the node takes it, ``scale`` and ``rest``, if any.
-        **attributes: Of the node.
+        graph (Graph): A :class:`mmirnet.packed.onnx.Graph`.
+        kind (str): ``ConvInteger`` or ``MatMulInteger``.
+        output (str): Name of the output.
+        operands (list[str]): Output of :func:`add_bytes`.
+        arrays (dict): ``weight_int8`` in the layout of the node, ``scale``, and
+            optionally ``rest``, the name of the value to add.
+        **attributes: Attributes of the node.
     """
     made, zero = operands
     # Bytes without a sign: products of both kinds saturate on some CPUs.

@@ -1,7 +1,7 @@
 """What the runtime does for an operation, as plain data.
 
-:mod:`mmirnet.runtime.plan` fuses these into steps. Weights are not among them: the
-runtime asks the operation for its ``arrays`` or ``signs`` when it loads the step.
+:mod:`mmirnet.runtime.plan` fuses these parts into steps. They do not contain weights:
+the runtime asks the operation for its ``arrays`` or ``signs`` when it loads a step.
 """
 
 from dataclasses import dataclass
@@ -50,9 +50,9 @@ class Product:
     """A convolution, or a linear layer: a convolution whose window is the image.
 
     Attributes:
-        window: How it moves.
+        window: Kernel, stride, padding, dilation and groups.
         binarize: Whether it reads the signs of its input.
-        threshold: From which value on a sign is +1, by channel; None for 0.
+        threshold: Value from which on a sign is +1, (channels,). None means 0.
     """
 
     window: Geometry
@@ -67,10 +67,11 @@ class ByteProduct:
     Its arrays are ``weight_int8``, ``scale`` and ``bias`` or ``table``.
 
     Attributes:
-        window: How it moves.
-        input_scale: How real numbers become integers ...
-        zero_point: ... see :mod:`mmirnet.packed.ops.int8`.
-        pixels: Whether it reads the image's pixels instead.
+        window: Kernel, stride, padding and dilation.
+        input_scale: Factor from the input to integers, see
+            :mod:`mmirnet.packed.ops.int8`.
+        zero_point: The byte that stands for 0.
+        pixels: Whether it reads the image's pixels instead of the normalised image.
     """
 
     window: Geometry
@@ -84,10 +85,10 @@ class Kernel:
     """A kernel of the runtime, ``Network.add_NAME``.
 
     Attributes:
-        name: Of the kernel.
-        window: Its first argument, where it has one.
-        arguments: Those behind.
-        fuses: Whether its pass can go on with an affine, a sum, a clamp and signs.
+        name: Name of the kernel.
+        window: First argument, if the kernel takes a window.
+        arguments: Further arguments.
+        fuses: Whether an affine, a sum, a clamp and signs can be part of its pass.
     """
 
     name: str

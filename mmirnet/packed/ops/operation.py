@@ -1,4 +1,4 @@
-"""What an operation of a packed network is, and the registry of all of them."""
+"""The definition of an operation of packed networks, and the registry of all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .lowering import Lowered
 
 #: (channels, height, width) of a value.
 Shape = tuple[int, int, int]
-#: The tensors of one operation by their role.
+#: The tensors of one operation by role, such as ``weight``.
 Arrays = dict[str, np.ndarray]
 
 _DTYPES = {'signs': ('U64',), 'exponent': ('I8',), 'weight_int8': ('I8',)}
@@ -32,32 +32,33 @@ def _copies_the_image(fields: dict, tensors: Arrays) -> list[str]:
 class Operation:
     """An operation, as its file registers it.
 
-    In what follows ``fields`` is the operation's entry in the graph, ``inputs`` are the
-    shapes of what it reads, ``tensors`` its arrays in the file by their role.
+    ``fields`` is the operation's entry in the graph, ``inputs`` are the shapes of the
+    values that it reads, and ``tensors`` are its arrays in the file by role.
 
     Attributes:
-        name: As ``op`` in the graph.
-        shape: (fields, inputs, tensors) -> the shape of its output. Raises
-            :class:`~mmirnet.packed.fields.Reject` for what cannot be.
-        simulate: ``(fields, *images, **arrays)`` -> its output in torch. Images are
-            (N, C, H, W); what is flat comes so too, and may go as (N, features).
-        to_onnx: (graph, fields, arrays) adds its nodes to a
-            :class:`mmirnet.packed.onnx.Graph`; the last gives the value ``dst``.
-        lower: (fields, inputs, tensors) -> what the runtime does, see
+        name (str): Value of ``op`` in the graph.
+        shape (Callable): (fields, inputs, tensors) -> shape of the output. Raises
+            :class:`~mmirnet.packed.fields.Reject` if they do not fit each other.
+        simulate (Callable): ``(fields, *images, **arrays)`` -> the output in torch.
+            Inputs are (N, C, H, W), also those that are flat in the model. A flat
+            output may be (N, features).
+        to_onnx (Callable): (graph, fields, arrays) adds the nodes to a
+            :class:`mmirnet.packed.onnx.Graph`. The output of the last one is ``dst``.
+        lower (Callable): (fields, inputs, tensors) -> what the runtime does, see
             :mod:`mmirnet.packed.ops.lowering`.
-        attributes: Fields that it needs beside ``op``, ``src`` and ``dst``.
-        options: Fields that it may have.
-        tensors: Roles of the tensors that it needs.
-        optional: Roles of those that it may have.
-        operands: How many values it reads.
-        version: The first version of packed files that has it.
-        arrays: (fields, inputs, tensors) -> the float32 arrays that `simulate`,
-            `to_onnx` and the runtime's float layers compute with. By default those of
-            the file.
-        signs: (fields, inputs, tensors) -> the bits (out, height, width, channels) of
-            the filters of a binary layer. None for what is not binary.
-        copied: (fields, tensors) -> names of the values of which the runtime may keep
-            a copy, prepared for this operation. By default the image.
+        attributes (tuple[str, ...]): Required fields besides ``op``, ``src``, ``dst``.
+        options (tuple[str, ...]): Optional fields.
+        tensors (tuple[str, ...]): Roles of the required tensors.
+        optional (tuple[str, ...]): Roles of the optional tensors.
+        operands (int): Number of values that it reads.
+        version (int): First version of packed files that has it.
+        arrays (Callable): (fields, inputs, tensors) -> the float32 arrays that
+            ``simulate``, ``to_onnx`` and the runtime's float layers compute with.
+            Defaults to the tensors in the file.
+        signs (Callable | None): (fields, inputs, tensors) -> bits (out, height, width,
+            channels) of a binary layer's filters. None for other operations.
+        copied (Callable): (fields, tensors) -> names of the values of which the runtime
+            may keep a copy in another layout for this operation. Defaults to the image.
     """
 
     name: str
@@ -77,24 +78,24 @@ class Operation:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Of all tensors that it needs or may have."""
+        """Roles of all tensors, required and optional."""
         return self.tensors + self.optional
 
 
-#: Every operation by its name.
+#: All operations by name.
 OPERATIONS: dict[str, Operation] = {}
 
 
 def register(operation: Operation) -> None:
-    """Makes an operation part of the format."""
+    """Adds an operation to the format."""
     OPERATIONS[operation.name] = operation
 
 
 def same_shape(fields: dict, inputs: list[Shape], tensors: Arrays) -> Shape:
-    """The shape of an operation on single elements: all its inputs have it.
+    """Returns the shape of an elementwise operation, which all inputs share.
 
     Raises:
-        Reject: If they differ.
+        Reject: If the inputs differ in shape.
     """
     need(len(set(inputs)) == 1, f'shapes differ: {inputs}')
     return inputs[0]
@@ -103,16 +104,19 @@ def same_shape(fields: dict, inputs: list[Shape], tensors: Arrays) -> Shape:
 def shape_of(
     fields: dict, shapes: dict[str, Shape], tensors: Arrays, dtypes: dict[str, str]
 ) -> Shape:
-    """Checks an operation, and says which (channels, height, width) it gives.
+    """Checks an operation and returns the shape of its output.
 
     Args:
-        fields: As in the graph.
-        shapes: Of the values that stand before it.
-        tensors: As in a file, by name.
-        dtypes: safetensors' names of their types.
+        fields (dict): The operation's entry in the graph.
+        shapes (dict[str, Shape]): Shapes of all earlier values by name.
+        tensors (Arrays): All tensors of the file by name.
+        dtypes (dict[str, str]): Their types, as safetensors names them.
+
+    Returns:
+        Shape: (channels, height, width).
 
     Raises:
-        Reject: If something in it is wrong.
+        Reject: If a field or a tensor is invalid.
     """
     need(isinstance(fields, dict), 'not an object')
     kind = fields.get('op')

@@ -17,13 +17,13 @@ class Geometry(NamedTuple):
 
     @property
     def square(self) -> bool:
-        """Whether one kernel size, one stride and one padding say it all."""
+        """Whether both sides are alike, without dilation and groups."""
         alike = all(len(set(sides)) == 1 for sides in self[:3])
         return alike and self.dilation == (1, 1) and self.groups == 1
 
     @property
     def extent(self) -> tuple[int, int]:
-        """Rows and columns from the first to the last that a window sees."""
+        """Rows and columns from the first to the last pixel of a window."""
         height, width = (
             d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)
         )
@@ -33,15 +33,19 @@ class Geometry(NamedTuple):
 def geometry(
     fields: dict, kernel: tuple[int, int] | None = None, most: int = MAX_SIDE
 ) -> Geometry:
-    """The window of an operation, from its fields.
+    """Reads the window of a convolution or a pooling from its fields.
 
     Args:
-        fields: Of a convolution or a pooling.
-        kernel: The sides of the window, where they are no field.
-        most: The largest kernel.
+        fields (dict): The operation's entry in the graph.
+        kernel (tuple[int, int], optional): Height and width of the window. Defaults to
+            the field ``kernel``.
+        most (int): Largest allowed side of the kernel.
+
+    Returns:
+        Geometry: The window.
 
     Raises:
-        Reject: If one of them cannot be.
+        Reject: If a field is missing or out of range.
     """
 
     def sides(name: str, count: int, low: int, high: int) -> tuple:
@@ -74,14 +78,17 @@ def geometry(
 
 
 def output_size(shape: tuple[int, int, int], window: Geometry) -> tuple[int, int]:
-    """Height and width of what a window gives on an image.
+    """Computes height and width of the output of a window.
 
     Args:
-        shape: (channels, height, width) of the image.
-        window: How it moves.
+        shape (tuple[int, int, int]): (channels, height, width) of the input.
+        window (Geometry): The window.
+
+    Returns:
+        tuple[int, int]: Height and width.
 
     Raises:
-        Reject: If the window is larger than the image.
+        Reject: If the window is larger than the padded image.
     """
     top, left, bottom, right = window.padding
     height, width = shape[1] + top + bottom, shape[2] + left + right
@@ -97,11 +104,12 @@ def output_size(shape: tuple[int, int, int], window: Geometry) -> tuple[int, int
 
 
 class Classes(NamedTuple):
-    """Which part of a window lies inside of the image, along one side.
+    """Outputs along one side, grouped by the part of the window inside the image.
 
     Attributes:
-        of: The class of each output.
-        parts: First tap inside and the one behind the last, of each class.
+        of (list[int]): The class of each output.
+        parts (list[tuple[int, int]]): For each class, the first tap inside the image
+            and the first one after it.
     """
 
     of: list[int]
@@ -109,11 +117,15 @@ class Classes(NamedTuple):
 
 
 def classes(shape: tuple[int, int, int], window: Geometry) -> tuple[Classes, Classes]:
-    """Classes of output rows and of output columns, in the order in which they come.
+    """Groups output rows and output columns by the taps inside the image.
 
     Args:
-        shape: (channels, height, width) of the image.
-        window: How it moves; without dilation.
+        shape (tuple[int, int, int]): (channels, height, width) of the input.
+        window (Geometry): A window without dilation.
+
+    Returns:
+        tuple[Classes, Classes]: Classes of the rows and of the columns, each in order
+        of their first output.
     """
     found = []
     for side, outputs in enumerate(output_size(shape, window)):
@@ -130,15 +142,18 @@ def classes(shape: tuple[int, int, int], window: Geometry) -> tuple[Classes, Cla
 def pooled_shape(
     fields: dict, shape: tuple[int, int, int], most: int = MAX_SIDE
 ) -> tuple[int, int, int]:
-    """The shape that a pooling gives.
+    """Computes the shape of the output of a pooling.
 
     Args:
-        fields: Of the pooling.
-        shape: Of its image.
-        most: The largest kernel.
+        fields (dict): The operation's entry in the graph.
+        shape (tuple[int, int, int]): (channels, height, width) of the input.
+        most (int): Largest allowed side of the kernel.
+
+    Returns:
+        tuple[int, int, int]: (channels, height, width).
 
     Raises:
-        Reject: If it cannot be, or a window holds no pixel.
+        Reject: If a field is invalid, or if a window has no pixel of the image.
     """
     window = geometry(fields, most=most)
     size = output_size(shape, window)
@@ -149,12 +164,16 @@ def pooled_shape(
 
 
 def pad_image(x: Any, window: Geometry, value: float = 0) -> tuple[Any, tuple]:
-    """An image in torch, and the padding that torch's own functions still have to add.
+    """Pads an image in torch if its sides have different padding.
 
     Args:
-        x: (N, C, H, W).
-        window: How it moves.
-        value: What the padding is made of.
+        x (Tensor): (N, C, H, W).
+        window (Geometry): The window.
+        value (float): Value of the padding.
+
+    Returns:
+        tuple[Tensor, tuple[int, int]]: The image, and the padding that torch's own
+        function still has to add.
     """
     import torch.nn.functional as F
 
@@ -165,7 +184,7 @@ def pad_image(x: Any, window: Geometry, value: float = 0) -> tuple[Any, tuple]:
 
 
 def onnx_attributes(window: Geometry) -> dict[str, list[int]]:
-    """Of a node that moves a window."""
+    """Returns the attributes of an ONNX node that moves a window."""
     return dict(
         kernel_shape=list(window.kernel),
         strides=list(window.stride),
