@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.evaluator import Evaluator
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmpretrain.datasets import PackInputs
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..engine.config import load_config, merge_options
 from ..engine.facts import Facts, gather, normalised_twice, reverses_channels, samples
@@ -26,7 +29,7 @@ from ..files import check_writable
 from ..packed import onnx
 from ..packed.format import SOFTMAX, Packed
 from ..packed.ops import OPERATIONS
-from ..packed.packing import pack, write
+from ..packed.packing import normalisation, pack, write
 from ..packed.pipelines import preparation
 from ..packed.preparation import normalise
 from ..packed.quantising import quantise
@@ -344,6 +347,37 @@ def replace_network(
     model.backbone = _PackedBackbone(network).to(next(model.parameters()).device)
     model.neck = None
     model.head = _head_of_logits(model)
+
+
+def tell_other_images(model: nn.Module, dataset: Dataset, path: str) -> None:
+    """Warns if a packed file expects images normalised otherwise than a config's.
+
+    Args:
+        model (nn.Module): A classifier after :func:`replace_network`, wrapped or not.
+        dataset (Dataset): Its test set.
+        path (str): The packed file.
+    """
+    model = unwrap(model)
+    packed = model.backbone.network.packed.input
+    channels = packed['channels']
+    try:
+        image = preparation(dataset, channels == 3 and turns(model))
+    except (ConfigError, UnsupportedModelError):
+        return  # a pipeline that says nothing of order and normalisation
+    mean, std = normalisation(model, channels)
+    given = dict(mean=mean, std=std) | image
+    changes = [
+        f'{key}={packed[key]}, and the config {given[key]}'
+        for key in ('order', 'mean', 'std')
+        if packed[key] != given[key]
+    ]
+    if changes:
+        print_log(
+            f'{path} was packed for images of {"; ".join(changes)}: its network may '
+            'compute something else',
+            'current',
+            logging.WARNING,
+        )
 
 
 def _scores_of(head: dict[str, Any]) -> ClsHead:

@@ -36,7 +36,8 @@ _TORCH_DTYPES = {
 }
 
 
-def _normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
+def normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
+    """Mean and deviation of a model's data preprocessor, one for each channel."""
     preprocessor = getattr(model, 'data_preprocessor', None)
     if preprocessor is None or getattr(preprocessor, 'mean', None) is None:
         return [0.0] * channels, [1.0] * channels
@@ -121,7 +122,7 @@ def pack(
                     f'{float_dtype} holds; take bf16 or fp32 as float_dtype'
                 )
     channels = recording.channels
-    mean, std = _normalisation(model, channels)
+    mean, std = normalisation(model, channels)
     height, width = input_size
     packed = Packed(
         input=dict(

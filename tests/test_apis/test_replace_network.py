@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from mmpretrain.models import ClsDataPreprocessor
 from networks import warm_up
 from packed_models import ARCHITECTURES, classifier
 
-from mmirnet.apis.packing import replace_network
+from mmirnet.apis import packing
+from mmirnet.apis.packing import replace_network, tell_other_images
+from mmirnet.datasets import Digits
 from mmirnet.packed import pack, write
 
 
@@ -39,3 +42,26 @@ def test_another_number_of_classes_is_refused(model_and_file):
     other.head.num_classes = 7
     with pytest.raises(ValueError, match='has 10 classes, the config 7'):
         replace_network(other, model_and_file[1])
+
+
+@pytest.mark.parametrize(
+    ('setting', 'line'),
+    [
+        (dict(), None),
+        (dict(mean=[0.0] * 3), 'mean=[120.0, 110.0, 100.0], and the config [0.0,'),
+        (dict(std=[1.0] * 3), 'std=[60.0, 50.0, 40.0], and the config [1.0, 1.0, 1.0]'),
+        (dict(to_rgb=True), 'order=rgb, and the config bgr'),
+    ],
+)
+@pytest.mark.parametrize('engine', [False, True])
+def test_other_images_are_told(model_and_file, engine, setting, line, monkeypatch):
+    lines = []
+    monkeypatch.setattr(packing, 'print_log', lambda line, *_: lines.append(line))
+    other = classifier(ARCHITECTURES['resnet20-bireal'][0], 64)
+    given = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0]) | setting
+    other.data_preprocessor = ClsDataPreprocessor(**given)
+    replace_network(other, model_and_file[1], engine)
+    dataset = Digits(split='test', pipeline=[dict(type='PackInputs')])
+    tell_other_images(other, dataset, 'x.safetensors')
+    assert bool(lines) == bool(line)
+    assert all(f'x.safetensors was packed for images of {line}' in x for x in lines)
