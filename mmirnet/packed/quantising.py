@@ -8,8 +8,9 @@ bits, so that the sum of two products has 16, and are rounded so that their erro
 cancel on images.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ _KEPT = 'signs', 'bias'
 _MOST_OF_PIXELS = 64
 #: How alike two neighbouring pixels are, and two channels of one.
 _CORRELATION = 0.95
+#: Of the spread of images, as their values become whole numbers from 0 to 255.
+_MOST_LOST = 0.1
 #: Larger filters are rounded weight by weight.
 _MOST_TAPS = 1024
 _KINDS = {
@@ -49,7 +52,8 @@ def quantise(
         packed: A checked network.
         images: Batches to measure ranges with, float32 (N, C, H, W), already
             normalised. They are read only if there is a range that the network itself
-            does not state.
+            does not state, or if it has no mean and std, so that the images have to
+            show that they are pixels.
         ends: Take the float convolutions and linear layers: the first convolution,
             shortcuts and the classifier. Convolutions with groups stay as they are.
         activations: Take the convolutions with 1-bit weights whose input is not
@@ -60,12 +64,15 @@ def quantise(
 
     Raises:
         ConfigError: If images are needed and none are there, or nothing is to do.
-        UnsupportedModelError: If the pixels cannot be told from the normalised image.
+        UnsupportedModelError: If the pixels cannot be told from the normalised image,
+            or if the images are none.
     """
     taken = [op for op in packed.graph if _is_taken(packed, op, ends, activations)]
     if not taken:
         what = 'float layer' if ends else 'layer with 1-bit weights and float inputs'
         raise ConfigError(f'the network has no {what} that could compute in 8 bits')
+    if any(map(_reads_pixels, taken)) and not _has_normalisation(packed):
+        images = _pixels(images)
     ranges = _ranges(packed, taken, images)
     graph, tensors, dtypes = [], dict(packed.tensors), dict(packed.dtypes)
     for op in packed.graph:
@@ -106,6 +113,31 @@ def _reads_pixels(op: dict[str, Any]) -> bool:
 
 # --------------------------------------------------------------------------
 # What layers read.
+
+
+def _has_normalisation(packed: Packed) -> bool:
+    """Whether a network says how pixels become its images: not as they are."""
+    std, mean = pixels_of(packed.input)
+    return bool((std != 1).any() or (mean != 0).any())
+
+
+def _pixels(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images whose first batch shows that they are pixels."""
+    images = iter(images)
+    first = next(images, None)
+    if first is None:
+        raise ConfigError(
+            '8 bits: the network has no mean and std, and without images it is not '
+            'known whether they are pixels; give some, or take fp32 ends'
+        )
+    # Interpolated pixels lie between whole numbers, images up to 1 lose all of it.
+    if np.std(first - np.rint(first).clip(0, 255)) > _MOST_LOST * np.std(first):
+        raise UnsupportedModelError(
+            f'8 bits: the network has no mean and std, and its images from '
+            f'{first.min():.3g} to {first.max():.3g} are no pixels from 0 to 255; pack '
+            'it with the mean and std of its images, or take fp32 ends'
+        )
+    return chain([first], images)
 
 
 def _ranges(

@@ -6,7 +6,7 @@ from networks import EveryOperation, mixed_network, warm_up
 from torch import nn
 
 from mmirnet.errors import ConfigError, PackedFileError, UnsupportedModelError
-from mmirnet.packed import Simulation, format, read, write
+from mmirnet.packed import Simulation, format, pack, read, write
 from mmirnet.packed.fields import Reject
 from mmirnet.packed.format import version_of
 from mmirnet.packed.latent import latent_state_dict
@@ -14,6 +14,8 @@ from mmirnet.packed.ops.int8 import check_window
 from mmirnet.packed.ops.windows import geometry
 from mmirnet.packed.quantising import quantise
 from mmirnet.runtime import Session
+
+RAW = dict(mean=[0.0] * 3, std=[1.0] * 3)
 
 
 def kinds(packed):
@@ -114,6 +116,27 @@ def test_pixels_that_float32_loses_are_refused(network, images):
     )
     with pytest.raises(UnsupportedModelError, match='take fp32 ends'):
         quantise(packed, [images])
+
+
+@pytest.mark.parametrize(
+    ('scale', 'message'),
+    [
+        (1, None),
+        (1 / 255, 'its images from 0 to 1 are no pixels from 0 to 255; pack'),
+        (-1, 'its images from -255 to -0 are no pixels'),
+        (None, 'without images it is not known whether they are pixels'),
+    ],
+)
+def test_images_show_that_they_are_pixels(scale, message):
+    """Where there is no mean and std; floats up to 1 would all become 0 or 1."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardtanh(), nn.Flatten())
+    packed = pack(network.append(nn.Linear(4 * 6 * 7, 5)), (8, 9))
+    given = [] if scale is None else [scale * normalised(pixels_of(packed), RAW)]
+    if message is None:
+        assert kinds(quantise(packed, given)) == ['pixel_conv2d', 'linear_int8']
+        return
+    with pytest.raises((ConfigError, UnsupportedModelError), match=message):
+        quantise(packed, given)
 
 
 def test_padding_is_the_mean_of_the_pixels():

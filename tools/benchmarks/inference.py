@@ -436,7 +436,7 @@ def runtimes(networks: dict[str, tuple]) -> Candidates:
 
 def measure_small(args) -> dict[str, dict[str, float]]:
     """Times one image through ResNet-20, with float and with 8-bit ends."""
-    sample = torch.randn(4, 3, 32, 32)
+    sample = torch.randint(256, (4, 3, 32, 32)).float()
     packed = pack(warm_up(resnet20(), sample), (32, 32))
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     networks = {
@@ -452,7 +452,7 @@ def measure_small(args) -> dict[str, dict[str, float]]:
 def measure_network(args, folder: Path) -> dict[str, dict[str, float]]:
     """Compares ResNet-18 with one thread, and measures the runtime's scaling."""
     report = {}
-    sample = torch.randn(4, 3, 224, 224)
+    sample = torch.randint(256, (4, 3, 224, 224)).float()
     float_model = warm_up(resnet18(None), sample)
     binary = pack(warm_up(resnet18('IRConv2d'), sample))
     one_bit = pack(warm_up(resnet18('IRConv2d', binarize_input=False), sample))
