@@ -14,7 +14,6 @@ from mmengine.dataset import default_collate
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmpretrain.datasets import PackInputs
-from mmpretrain.models import MultiLabelClsHead
 from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 from torch.utils.data import Dataset
@@ -34,6 +33,7 @@ from ..engine.facts import (
 from ..errors import ConfigError, DataError, MissingPackageError, first_line
 from ..files import check_writable, write_atomic
 from ..images import read
+from ..packed.packing import head_of
 from ..packed.pipelines import held_images
 from ..packed.preparation import prepare
 from ..runtime import load, load_image
@@ -45,7 +45,7 @@ from ..runtime.predictions import (
     image_files,
     result,
 )
-from .packing import head_of, packed_classifier
+from .packing import packed_classifier
 
 # Minimum short edge of drawn pictures, so that the text does not cover them.
 _SHORT_EDGE = 224
@@ -163,11 +163,10 @@ def _of_checkpoint(
             'images are prepared; pack the checkpoint, with --size H W'
         )
     check_classifies(classifier, dataset)
-    several = isinstance(getattr(classifier, 'head', None), MultiLabelClsHead)
-    head = head_of(classifier, 'sigmoid' if several else 'softmax')
     rows = each(paths, _pipeline(classifier, dataset), failed)
-    names = functools.partial(class_names, classifier, dataset)
-    return _Scores(rows, head, functools.cache(names))  # which may warn
+    # Cached, as it warns each time if there are no names.
+    names = functools.cache(functools.partial(class_names, classifier, dataset))
+    return _Scores(rows, head_of(classifier), names)
 
 
 def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:

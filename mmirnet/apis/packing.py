@@ -27,9 +27,9 @@ from ..engine.wrappers import unwrap
 from ..errors import ConfigError, UnsupportedModelError, check_choice
 from ..files import check_writable
 from ..packed import onnx
-from ..packed.format import SOFTMAX, Packed
+from ..packed.format import Packed
 from ..packed.ops import OPERATIONS
-from ..packed.packing import normalisation, pack, write
+from ..packed.packing import head_of, normalisation, pack, write
 from ..packed.pipelines import preparation
 from ..packed.preparation import normalise
 from ..packed.quantising import quantise
@@ -177,27 +177,6 @@ def _check_preprocessor(facts: Facts, packed: Packed, normalised: bool) -> None:
             f'cannot pack {name}: it does more to an image than subtract the mean '
             'and divide by the std'
         )
-
-
-def head_of(model: nn.Module, kind: str) -> dict[str, Any]:
-    """Describes how a classifier computes scores and predictions from logits.
-
-    Args:
-        model (nn.Module): A classifier of MMPretrain.
-        kind (str): 'softmax' or 'sigmoid'.
-
-    Returns:
-        dict: The description in a packed file.
-    """
-    if kind == 'softmax':
-        return SOFTMAX.copy()
-    threshold, topk = (getattr(model.head, name, None) for name in ('thr', 'topk'))
-    if not isinstance(topk, int):
-        topk = None
-    if threshold is None and topk is None:
-        threshold = 0.5
-    threshold = None if threshold is None else float(threshold)
-    return dict(scores=kind, threshold=threshold, topk=topk)
 
 
 def export_checkpoint(
@@ -361,7 +340,7 @@ def tell_other_images(model: nn.Module, dataset: Dataset, path: str) -> None:
     packed = model.backbone.network.packed.input
     channels = packed['channels']
     try:
-        image = preparation(dataset, channels == 3 and turns(model))
+        image = preparation(dataset, channels == 3 and reverses_channels(model))
     except (ConfigError, UnsupportedModelError):
         return  # a pipeline that says nothing of order and normalisation
     mean, std = normalisation(model, channels)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmpretrain.models.heads import MultiLabelClsHead
 from safetensors import deserialize
 from safetensors.torch import save
 from torch import nn
@@ -48,6 +49,29 @@ def normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
     return (mean * channels)[:channels], (std * channels)[:channels]
 
 
+def head_of(model: nn.Module, kind: str | None = None) -> dict[str, Any]:
+    """How a classifier computes scores and predictions from logits.
+
+    Args:
+        model: A classifier of MMPretrain, or any module.
+        kind: 'softmax' or 'sigmoid'; by default as the class of its head computes.
+
+    Returns:
+        The description in a packed file.
+    """
+    head = getattr(model, 'head', None)
+    kind = kind or ('sigmoid' if isinstance(head, MultiLabelClsHead) else 'softmax')
+    if kind == 'softmax':
+        return format.SOFTMAX.copy()
+    threshold, topk = (getattr(head, name, None) for name in ('thr', 'topk'))
+    if not isinstance(topk, int):
+        topk = None
+    if threshold is None and topk is None:
+        threshold = 0.5
+    threshold = None if threshold is None else float(threshold)
+    return dict(scores=kind, threshold=threshold, topk=topk)
+
+
 def _digest(tensors: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -81,7 +105,7 @@ def pack(
             files are read as RGB (or grey) and brought to size, see
             :func:`mmirnet.packed.preparation.default`.
         head: How logits become scores, see :mod:`mmirnet.packed.format`; by default
-            by softmax.
+            by sigmoid for a multi-label head of MMPretrain, else by softmax.
 
     Returns:
         The network; :func:`write` puts it in a file, and
@@ -138,7 +162,7 @@ def pack(
         classes=classes if classes is None else _texts(classes),
         source=source or _digest(tensors),
         dtypes=dtypes,
-        head=head or format.SOFTMAX.copy(),
+        head=head or head_of(model),
     )
     try:
         return format.check(packed)

@@ -81,6 +81,18 @@ def test_normalisation_and_classes_travel(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('head', 'scores'),
+    [
+        ('BNLinearClsHead', dict(scores='softmax', threshold=None, topk=None)),
+        ('MultiLabelLinearClsHead', dict(scores='sigmoid', threshold=0.5, topk=None)),
+    ],
+)
+def test_scores_are_those_of_the_head(head, scores):
+    backbone, width, _ = ARCHITECTURES['resnet20-bireal']
+    assert pack(classifier(backbone, width, head=head), (8, 8)).head == scores
+
+
+@pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (dict(input_size=224), r'input_size must be .*, not 224'),
