@@ -164,7 +164,7 @@ def _of_checkpoint(
         )
     check_classifies(classifier, dataset)
     rows = each(paths, _pipeline(classifier, dataset), failed)
-    # Cached, as it warns each time if there are no names.
+    # Cached, as it may warn.
     names = functools.cache(functools.partial(class_names, classifier, dataset))
     return _Scores(rows, head_of(classifier), names)
 
