@@ -81,7 +81,8 @@ def read_index() -> dict[str, Entry]:
         )
         return index
     index = parse_index(text, zoo)
-    write_atomic(_index_copy(zoo), text)
+    with contextlib.suppress(OSError):  # the copy is for later, without a network
+        write_atomic(_index_copy(zoo), text)
     return index
 
 

@@ -87,6 +87,14 @@ def test_without_the_zoo_the_last_index_serves(web):
         assert fetch(NAME).read_bytes() == CONTENT
 
 
+def test_an_index_is_read_where_nothing_can_be_cached(web, monkeypatch, tmp_path):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file' / 'cache'))
+    assert NAME in read_index()
+    with pytest.raises(OSError, match='cache'):
+        fetch(NAME)
+
+
 def test_a_zoo_that_never_answered(web):
     web.faults['index.json'] = [status(404)]
     with pytest.raises(ZooError, match=r'index.json returned 404 .* MMIRNET_ZOO='):
