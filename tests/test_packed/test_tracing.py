@@ -3,6 +3,8 @@
 import copy
 import random
 import warnings
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -267,6 +269,35 @@ def test_layers(name):
     assert set(state) <= set(network.state_dict()) or 'without' in name
     layer = copy.deepcopy(LAYERS[name])
     check_equal(nn.Sequential(layer, nn.Flatten()), (8, 6))
+
+
+@contextmanager
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    'around',
+    [
+        torch.inference_mode,
+        torch.enable_grad,
+        partial(torch.autocast, 'cpu'),
+        partial(torch.device, 'meta'),
+        double_precision,
+    ],
+)
+def test_what_the_caller_set_is_no_part_of_the_network(around):
+    network = warm_up(mixed_network(), 3, 9, 9)
+    wanted = pack(network, (9, 9))
+    with around():
+        packed = pack(network, (9, 9))
+    assert packed.graph == wanted.graph
+    for name, array in wanted.tensors.items():
+        np.testing.assert_array_equal(packed.tensors[name], array)
 
 
 def test_tied_weights():

@@ -14,7 +14,8 @@ are computed anew (parametrizations, ``weight_norm``, pruning) are refused.
 """
 
 import copy
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import prod
 
 import numpy as np
@@ -46,6 +47,15 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+@contextmanager
+def _by_itself() -> Iterator[None]:
+    """Leaves out what the caller's code set around: it is no part of the network."""
+    cast = torch.autocast('cpu', enabled=False)
+    with torch.inference_mode(False), cast, torch.device('cpu'):
+        yield
+
+
+@_by_itself()
 def trace(model: nn.Module, size: tuple[int, int]) -> Recording:
     """The operations of a model in evaluation mode, on images of one size.
 

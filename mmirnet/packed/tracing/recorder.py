@@ -103,7 +103,10 @@ class Recorder(TorchFunctionMode):
     ) -> Recording:
         """Runs the model on random images, and gives what it computed."""
         generator = torch.Generator().manual_seed(0)
-        images = factor * torch.randn(batch, channels, *size, generator=generator)
+        images = torch.randn(
+            *(batch, channels, *size), generator=generator, dtype=torch.float32
+        )
+        images *= factor
         self.batch = batch
         self.recording.channels = channels
         self.shapes['input'] = (channels, *size)
