@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models.activations import Maxout, RPReLU
-from .calls import Call, function, layer
+from .calls import Call, function, is_number, layer
 
 
 @function(
@@ -22,7 +22,7 @@ from .calls import Call, function, layer
 def _clamp(call, input, min=None, max=None) -> str:
     recorder = call.recorder
     for limit in (min, max):
-        if limit is not None and not isinstance(limit, (int, float)):
+        if limit is not None and not is_number(limit):
             call.refuse('its limits are no numbers')
     name = recorder.name(input, call)
     low, high = (

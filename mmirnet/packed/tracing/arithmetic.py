@@ -6,20 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calls import function
+from .calls import function, is_number
 
 
 @function(torch.add, Tensor.add, Tensor.add_, Tensor.__radd__)
 def _add(call, input, other, *, alpha=1) -> str:
     # x + alpha * y rounds once, a scale and a sum twice.
-    if not _number(alpha) or not _power_of_two(alpha):
+    if not is_number(alpha) or not _power_of_two(alpha):
         call.refuse(f'alpha={alpha!r} is no power of two')
     return _sum(call, input, other, alpha)
 
 
 @function(torch.sub, Tensor.sub, Tensor.sub_, torch.subtract, Tensor.subtract)
 def _sub(call, input, other, *, alpha=1) -> str:
-    if _number(alpha):
+    if is_number(alpha):
         return _add(call, input, other, alpha=-alpha)
     call.refuse(f'alpha={alpha!r}')
 
@@ -27,7 +27,7 @@ def _sub(call, input, other, *, alpha=1) -> str:
 @function(Tensor.__rsub__)
 def _rsub(call, input, other) -> str:
     """Say what other - input is: the sign is exact, so that one rounding is left."""
-    if not _number(other):
+    if not is_number(other):
         call.refuse('its operands are no value and number')
     return _affine(call, input, -1, other)
 
@@ -36,15 +36,15 @@ def _rsub(call, input, other) -> str:
 def _mul(call, input, other) -> str:
     if (pair := _by_parameter(call, input, other)) is not None:
         return _affine_by(call, *pair, np.float32(0))
-    value, factor = (input, other) if _number(other) else (other, input)
-    if not _number(factor):
+    value, factor = (input, other) if is_number(other) else (other, input)
+    if not is_number(factor):
         call.refuse('a product of two tensors, none of them a parameter of the model')
     return _affine(call, value, factor, 0)
 
 
 @function(torch.div, Tensor.div, Tensor.div_, torch.true_divide)
 def _div(call, input, other, *, rounding_mode=None) -> str:
-    if rounding_mode is not None or not _number(other) or not _power_of_two(other):
+    if rounding_mode is not None or not is_number(other) or not _power_of_two(other):
         call.refuse('only divisions by a power of two; multiply by the reciprocal')
     return _affine(call, input, 1 / other, 0)
 
@@ -65,9 +65,9 @@ def _sum(call, a: Any, b: Any, sign: float = 1) -> str:
         else:
             factor = np.float32(sign)
         return _affine_by(call, value, factor, offset)
-    if _number(b):
+    if is_number(b):
         return _affine(call, a, 1, sign * b)
-    if _number(a):
+    if is_number(a):
         return _affine(call, b, sign, a)
     first, second = recorder.name(a, call), recorder.name(b, call)
     if a.shape != b.shape:
@@ -122,10 +122,6 @@ def _by_parameter(call, a: Any, b: Any) -> tuple[Any, np.ndarray] | None:
                 )
             return value, recorder.array(other, 'operand', call).ravel()
     return None
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _power_of_two(value: float) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import nn
@@ -42,6 +43,11 @@ def layer(kind: type[nn.Module]) -> Callable:
 def refuse(place: str, why: str) -> NoReturn:
     """Says in one line what cannot be packed, and why."""
     raise UnsupportedModelError(f'cannot pack {place}: {why}')
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is one number, of Python or numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def name_of(function: Callable) -> str:
