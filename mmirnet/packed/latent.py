@@ -130,7 +130,8 @@ def latent_state_dict(packed: Packed) -> dict[str, Tensor]:
         if OPERATIONS[operation['op']].version > 3:
             raise PackedFileError(
                 f'{operation["dst"]}: its numbers are 8-bit integers, from which '
-                'training does not go on; train on from the checkpoint that was packed'
+                'training does not go on; train on from the checkpoint that was '
+                'packed, or classify with mmirnet.runtime.load'
             )
         new = new_parts(packed, operation)
         if new:
