@@ -13,7 +13,7 @@ def unpack_signs(signs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         shape (tuple[int, ...]): Shape of one filter, in the order of its bits.
 
     Returns:
-        np.ndarray: 0 and 1, uint8 of shape (out, *shape).
+        np.ndarray: 0 and 1, uint8 of shape ``(out, *shape)``.
     """
     octets = np.ascontiguousarray(signs, '<u8').view(np.uint8)
     bits = np.unpackbits(octets, axis=-1, bitorder='little')

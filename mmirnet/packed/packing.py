@@ -1,4 +1,4 @@
-"""From a trained model to a packed file."""
+"""Packs a trained model and writes the file."""
 
 import hashlib
 import json
@@ -92,28 +92,30 @@ def pack(
     """Packs a trained model: one bit for each binary weight.
 
     Args:
-        model: A classifier of MMPretrain, whose data preprocessor gives the
-            normalisation, or any module from images to logits.
-        input_size: Height and width of the images.
-        classes: Names of the classes, in any sequence.
-        float_dtype: 'fp32', 'fp16' or 'bf16' for the weights of float
+        model (nn.Module): A classifier of MMPretrain, whose data preprocessor defines
+            the normalisation, or any module from images to logits.
+        input_size (tuple[int, int]): Height and width of the images.
+        classes (list[str] | None): Class names.
+        float_dtype (str): 'fp32', 'fp16' or 'bf16' for the weights of float
             convolutions and linear layers. BatchNorm stays in fp32.
-        source: Digest of what was packed; by default that of the weights.
-        image: How an image file is prepared, as
-            :func:`mmirnet.packed.pipelines.preparation` says of a data set, with a
-            ``mean`` and ``std`` of its own where the pipeline normalises; by default
-            files are read as RGB (or grey) and brought to size, see
-            :func:`mmirnet.packed.preparation.default`.
-        head: How logits become scores, see :mod:`mmirnet.packed.format`; by default
-            by sigmoid for a multi-label head of MMPretrain, else by softmax.
+        source (str, optional): Digest of what was packed. Defaults to that of the
+            weights.
+        image (dict, optional): How an image file is prepared, as returned by
+            :func:`mmirnet.packed.pipelines.preparation`, with ``mean`` and ``std`` if
+            the pipeline normalises. Defaults to
+            :func:`mmirnet.packed.preparation.default`, which reads RGB or grey and
+            resizes.
+        head (dict, optional): How logits become scores, see
+            :mod:`mmirnet.packed.format`. Defaults to sigmoid for a multi-label head of
+            MMPretrain, and softmax for any other.
 
     Returns:
-        The network; :func:`write` puts it in a file, and
-        ``mmirnet.runtime.Session`` runs it.
+        Packed: The network. :func:`write` writes it to a file, and
+        :class:`mmirnet.runtime.Session` runs it.
 
     Raises:
-        ConfigError: If an argument cannot be.
-        UnsupportedModelError: For a layer that the format does not have.
+        ConfigError: If an argument is invalid.
+        UnsupportedModelError: If the format does not support a layer.
 
     Example:
         >>> from mmirnet.binary import IRConv2d
@@ -171,7 +173,7 @@ def pack(
 
 
 def _size(given: Any) -> tuple[int, int]:
-    """Height and width as an argument has them."""
+    """Checks an argument with height and width."""
     sides = list(given) if isinstance(given, Iterable) else []
     whole = all(hasattr(side, '__index__') for side in sides)
     if len(sides) != 2 or not whole or not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
@@ -183,7 +185,7 @@ def _size(given: Any) -> tuple[int, int]:
 
 
 def _texts(names: Iterable[Any]) -> list[Any]:
-    """Names in a plain list; what is no text stays, for the check to refuse."""
+    """Converts names to plain strings; the check refuses what is no string."""
     return [str(name) if isinstance(name, str) else name for name in names]
 
 
@@ -192,7 +194,16 @@ def _round(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def write(packed: Packed, path: str | os.PathLike) -> None:
-    """Writes a network to a packed file, after the checks of ``read``."""
+    """Checks a network and writes it to a packed file.
+
+    Args:
+        packed (Packed): The network.
+        path (str | os.PathLike): The file.
+
+    Raises:
+        PackedFileError: If a field is invalid; names the field.
+        OSError: If the file cannot be written.
+    """
     format.check(packed)
     spec = dict(
         version=format.version_of(packed),

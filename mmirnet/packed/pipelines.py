@@ -1,4 +1,4 @@
-"""What a test pipeline does to an image file, as data for a packed file."""
+"""Converts a test pipeline to the steps in a packed file."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -20,22 +20,23 @@ _REVERSED = {'rgb': 'bgr', 'bgr': 'rgb', 'grey': 'grey'}
 
 
 def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
-    """How an image file becomes what a data set's images are to the network.
+    """Derives how an image file is prepared from the test pipeline of a data set.
 
-    Asks the transforms as they were built. A data set that holds its images itself
-    (the digits, Fashion-MNIST, CIFAR-10) says nothing of files: they are brought to
-    the size of its images by the step ``fit``.
+    If the data set holds its images (the digits, Fashion-MNIST, CIFAR-10), its pipeline
+    does not define how files are read. The step ``fit`` then brings them to the size of
+    its images.
 
     Args:
-        dataset: A data set, as built; its files need not be there.
-        to_rgb: Whether the data preprocessor reverses the channels.
+        dataset (Dataset): The data set. Its files may be missing.
+        to_rgb (bool): Whether the data preprocessor reverses the channels.
 
     Returns:
-        ``order``, ``read`` and ``steps``, see :mod:`mmirnet.packed.preparation`; with
-        ``Normalize`` in the pipeline also its ``mean`` and ``std``.
+        dict[str, Any]: ``order``, ``read`` and ``steps``, see
+        :mod:`mmirnet.packed.preparation`. If the pipeline has ``Normalize``, also its
+        ``mean`` and ``std``.
 
     Raises:
-        UnsupportedModelError: For a transform that these have no words for.
+        UnsupportedModelError: If a transform has no counterpart among the steps.
 
     Example:
         >>> from mmirnet.datasets import Digits
@@ -73,14 +74,14 @@ def preparation(dataset: Any, to_rgb: bool) -> dict[str, Any]:
 
 
 def _reverse(order: str, normalisation: dict[str, list[float]]) -> str:
-    """The order after a reversal; mean and deviation change with it."""
+    """Returns the reversed order, and reverses mean and deviation in place."""
     for values in normalisation.values():
         values.reverse()
     return _REVERSED[order]
 
 
 def _normalisation(transform: cv.Normalize, order: str) -> dict[str, list[float]]:
-    """Mean and deviation that a pipeline takes, not the data preprocessor."""
+    """Returns mean and deviation of a pipeline's ``Normalize``."""
     values = {name: getattr(transform, name).tolist() for name in ('mean', 'std')}
     if any(len(numbers) != ORDERS[order] for numbers in values.values()):
         _refuse(transform, f'has not one mean and std for each of {ORDERS[order]}')
@@ -103,7 +104,7 @@ def _name(transform: Any) -> str:
 
 
 def _flat(transforms: Iterable[Any]) -> Iterator[Any]:
-    """The transforms of a pipeline, nested ones in their places."""
+    """Iterates over the transforms of a pipeline, including nested ones."""
     for transform in transforms:
         if type(transform) is cv.Compose:
             yield from _flat(transform.transforms)
@@ -112,15 +113,15 @@ def _flat(transforms: Iterable[Any]) -> Iterator[Any]:
 
 
 def held_images(dataset: Any, to_rgb: bool) -> tuple[str, list[dict]] | None:
-    """How a file becomes one of the images that a data set holds.
+    """Derives how a file is prepared like the images that a data set holds.
 
     Args:
-        dataset: A data set, as built.
-        to_rgb: Whether the data preprocessor reverses the channels.
+        dataset (Dataset): The data set.
+        to_rgb (bool): Whether the data preprocessor reverses the channels.
 
     Returns:
-        Order of the channels in these images, and the steps to their size; None if
-        the data set reads files.
+        tuple[str, list[dict]] | None: Order of the channels in these images, and the
+        steps to their size. None if the data set reads files.
     """
     loads = any(isinstance(t, cv.LoadImageFromFile) for t in facts.transforms(dataset))
     shape = facts.held_shape(dataset)
@@ -133,7 +134,7 @@ def held_images(dataset: Any, to_rgb: bool) -> tuple[str, list[dict]] | None:
 
 
 def _reading(loader: Any) -> tuple[str, dict]:
-    """Channel order of what a loader reads, and how it does."""
+    """Returns the channel order of a loader's images, and the field ``read``."""
     if type(loader) not in (cv.LoadImageFromFile, LoadImageFromFile):
         _refuse(loader, 'stands before or in place of LoadImageFromFile')
     flag = loader.color_type
@@ -149,7 +150,7 @@ def _reading(loader: Any) -> tuple[str, dict]:
 
 
 def _reverses(transform: Any) -> bool:
-    """Whether a transform does no more than to reverse the channels."""
+    """Whether a transform only reverses the channels."""
     if type(transform) is pretrain.NumpyToPIL:
         return transform.to_rgb
     if type(transform) is pretrain.PILToNumpy and transform.dtype in (None, 'uint8'):

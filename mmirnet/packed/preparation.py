@@ -1,6 +1,6 @@
-"""From the pixels of a file to those that a packed network takes, as data.
+"""Reads and prepares image files for packed networks, by steps that are data.
 
-``input`` of a packed file says how an image file is read and prepared::
+``input`` of a packed file defines how an image file is read and prepared::
 
     {"order": "rgb",
      "read": {"library": "cv2", "upright": true, "float": false},
@@ -9,10 +9,12 @@
                {"op": "center_crop", "width": 224, "height": 224}]}
 
 ``order`` is that of the network's channels: ``rgb``, ``bgr``, ``grey``, or null for
-a network that takes no image files. Steps see RGB or grey; :data:`STEPS` lists them.
-Each does what a transform of MMCV or MMPretrain does, with the same calls, so that it
-gives the same bits. :func:`mmirnet.packed.pipelines.preparation` derives all of it
-from a test pipeline. Needs numpy; OpenCV and Pillow where a step names them.
+a network that takes no image files. The images between the steps are RGB or grey.
+:data:`STEPS` lists the steps. Each is a transform of MMCV or MMPretrain, with the same
+calls, so that the pixels are the same. :func:`mmirnet.packed.pipelines.preparation`
+derives the fields from a test pipeline.
+
+Needs numpy, and OpenCV or Pillow if a step names them.
 """
 
 import os
@@ -75,9 +77,9 @@ _RESIZING = {
     'interpolation': _one_of(*{n for names in _INTERPOLATIONS.values() for n in names}),
     'library': _one_of(*LIBRARIES),
 }
-#: What each step needs to know.
+#: The steps, with a check of each of their fields.
 STEPS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
-    # To a size, or with keep_ratio as large as fits into it, either way round.
+    # To a size, or with keep_ratio to the largest size within it or its transpose.
     'resize': dict(width=_SIDE, height=_SIDE, keep_ratio=_BOOL, **_RESIZING),
     # By a factor for each side.
     'rescale': dict(x=_FACTOR, y=_FACTOR, keep_ratio=_BOOL, **_RESIZING),
@@ -85,7 +87,7 @@ STEPS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'resize_edge': dict(
         edge=_one_of('short', 'long', 'width', 'height'), size=_SIDE, **_RESIZING
     ),
-    # The centre, or what there is of it.
+    # The centre; a smaller side stays as it is.
     'center_crop': dict(width=_SIDE, height=_SIDE),
     # The centre's share size / (size + padding) of the short edge, resized to size.
     'efficientnet_crop': dict(size=_SIDE, padding=_integer(0, _MAX_SIDE), **_RESIZING),
@@ -98,24 +100,27 @@ STEPS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         value=(_is_colour, 'a list of 1 or 3 numbers in [0, 255]'),
         mode=_one_of(*_MODES),
     ),
-    # To a size whatever the image's, where no pipeline says how: pads what lacks at
-    # most so many pixels, else resizes to cover so many times the size, and crops.
+    # To a size, if no pipeline is known: pads an image that lacks at most `pad` pixels,
+    # or else resizes it to cover `cover` times the size, and crops.
     'fit': dict(width=_SIDE, height=_SIDE, pad=_integer(0, 64), cover=_COVER),
 }
 MAX_STEPS = 64
-#: Of an image between two steps.
+#: Largest number of pixels between two steps.
 MAX_PIXELS = 1 << 28
 
 
 def default(channels: int, height: int, width: int) -> dict[str, Any]:
-    """The preparation of a network of which nothing else is known.
+    """Returns the preparation for a network without a known pipeline.
 
-    Images are taken as RGB or grey, and brought to size by the step ``fit``.
+    Images are read as RGB or grey, and the step ``fit`` brings them to size.
 
     Args:
-        channels: Of the network; one of neither 1 nor 3 takes no image files.
-        height: Of its images.
-        width: Of its images.
+        channels (int): Channels of the network. Image files need 1 or 3.
+        height (int): Height of its images.
+        width (int): Width of its images.
+
+    Returns:
+        dict[str, Any]: ``order``, ``read`` and ``steps``.
 
     Example:
         >>> default(3, 24, 32)['steps']
@@ -134,11 +139,14 @@ def default(channels: int, height: int, width: int) -> dict[str, Any]:
 
 
 def check(spec: dict[str, Any], channels: int) -> str | None:
-    """What is wrong with ``order``, ``read`` and ``steps`` of an input, if anything.
+    """Checks ``order``, ``read`` and ``steps`` of a packed file.
 
     Args:
-        spec: Has these three fields; their values come from a file.
-        channels: Of the network.
+        spec (dict[str, Any]): A dict with these three fields, of any content.
+        channels (int): Channels of the network.
+
+    Returns:
+        str | None: What is wrong, or None.
 
     Example:
         >>> spec = default(3, 24, 32)
@@ -192,23 +200,22 @@ def _unfit_step(step: Any) -> str | None:
 
 
 def load_image(path: str | os.PathLike, spec: dict[str, Any]) -> np.ndarray:
-    """An image file as a packed network takes it.
+    """Reads an image file and prepares it for a packed network.
 
     Args:
-        path: The file.
-        spec: ``input`` of the packed network: ``session.input``.
+        path (str | os.PathLike): The file.
+        spec (dict[str, Any]): ``input`` of the packed network, ``session.input``.
 
     Returns:
-        uint8 of shape (height, width, channels), RGB or grey, as
-        :meth:`mmirnet.runtime.Session.predict` takes it in a batch; float32 where the
-        network was trained on images that were resized as floats.
+        np.ndarray: uint8 of shape (height, width, channels), RGB or grey, for a batch
+        of :meth:`mmirnet.runtime.Session.predict`. float32 if the network was trained
+        on images that were resized in floating point.
 
     Raises:
-        OSError: If it is no image; the text names file and reason.
-        DataError: If it has another size than the network's when it is prepared, or
-            the network takes no image files.
-        MissingPackageError: If a library is missing that prepared the images of the
-            training.
+        OSError: If the file is not an image; names the file and the reason.
+        DataError: If the prepared image does not have the network's size, or if the
+            network takes no image files.
+        MissingPackageError: If a library that prepared the training images is missing.
     """
     if spec['order'] is None:
         raise DataError(
@@ -234,42 +241,42 @@ def load_image(path: str | os.PathLike, spec: dict[str, Any]) -> np.ndarray:
 def read_image(
     path: str | os.PathLike, size: tuple[int, int], channels: int = 3
 ) -> np.ndarray:
-    """An image file for a network of which no pipeline is known.
+    """Reads an image file for a network without a known pipeline.
 
-    An image of the size is taken as it is. One that lacks at most 4 pixels in height
-    and width is padded with zeros, as Fashion-MNIST's 28x28 are for 32x32. Any other
-    is resized to cover 8/7 of the size, the common evaluation protocol of ImageNet
-    (256 for 224), or up to 64 pixels the size itself, and its centre cut out.
+    An image of the requested size does not change. If it lacks at most 4 pixels in
+    height and width, and the size is at most 64, it is padded with zeros, as
+    Fashion-MNIST's 28x28 for 32x32. Other images are resized and cropped at the centre.
+    They cover 8/7 of the size, the common evaluation protocol of ImageNet (256 for
+    224), or the size itself up to 64 pixels.
 
-    :func:`load_image` prepares a file as a packed network wants it.
+    :func:`load_image` prepares a file as its packed network requires.
 
     Args:
-        path: The file.
-        size: Height and width wanted.
-        channels: 3 for RGB, 1 for grey.
+        path (str | os.PathLike): The file.
+        size (tuple[int, int]): Height and width of the result.
+        channels (int): 3 for RGB, 1 for grey.
 
     Returns:
-        uint8 of shape (height, width, channels).
+        np.ndarray: uint8 of shape (height, width, channels).
 
     Raises:
-        OSError: If it is no image; the text names file and reason.
+        OSError: If the file is not an image; names the file and the reason.
     """
     spec = default(channels, *size)
     return prepare(read(path, grey=channels == 1), spec['steps'])
 
 
 def normalise(pixels: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
-    """What the network's preprocessor makes of :func:`load_image`'s pixels.
+    """Normalises the pixels of :func:`load_image`, as the data preprocessor does.
 
-    ``Session.predict`` takes a batch of these. It does the same with uint8 by itself,
-    but not with the float32 of images that were resized as floats.
+    ``Session.predict`` normalises uint8 itself, but not float32 pixels.
 
     Args:
-        pixels: (height, width, channels), RGB or grey.
-        spec: ``input`` of the packed network.
+        pixels (np.ndarray): (height, width, channels), RGB or grey.
+        spec (dict[str, Any]): ``input`` of the packed network.
 
     Returns:
-        float32 of shape (channels, height, width).
+        np.ndarray: float32 of shape (channels, height, width), in the network's order.
     """
     if spec['order'] == 'bgr':
         pixels = pixels[..., ::-1]
@@ -280,18 +287,19 @@ def normalise(pixels: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
 
 
 def prepare(pixels: np.ndarray, steps: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Takes an image through the steps.
+    """Applies steps to an image.
 
     Args:
-        pixels: uint8 or float32 of shape (height, width, channels), RGB or grey.
-        steps: Checked ones, see :data:`STEPS`.
+        pixels (np.ndarray): uint8 or float32 of shape (height, width, channels), RGB or
+            grey.
+        steps (Sequence[dict]): Checked steps, see :data:`STEPS`.
 
     Returns:
-        An array of the same type and number of channels.
+        np.ndarray: The result, with the same type and number of channels.
 
     Raises:
-        DataError: If a step would give an image without pixels, or with too many.
-        MissingPackageError: If a library is missing that a step names.
+        DataError: If a step would result in no pixels or in too many.
+        MissingPackageError: If the library of a step is missing.
 
     Example:
         >>> crop = {'op': 'center_crop', 'width': 2, 'height': 1}
@@ -307,7 +315,7 @@ def prepare(pixels: np.ndarray, steps: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def _resized(pixels: np.ndarray, width: int, height: int, step: dict) -> np.ndarray:
-    """As MMCV's ``imresize``."""
+    """Resizes like MMCV's ``imresize``."""
     _check_size(width, height)
     name = step['interpolation']
     if step['library'] == 'pillow':
@@ -344,7 +352,7 @@ def _resize(pixels: np.ndarray, step: dict) -> np.ndarray:
 
 
 def _within(pixels: np.ndarray, width: int, height: int) -> tuple[int, int]:
-    """The largest size in proportion whose edges do not exceed the long and short."""
+    """Returns the largest size in proportion within a size or its transpose."""
     sides = pixels.shape[1], pixels.shape[0]
     factor = min(
         max(width, height) / max(sides),

@@ -1,11 +1,11 @@
-"""Float layers of a packed network as layers of 8-bit integers.
+"""Converts float layers of a packed network to layers of 8-bit integers.
 
-Weights become integers of 8 bits, with a scale for each output channel. What a layer
-reads becomes bytes: between -1 and 1 behind a Hardtanh, else in the range that images
-show, which the caller gives. The first convolution reads the pixels themselves, and
-normalisation goes into its weights and what is added to its sums. Its weights have 7
-bits, so that the sum of two products has 16, and are rounded so that their errors
-cancel on images.
+Weights become integers of 8 bits, with a scale for each output channel. The input of a
+layer becomes bytes. Its range is -1 to 1 after a Hardtanh, and otherwise measured on
+images of the caller. The first convolution reads the pixels themselves, and
+normalisation becomes part of its weights and of what is added to its sums. Its weights
+have 7 bits, so that the sum of two products has 16, and are rounded so that their
+errors cancel on images.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,9 +22,9 @@ from .ops.operation import Arrays
 from .ops.windows import classes, geometry
 from .simulation import Simulation
 
-#: Roles of tensors that an operation of integers has as the float one had them.
+#: Roles of tensors that do not change.
 _KEPT = 'signs', 'bias'
-#: Of the weights of pixels: the sum of two products with a byte has 16 bits.
+#: Largest weight of pixels: the sum of two products with a byte has 16 bits.
 _MOST_OF_PIXELS = 64
 #: How alike two neighbouring pixels are, and two channels of one.
 _CORRELATION = 0.95
@@ -46,26 +46,27 @@ def quantise(
     ends: bool = True,
     activations: bool = False,
 ) -> Packed:
-    """A packed network that computes with 8-bit integers where it did with floats.
+    """Converts float layers of a packed network to 8-bit integers.
 
     Args:
-        packed: A checked network.
-        images: Batches to measure ranges with, float32 (N, C, H, W), already
-            normalised. They are read only if there is a range that the network itself
-            does not state, or if it has no mean and std, so that the images have to
-            show that they are pixels.
-        ends: Take the float convolutions and linear layers: the first convolution,
-            shortcuts and the classifier. Convolutions with groups stay as they are.
-        activations: Take the convolutions with 1-bit weights whose input is not
+        packed (Packed): A checked network.
+        images (Iterable[np.ndarray]): Batches to measure ranges on, float32
+            (N, C, H, W), already normalised. They are read only if a range does not
+            follow from the network, or if it has no mean and std: then they have to
+            be pixels.
+        ends (bool): Convert float convolutions and linear layers: the first
+            convolution, shortcuts and the classifier. Convolutions with groups stay in
+            floating point.
+        activations (bool): Convert convolutions with 1-bit weights whose input is not
             binary.
 
     Returns:
-        The network, in a new object.
+        Packed: The converted network, a new object.
 
     Raises:
-        ConfigError: If images are needed and none are there, or nothing is to do.
-        UnsupportedModelError: If the pixels cannot be told from the normalised image,
-            or if the images are none.
+        ConfigError: If images are needed and missing, or if there is no such layer.
+        UnsupportedModelError: If the normalised image does not determine the pixels, or
+            if the images are not pixels.
     """
     taken = [op for op in packed.graph if _is_taken(packed, op, ends, activations)]
     if not taken:
@@ -143,7 +144,7 @@ def _pixels(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _ranges(
     packed: Packed, taken: list[dict], images: Iterable[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """The range of each value that a layer reads, by its name."""
+    """Returns the range of each value that a layer reads, by name."""
     made_by = {op['dst']: op for op in packed.graph}
     names = {op['src'][0] for op in taken if not _reads_pixels(op)}
     found = {name: _stated(name, made_by) for name in names}
@@ -152,7 +153,7 @@ def _ranges(
 
 
 def _stated(name: str, made_by: dict[str, dict]) -> tuple[float, float] | None:
-    """The range that the operation behind a value states, if it does."""
+    """Returns the range that follows from the operation that made a value, if any."""
     op = made_by.get(name, {'op': 'input'})
     if op['op'] in ('max_pool2d', 'flatten', 'vector', 'average_pool'):
         return _stated(op['src'][0], made_by)
@@ -166,7 +167,7 @@ def _stated(name: str, made_by: dict[str, dict]) -> tuple[float, float] | None:
 def _measured(
     packed: Packed, names: list[str], images: Iterable[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest number of each value over all images."""
+    """Measures the smallest and the largest number of each value over all images."""
     if not names:
         return {}
     simulation = Simulation(packed).eval()
@@ -190,9 +191,9 @@ def _measured(
 
 
 def _input_fields(low: float, high: float) -> dict[str, Any]:
-    """How numbers of a range become bytes; 0 stays 0."""
+    """Returns the fields that map a range to bytes; 0 stays exact."""
     low, high = min(low, 0.0), max(high, 0.0)
-    if -low == high:  # then both of them are numbers of the grid
+    if -low == high:  # then both limits are exact, too
         scale, zero = 127 / max(high, 1e-20), 128
     else:
         scale = 255 / max(high - low, 1e-20)
@@ -205,26 +206,26 @@ def _input_fields(low: float, high: float) -> dict[str, Any]:
 
 
 def _scaled(weight: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (out, ...) within +-most and the scale of each filter."""
+    """Scales weights (out, ...) to +-most; also returns the scale of each filter."""
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
     scale = np.where(largest > 0, largest, 1).astype(np.float64) / most
     return weight / scale.reshape(-1, *[1] * (weight.ndim - 1)), scale
 
 
 def _rounded(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (out, ...) as integers within +-127 and the scale of each filter."""
+    """Rounds weights (out, ...) to +-127; also returns the scale of each filter."""
     scaled, scale = _scaled(weight, 127)
     return np.rint(scaled).astype(np.int8), scale
 
 
 def _rounded_for_pixels(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (out, in, height, width) as integers and the scale of each filter.
+    """Rounds weights (out, in, height, width) and returns the scale of each filter.
 
-    One weight after the other is rounded, and those that follow make up for its error
-    as well as they can where x and y of neighbouring pixels are alike (GPTQ,
-    https://arxiv.org/abs/2210.17323): with H = E[x y], the error e of weight j goes to
-    weight i > j as e * U[j, i] / U[j, j], where U is the upper Cholesky factor of the
-    inverse of H.
+    The weights are rounded one after the other, and later ones compensate the error of
+    earlier ones, because neighbouring pixels are correlated (`GPTQ
+    <https://arxiv.org/abs/2210.17323>`_): with H = E[x y] of two pixels x and y, the
+    error e of weight j is added to weight i > j as e * U[j, i] / U[j, j], where U is
+    the upper Cholesky factor of the inverse of H.
     """
     scaled, scale = _scaled(weight, _MOST_OF_PIXELS)
     rest = scaled.reshape(len(weight), -1)
@@ -241,7 +242,7 @@ def _rounded_for_pixels(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _likeness(shape: tuple[int, int, int]) -> np.ndarray:
-    """Correlation of the values of a window, which falls with their distance."""
+    """Returns the correlation of pixels in a window, which falls with distance."""
     channel, row, column = (i.ravel() for i in np.indices(shape))
     apart = np.hypot(row[:, None] - row, column[:, None] - column)
     apart += channel[:, None] != channel

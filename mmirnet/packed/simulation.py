@@ -13,13 +13,12 @@ from .ops import OPERATIONS
 
 
 class Simulation(nn.Module):
-    """A packed network in torch, layer by layer in float arithmetic.
+    """A packed network in torch, layer by layer in floating point.
 
-    Gives the outputs of the model that was packed. Its input is float
-    (N, C, H, W), already normalised.
+    It computes the same output as the model that was packed.
 
     Args:
-        packed: A checked network.
+        packed (Packed): A checked network.
     """
 
     def __init__(self, packed: Packed):
@@ -35,10 +34,10 @@ class Simulation(nn.Module):
             self.layers.append(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W).
+        """Computes logits (N, classes) of normalised images (N, C, H, W).
 
         Raises:
-            ConfigError: If the images have another shape, or are not float.
+            ConfigError: If the images have another shape or are not floating point.
         """
         wanted = self.packed.shapes['input']
         fits = torch.jit.is_tracing() or tuple(x.shape[1:]) == wanted
@@ -53,10 +52,10 @@ class Simulation(nn.Module):
         return values[self.graph[-1]['dst']].flatten(1)
 
     def operation(self, index: int, *inputs: Tensor) -> Tensor:
-        """Output of one operation of the graph, of its inputs, as (N, C, H, W)."""
+        """Computes one operation of the graph; inputs and output are (N, C, H, W)."""
         op, shapes = self.graph[index], self.packed.shapes
         tensors = dict(self.layers[index].named_buffers())
-        # Features and maps are one thing here: a shape says how they are ordered.
+        # Features have the shape of the maps that they were flattened from.
         inputs = [
             x.reshape(-1, *shapes[name])
             for x, name in zip(inputs, op['src'], strict=True)
@@ -66,10 +65,13 @@ class Simulation(nn.Module):
 
 
 def unpack(path: str | os.PathLike) -> Simulation:
-    """A packed file as a torch module that computes what was packed.
+    """Loads a packed file as a torch module.
 
     Args:
-        path: A file written by :func:`write`.
+        path (str | os.PathLike): A file written by :func:`mmirnet.packed.write`.
+
+    Returns:
+        Simulation: The network in evaluation mode.
 
     Raises:
         PackedFileError: If the file is damaged or was tampered with.
