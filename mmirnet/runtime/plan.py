@@ -1,21 +1,23 @@
-"""From the graph of a packed file to the runtime's fused operations.
+"""Fuses the graph of a packed file to steps of the runtime, and places its values.
 
-The graph has one entry for each layer; the runtime runs *steps*. A step
-produces one value from a convolution, a pooling or nothing (a map), followed
-in the same pass by what the graph has behind it: BatchNorm as one affine per
-channel, an addition, an activation (PReLU, between two shifts), a clamp (Hardtanh or
-ReLU) and, where the consumer is a binary convolution, the packed signs. A value lives
-as floats, as bits, or as both, whatever its consumers need. Where two consumers set a
-bit from different thresholds on, the second one has a step that makes its bits. What
-only a max pooling reads from a convolution of bytes is never whole: the pooling has
-its rows made as it needs them.
+The graph has one entry per layer, and the runtime runs *steps*. A step computes a
+convolution, a pooling or nothing (a map), and in the same pass the operations that
+follow in the graph: BatchNorm as one affine per channel, an addition, an activation
+(PReLU between two shifts), a clamp (Hardtanh or ReLU) and, if a binary convolution
+follows, the packed signs.
 
-Float convolutions and linear layers read the image as it comes; for anything else it
-is first brought into the layout of the other values. A convolution of pixels reads the
-image's bytes, and one of 8-bit integers makes bytes of what it reads. The kernels on
-bits know square windows that move alike in both directions. A binary convolution of
-another geometry becomes a float one, over signs that are floats: its sums are the same,
-and exact.
+A value is stored as floats, as bits, or as both, depending on the steps that read it.
+If two binary convolutions have different thresholds for the same value, an additional
+step makes the bits of the second. If only a max pooling reads the output of a
+convolution of bytes, the output is never stored as a whole: the pooling requests its
+rows one by one.
+
+Float convolutions and linear layers read the image in the layout of the caller. For
+other steps, the step ``image`` first converts it to the layout of the other values. A
+convolution of pixels reads the image's bytes, and one of 8-bit integers converts its
+input to bytes. The kernels on bits support square windows with equal strides and
+paddings. A binary convolution with another geometry becomes a float one on signs, with
+the same exact sums.
 """
 
 from collections import Counter
@@ -40,8 +42,8 @@ from ..packed.ops.lowering import (
 )
 from ..packed.ops.windows import Geometry
 
-# How tensors lie in memory, as csrc/limits.h states it too: a test compares the two.
-# An arena's tensors start at multiples of this many bytes.
+# The layout of tensors in memory. csrc/limits.h has the same numbers; a test compares
+# them. Tensors start at multiples of this many bytes.
 ALIGNMENT = 64
 # The kernels copy up to a register beyond a tensor's end.
 GAP = 256
@@ -82,7 +84,7 @@ class Step:
     threshold: np.ndarray | None = None  # of the bits; None for 0
 
     def reads(self) -> list[str]:
-        """The values this step needs."""
+        """Returns the names of the values that this step reads."""
         return [self.source] + ([self.residual] if self.residual else [])
 
     @property
@@ -94,7 +96,7 @@ class Step:
 
 @dataclass
 class Buffer:
-    """Where a value lives in the arena, from its producer to its last reader."""
+    """The memory of a value, from the step that makes it to the last that reads it."""
 
     value: str
     shape: tuple[int, int, int]
@@ -111,7 +113,7 @@ def _aligned(size: int) -> int:
 
 
 class _Fusion:
-    """The steps so far, to which the operations of a graph are added in order."""
+    """Collects the steps, to which the operations of a graph are added in order."""
 
     def __init__(self, packed: Packed):
         self.packed = packed
@@ -167,7 +169,7 @@ class _Fusion:
                 self.append(step)
 
     def add(self, sources: list[str], output: str) -> None:
-        """One operand takes the other as it is made: the last one where it can."""
+        """Adds a sum to the step of one operand, preferably of the later one."""
         late, early = sorted(sources, key=lambda v: -self.made_by.get(v, -1))
         if not self.adding_step(late) and self.adding_step(early):
             self.postpone(early)
@@ -177,12 +179,12 @@ class _Fusion:
         self.extend(step, output)
 
     def adding_step(self, name: str) -> Step | None:
-        """The step that made a value, if it can add another one to it."""
+        """Returns the step that makes a value, if it can add another value to it."""
         step = self.open_step(name)
         return None if step is None or step.residual or step.activates else step
 
     def postpone(self, name: str) -> None:
-        """Makes a value that no step has read yet after all others."""
+        """Moves the step of a value that no step has read yet to the end."""
         index, last = self.made_by[name], len(self.steps) - 1
         self.steps.append(self.steps.pop(index))
         for value, place in self.made_by.items():
@@ -190,14 +192,14 @@ class _Fusion:
                 self.made_by[value] = last if place == index else place - 1
 
     def open_step(self, name: str) -> Step | None:
-        """The step that made a value nobody else reads, if it can take more."""
+        """Returns the step of a value with one reader, if more can be fused into it."""
         step = self.steps[self.made_by[name]] if name in self.made_by else None
         if step and self.readers[name] == 1 and step.fuses and step.kind != 'image':
             return step if step.clamp is None else None
         return None
 
     def take_affine(self, step: Step, affine: Affine) -> bool:
-        """Puts an affine where a step has a place for it, if it has one."""
+        """Fuses an affine into a step; returns whether the step has a place for it."""
         if not (step.affine or step.residual or step.activates or self.has_bias(step)):
             step.affine = affine
         elif (affine.slope != 1).any():
@@ -211,7 +213,7 @@ class _Fusion:
         return True
 
     def has_bias(self, step: Step) -> bool:
-        """A bias rounds before a BatchNorm does: they are two passes."""
+        """Whether a step adds a bias, which rounds before a BatchNorm would."""
         return 'bias' in _tensors(step, self.packed)
 
     def extend(self, step: Step, output: str) -> None:
@@ -227,7 +229,7 @@ class _Fusion:
         return self.steps[-1]
 
     def derived(self, kind: str, source: str, threshold: np.ndarray | None) -> str:
-        """Signs of a value as 'map' (bits) or 'sign' (floats), in a step of its own."""
+        """Adds a step for the signs of a value: 'map' for bits, 'sign' for floats."""
         form = kind, source, _key(threshold)
         if form in self.signs:
             return self.signs[form]
@@ -243,7 +245,7 @@ class _Fusion:
         return name
 
     def operand(self, source: str, product: Product) -> tuple[str, str]:
-        """The step that computes a convolution, and what it reads."""
+        """Returns the kind of step for a convolution, and the value that it reads."""
         window = product.window
         if not product.binarize:
             return 'conv', source
@@ -258,12 +260,12 @@ class _Fusion:
 
 
 def _key(threshold: np.ndarray | None) -> bytes | None:
-    """By which two thresholds are known to be the same."""
+    """Returns a key that is equal for equal thresholds."""
     return None if threshold is None else threshold.tobytes()
 
 
 def fuse(packed: Packed) -> tuple[list[Step], str]:
-    """Groups the graph into steps; also says which value is the logits."""
+    """Groups the graph into steps; also returns the name of the logits."""
     fusion = _Fusion(packed)
     lowered = [packed.lower(op) for op in packed.graph]
     if _reads_image(packed, lowered):
@@ -327,10 +329,15 @@ def _reads_all_rows(step: Step) -> bool:
 
 
 def buffers(packed: Packed, steps: list[Step], logits: str) -> tuple[list[Buffer], int]:
-    """Gives every value its place; values share memory when not alive together.
+    """Places every value in memory; values that are not needed together share it.
+
+    Args:
+        packed (Packed): The network.
+        steps (list[Step]): Output of :func:`fuse`.
+        logits (str): Output of :func:`fuse`.
 
     Returns:
-        The buffers, and the bytes they need together.
+        tuple[list[Buffer], int]: The buffers, and their total size in bytes.
     """
     last, pad = {}, {}
     for index, step in enumerate(steps):
@@ -373,14 +380,17 @@ def _bytes(shape: tuple[int, int, int], kind: str, padding: int) -> int:
 
 
 def image_kind(step: Step) -> str | None:
-    """In which form a step reads the image, if it reads it as it comes."""
+    """Returns the form in which a step reads the caller's image, or None."""
     if step.source != 'input':
         return None
     return {'conv': 'image', 'image': 'image', 'pixel_conv': 'pixels'}.get(step.kind)
 
 
 def _place(result: list[Buffer], steps: list[Step]) -> int:
-    """First fit; a step's floats replace its residual where that ends."""
+    """Sets the offsets, first fit; returns the size of all buffers together.
+
+    The output of a step replaces its residual if no later step reads that.
+    """
     placed: list[Buffer] = []
     floats = {b.value: b for b in result if b.kind == 'floats'}
     for new in result:
@@ -396,7 +406,7 @@ def _place(result: list[Buffer], steps: list[Step]) -> int:
 
 
 def _first_gap(alive: list[Buffer], size: int) -> int:
-    """The lowest offset at which so many bytes are free."""
+    """Returns the lowest offset with this many free bytes."""
     offset = 0
     for other in sorted(alive, key=lambda b: b.offset):
         if other.offset - offset >= size:
@@ -406,7 +416,7 @@ def _first_gap(alive: list[Buffer], size: int) -> int:
 
 
 def _reads_in_place(steps: list[Step], index: int) -> bool:
-    """Whether a step reads of its residual only what it replaces at once."""
+    """Whether a step can overwrite its residual while it reads it."""
     step = steps[index]
     # Bits of the same value are another buffer.
     sources = set() if step.kind == 'binary_conv' else {step.source}
@@ -416,7 +426,7 @@ def _reads_in_place(steps: list[Step], index: int) -> bool:
 
 
 def scale(step: Step, packed: Packed) -> np.ndarray | None:
-    """What the sums are multiplied with before the affine."""
+    """Returns the factor of the sums before the affine, (out,), or None."""
     tensors = _tensors(step, packed)
     if 'offset' in tensors and 'affine_input' not in tensors:
         return None  # it is in the weights
@@ -426,10 +436,10 @@ def scale(step: Step, packed: Packed) -> np.ndarray | None:
 def _slope_and_scale(
     step: Step, tensors: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """What sums are multiplied with, one after the other: the scale is the first.
+    """Returns the slope of the affine and the scale, which multiplies the sums first.
 
-    An exponent's powers of two are in the slope, unless it would overflow or lose bits;
-    weights that are no signs have them.
+    Powers of two (``exponent``) are part of the slope, unless it would overflow or lose
+    bits. In float convolutions they are part of the weights.
     """
     slope = np.ones(step.shape[0], np.float32)
     if step.affine is not None:
@@ -444,7 +454,7 @@ def _slope_and_scale(
 
 
 def terms(step: Step, packed: Packed) -> list[np.ndarray]:
-    """What a binary convolution reads beside its scale: (offset, affine_input)."""
+    """Returns the further arguments of a binary convolution: offset, affine_input."""
     tensors = _tensors(step, packed)
     if 'affine_input' not in tensors:
         return []
@@ -452,7 +462,7 @@ def terms(step: Step, packed: Packed) -> list[np.ndarray]:
 
 
 def activation(step: Step) -> np.ndarray | None:
-    """Shift, slopes below and above zero, and shift, each a row; None for none."""
+    """Returns the activation, (4, out), or None: shift, both slopes, shift."""
     if not step.activates:
         return None
     channels = step.shape[0]
@@ -465,18 +475,26 @@ def activation(step: Step) -> np.ndarray | None:
 
 
 def _tensors(step: Step, packed: Packed) -> dict[str, np.ndarray]:
-    """What the epilogue takes of an operation; sums of bytes have their own."""
+    """Returns the tensors for the epilogue; steps of bytes have none."""
     if not step.operation or step.kind in BYTE_KINDS:
         return {}
     return packed.operation_tensors(step.operation)
 
 
 def affine(step: Step, packed: Packed) -> tuple[np.ndarray, np.ndarray]:
-    """Affine, bias and exponents as y = fma(x, alpha, beta); empty for none.
+    """Combines affine, bias and exponents to y = fma(x, alpha, beta).
 
-    An exponent's scale is a power of two, so that alpha * scale is exact, but for the
-    ends of what floats hold, and the sums are integers: the same bits come out as in
-    torch.
+    The scale of an exponent is a power of two, so alpha * scale is exact except at the
+    limits of float32, and the sums are integers. The result is that of torch, bit for
+    bit.
+
+    Args:
+        step (Step): The step.
+        packed (Packed): The network.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: alpha and beta, (out,). Both are empty if they
+        would change nothing.
     """
     channels = step.shape[0]
     tensors = _tensors(step, packed)

@@ -1,4 +1,4 @@
-"""What a network says of images, ready to be read. Needs numpy alone."""
+"""Classifies image files and formats the results. Needs only numpy."""
 
 import glob
 import os
@@ -15,20 +15,20 @@ from ..images import SUFFIXES
 from ..packed.preparation import load_image, normalise
 from .session import Session
 
-#: Told of a file that cannot be classified, and why.
+#: Called with a file that cannot be classified, and with the reason.
 Failed = Callable[[str, Exception], None]
-# How long a list of images is worked at before it says how far it is.
+# Seconds between two lines about the progress.
 _SECONDS = 10.0
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits.
+    """Computes the probabilities of classes that exclude each other.
 
     Args:
-        logits: (N, classes).
+        logits (np.ndarray): (N, classes).
 
     Returns:
-        float64 of the same shape; rows sum to 1.
+        np.ndarray: float64 of the same shape. Each row sums to 1.
 
     Example:
         >>> softmax(np.array([[0.0, 0.0], [1000.0, 0.0]]))
@@ -41,13 +41,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of classes that do not exclude each other.
+    """Computes the probabilities of classes that do not exclude each other.
 
     Args:
-        logits: (N, classes).
+        logits (np.ndarray): (N, classes).
 
     Returns:
-        float64 of the same shape.
+        np.ndarray: float64 of the same shape.
 
     Example:
         >>> sigmoid(np.array([[0.0, 1000.0, -1000.0]]))
@@ -61,15 +61,15 @@ _SCORES = {'softmax': softmax, 'sigmoid': sigmoid}
 
 
 def predicted(scores: np.ndarray, head: dict[str, Any]) -> list[int]:
-    """The classes that a network predicts.
+    """Returns the classes that a network predicts for an image.
 
     Args:
-        scores: Probabilities, (classes,).
-        head: Of the packed network.
+        scores (np.ndarray): Probabilities, (classes,).
+        head (dict[str, Any]): ``head`` of the packed network.
 
     Returns:
-        One class after a softmax. After a sigmoid those of at least ``threshold``, or
-        without one the ``topk`` best.
+        list[int]: One class for softmax. For sigmoid, those with a score of at least
+        ``threshold``, or without a threshold the ``topk`` best.
 
     Example:
         >>> head = {'scores': 'sigmoid', 'threshold': 0.5, 'topk': None}
@@ -83,28 +83,30 @@ def predicted(scores: np.ndarray, head: dict[str, Any]) -> list[int]:
 
 
 def image_files(arguments: Iterable[str | os.PathLike]) -> list[str]:
-    """The files that a command line means.
+    """Returns the files that the arguments of a command line name.
 
     Args:
-        arguments: Files; folders, for all images in them and below; patterns such as
-            ``photos/*.jpg``, with ``**`` for any folders.
+        arguments (Iterable[str | os.PathLike]): Files, folders of images and of such
+            folders, and patterns such as ``photos/*.jpg``, in which ``**`` stands for
+            any folders.
 
     Returns:
-        Files in the order of the arguments, and by name within one. What means no
-        file stays as it is, for an error that names it.
+        list[str]: The files in the order of the arguments, and sorted by name for each
+        of them. An argument without files is returned unchanged, so that a later error
+        names it.
 
     Raises:
-        ConfigError: If an argument is empty, or if there are none.
+        ConfigError: If an argument is empty, or if there are no arguments.
     """
     found = []
     for argument in map(str, arguments):
         if not argument:
             raise ConfigError("'' names no image")
         if os.path.lexists(argument) or not glob.has_magic(argument):
-            found += _meant(argument) or [argument]
+            found += _images_in(argument) or [argument]
         else:
             matched = sorted(glob.glob(argument, recursive=True))
-            files = [file for path in matched for file in _meant(path)]
+            files = [file for path in matched for file in _images_in(path)]
             # A pattern with ** matches folders and what is in them.
             found += {Path(file): file for file in files}.values() or [argument]
     if not found:
@@ -112,8 +114,8 @@ def image_files(arguments: Iterable[str | os.PathLike]) -> list[str]:
     return found
 
 
-def _meant(path: str) -> list[str]:
-    """All images in a folder and below it, by name; what is no folder as it is."""
+def _images_in(path: str) -> list[str]:
+    """Returns all images in and below a folder, by name, or the file itself."""
     folder = Path(path)
     if not folder.is_dir():
         return [path]
@@ -121,7 +123,7 @@ def _meant(path: str) -> list[str]:
 
 
 def _is_image(path: Path, folder: Path) -> bool:
-    """Whether a file in a folder is meant; a link to nothing is, to be named."""
+    """Whether a path is an image, or a broken link, which an error has to name."""
     hidden = any(part.startswith('.') for part in path.relative_to(folder).parts)
     named = path.suffix.lower() in SUFFIXES and not hidden
     return named and (path.is_file() or not path.exists())
@@ -132,16 +134,16 @@ def each(
     work: Callable[[str | os.PathLike], Any],
     failed: Failed | None = None,
 ) -> Iterator[tuple[str | os.PathLike, Any]]:
-    """Goes through image files, one at a time, and says on stderr how far it is.
+    """Processes image files one by one, and prints the progress to stderr.
 
     Args:
-        paths: The files.
-        work: What to do with one.
-        failed: Told of a file that cannot be read or prepared; without it the error
-            is raised.
+        paths (Sequence[str | os.PathLike]): The files.
+        work (Callable): Processes one file.
+        failed (Callable, optional): Called with each file that cannot be read or
+            prepared, and with the error. Without it, the error is raised.
 
     Yields:
-        Each file that could be read, and what came of it.
+        tuple: Each file that could be read, and the output of ``work``.
     """
     last = time.monotonic()
     for number, path in enumerate(paths):
@@ -150,7 +152,7 @@ def each(
             print(f'{number:,} of {len(paths):,} images', file=sys.stderr)
         try:
             result = work(path)
-        except MissingPackageError:  # which no file is to blame for
+        except MissingPackageError:  # the same for all files
             raise
         except (OSError, DataError) as error:
             if failed is None:
@@ -165,19 +167,20 @@ def classify(
     paths: Sequence[str | os.PathLike],
     failed: Failed | None = None,
 ) -> Iterator[tuple[str | os.PathLike, np.ndarray]]:
-    """Probabilities of image files on the 1-bit runtime.
+    """Computes the probabilities of image files on the 1-bit runtime.
 
     Args:
-        session: A packed network.
-        paths: Image files, prepared as :func:`mmirnet.runtime.load_image` says.
-        failed: See :func:`each`.
+        session (Session): The session.
+        paths (Sequence[str | os.PathLike]): Image files, prepared by
+            :func:`mmirnet.runtime.load_image`.
+        failed (Callable, optional): See :func:`each`.
 
     Yields:
-        Each file that could be read, and its probabilities, float64 (classes,).
+        tuple: Each file that could be read, and its probabilities, float64 (classes,).
 
     Raises:
-        OSError: If a file is no image.
-        DataError: If it does not fit the network.
+        OSError: If a file is not an image.
+        DataError: If a file does not fit the network.
     """
     scores = _SCORES[session.packed.head['scores']]
 
@@ -191,13 +194,13 @@ def classify(
 
 
 def check_topk(k: int) -> None:
-    """Refuses a number of classes to name that is no number of them.
+    """Checks the number of classes to return.
 
     Args:
-        k: How many classes are wanted; more than there are means all.
+        k (int): The number. More than there are classes means all.
 
     Raises:
-        ConfigError: If it is 0 or negative.
+        ConfigError: If it is not positive.
     """
     if k < 1:
         raise ConfigError(f'--topk {k}: name 1 class or more')
@@ -206,15 +209,16 @@ def check_topk(k: int) -> None:
 def top_k(
     scores: np.ndarray, classes: Sequence[str] | None, k: int
 ) -> list[dict[str, Any]]:
-    """The likeliest classes of an image.
+    """Returns the most probable classes of an image.
 
     Args:
-        scores: Probabilities, (classes,).
-        classes: Their names, if known.
-        k: How many are wanted.
+        scores (np.ndarray): Probabilities, (classes,).
+        classes (Sequence[str] | None): Class names, if known.
+        k (int): Number of classes to return.
 
     Returns:
-        ``label``, ``class`` and ``score`` of each, the likeliest first.
+        list[dict[str, Any]]: ``label``, ``class`` and ``score`` of each, the most
+        probable first.
 
     Example:
         >>> top_k(np.array([0.25, 0.75]), ['cat', 'dog'], 1)
@@ -237,18 +241,19 @@ def result(
     k: int,
     head: dict[str, Any],
 ) -> dict[str, Any]:
-    """What is written of an image.
+    """Creates the entry of an image in the results.
 
     Args:
-        image: The file.
-        scores: Probabilities, (classes,).
-        classes: Their names, if known.
-        k: How many are wanted.
-        head: Of the network, see :mod:`mmirnet.packed.format`.
+        image (str | os.PathLike): The file.
+        scores (np.ndarray): Probabilities, (classes,).
+        classes (Sequence[str] | None): Class names, if known.
+        k (int): Number of classes to return.
+        head (dict[str, Any]): ``head`` of the network, see
+            :mod:`mmirnet.packed.format`.
 
     Returns:
-        ``image`` and ``top``, see :func:`top_k`; for a network that may predict
-        any number of classes also ``predicted``, their labels.
+        dict[str, Any]: ``image``, and ``top`` as returned by :func:`top_k`. For a
+        network that may predict any number of classes also ``predicted``, their labels.
     """
     entry = {'image': str(image), 'top': top_k(scores, classes, k)}
     if head['scores'] == 'sigmoid':
@@ -261,7 +266,15 @@ def report(
     top: list[dict[str, Any]],
     predicted: Sequence[int] | None = None,
 ) -> str:
-    """An image's likeliest classes as lines of text, those predicted with a star.
+    """Formats the most probable classes of an image; predicted ones get a star.
+
+    Args:
+        image (str | os.PathLike): The file.
+        top (list[dict[str, Any]]): Output of :func:`top_k`.
+        predicted (Sequence[int], optional): Labels of the predicted classes.
+
+    Returns:
+        str: A line for the file and one for each class.
 
     Example:
         >>> print(report('a.png', top_k(np.array([0.25, 0.75]), None, 2)))
@@ -282,13 +295,13 @@ def report(
 
 
 class Failures(list):
-    """Files that could not be classified; names each on stderr as it comes."""
+    """The files that could not be classified; prints each error to stderr."""
 
     def __call__(self, path: str, error: Exception) -> None:
-        """Takes note of a file."""
+        """Adds a file and prints its error."""
         self.append(path)
         print(f'error: {error}', file=sys.stderr)
 
     def summary(self, total: int) -> str:
-        """One line for the end."""
+        """Returns the last line of the output."""
         return f'error: {len(self):,} of {total:,} images could not be classified'

@@ -57,22 +57,26 @@ def _why_missing() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """Names this CPU can run, best first; ``MMIRNET_ISA`` takes one of them."""
+    """Returns the instruction sets of this CPU for ``MMIRNET_ISA``, best first."""
     return _loaded().instruction_sets()
 
 
 def _library() -> str:
-    """OneDNN as installed beside the runtime, or '' for plain loops."""
+    """Returns the path of oneDNN beside the runtime, or '' for plain loops."""
     # An editable install keeps what was built apart from this file.
     found = sorted(Path(_loaded().__file__).parent.glob('libdnnl.*'))
     return str(found[0]) if found else ''
 
 
 def default_threads() -> int:
-    """One in a worker process of a data loader or pool, else every core.
+    """Returns the default number of threads.
 
-    Every core that this process may use: by its affinity and by the CPU quota of
-    its control group, which is how containers limit a process.
+    It is one in a worker process of a data loader or a pool. Otherwise it is the number
+    of cores that this process may use, by its affinity and by the CPU quota of its
+    control group, by which containers limit a process.
+
+    Returns:
+        int: The number, at least 1.
     """
     torch_data = sys.modules.get('torch.utils.data')
     if torch_data is not None and torch_data.get_worker_info() is not None:
@@ -88,7 +92,7 @@ def default_threads() -> int:
 
 
 def _quota(root: Path = Path('/')) -> float:
-    """Cores that the control group of this process may use, rounded up."""
+    """Returns the cores that the control groups of this process allow, rounded up."""
     try:
         groups = (root / 'proc/self/cgroup').read_text().splitlines()
     except OSError:
@@ -107,7 +111,7 @@ def _quota(root: Path = Path('/')) -> float:
 
 
 def _quota_of(folder: Path, version: int) -> float:
-    """Cores that the files of one control group allow, inf without a limit."""
+    """Returns the cores that one control group allows; inf without a limit."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         if version == 1:
             quota = (folder / 'cpu.cfs_quota_us').read_text()
@@ -145,23 +149,22 @@ def _choose_threads(threads: int | None) -> int:
 class Session:
     """A packed network, ready to predict.
 
-    Several threads may predict at the same time: each call has its own memory, and
-    no call holds the interpreter. Many clients that send single images are served
-    best by ``threads=1``. A session can be copied and pickled, and works in a child
-    that was forked; what was left to the machine here, the threads and the
-    instruction set, the other machine or worker chooses anew.
+    Several threads may predict at the same time: each call has its own memory and
+    releases the interpreter lock. For many clients with single images, ``threads=1`` is
+    best. A session can be copied and pickled, and works in a forked child. Defaults of
+    ``threads`` and ``isa`` are then determined anew.
 
     Args:
-        packed: A checked network.
-        threads: Threads of one call, 1 to 1024, fewer if the system gives no
-            more; by default all cores, and one inside a worker process, whose
-            siblings already use the others.
-        isa: Instruction set; by default ``MMIRNET_ISA``, else the best.
+        packed (Packed): A checked network.
+        threads (int, optional): Threads of one call, 1 to 1024, or fewer if the system
+            provides no more. Defaults to :func:`default_threads`.
+        isa (str, optional): Instruction set. Defaults to ``MMIRNET_ISA``, or else the
+            best one.
 
     Raises:
-        ImportError: If the runtime was not built, or cannot be loaded.
-        ValueError: If the CPU does not have the instruction set, or ``threads``
-            is no such number.
+        ImportError: If the runtime was not built or cannot be loaded.
+        ValueError: If the CPU does not have the instruction set, or if ``threads`` is
+            out of range.
     """
 
     def __init__(
@@ -212,7 +215,7 @@ class Session:
 
     @property
     def threads(self) -> int:
-        """Threads of one call."""
+        """The number of threads of one call."""
         return self._network.threads
 
     def _add_buffer(self, buffer: plan.Buffer) -> None:
@@ -267,25 +270,25 @@ class Session:
         )
 
     def predict(self, images) -> np.ndarray:
-        """Logits of a batch.
+        """Computes the logits of a batch.
 
         Args:
-            images: uint8 of shape (N, H, W, C), RGB or grey (then also
-                (N, H, W)), also for a network that was trained on BGR, which
-                the runtime turns them to; or floats of shape (N, C, H, W),
-                already normalised, in the network's own order. A numpy array, a torch
-                tensor, or a list of either or of PIL images.
+            images: A numpy array, a torch tensor, or a list of either or of PIL images.
+                uint8 of shape (N, H, W, C), RGB or grey, also for a network of BGR
+                images, which the runtime reverses; grey images may be (N, H, W). Or
+                floats of shape (N, C, H, W), already normalised, in the network's order
+                of channels.
 
         Returns:
-            float32 of shape (N, classes). An image's logits do not depend on
-            the rest of the batch, nor on the number of threads.
+            np.ndarray: float32 of shape (N, classes). The logits of an image depend
+            neither on the rest of the batch nor on the number of threads.
 
         Raises:
             ValueError: If the images have another shape.
-            TypeError: If they are neither uint8 nor float.
-            NonFiniteError: If an image holds NaN or infinity, or if one of its
-                values becomes NaN in the network: a sign has no NaN, so the
-                simulation in torch gives NaN where the runtime raises.
+            TypeError: If they are neither uint8 nor floating point.
+            NonFiniteError: If an image has NaN or infinity, or if a value becomes NaN
+                in the network. The simulation in torch then returns NaN, but bits
+                cannot represent it.
 
         Example:
             >>> from mmirnet.packed import pack
@@ -350,7 +353,7 @@ def _array(images) -> np.ndarray:
 
 
 def _not_finite(images: np.ndarray, logits: np.ndarray) -> str:
-    """Which image is not finite and where, or which overflowed inside."""
+    """Describes which image is not finite and where, or which one overflowed."""
     wrong = np.argwhere(~np.isfinite(images))
     if len(wrong):
         image, channel, row, column = wrong[0]
@@ -368,7 +371,7 @@ def _not_finite(images: np.ndarray, logits: np.ndarray) -> str:
 
 
 def _weight(step: plan.Step, packed: Packed) -> np.ndarray:
-    """Weight of a float convolution as (out, height, width, in)."""
+    """Returns the weight of a float convolution, (out, height, width, in)."""
     return _filters(step, packed.arrays(step.operation)['weight'])
 
 
@@ -378,7 +381,7 @@ def _filters(step: plan.Step, weight: np.ndarray) -> np.ndarray:
 
 
 def _byte_weights(step: plan.Step, packed: Packed) -> list[np.ndarray]:
-    """Weights, scales, what is added, and its classes of rows and columns."""
+    """Returns weights, scales, the addend, and its classes of rows and columns."""
     arrays = packed.arrays(step.operation)
     scale = arrays['scale']
     if step.kind == 'pixel_conv':
@@ -398,9 +401,12 @@ def load(
     """Loads a packed file into the 1-bit runtime.
 
     Args:
-        path: A file written by ``tools/deploy/pack.py``.
-        threads: See :class:`Session`.
-        isa: See :class:`Session`.
+        path (str | os.PathLike): A file written by ``tools/deploy/pack.py``.
+        threads (int, optional): See :class:`Session`.
+        isa (str, optional): See :class:`Session`.
+
+    Returns:
+        Session: The session.
 
     Raises:
         PackedFileError: If the file is damaged or was tampered with.
