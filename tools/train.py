@@ -77,12 +77,12 @@ def main() -> None:
     # Imported here, so that -h does not take seconds.
     try:
         from mmirnet import apis
-        from mmirnet.apis import command_line as errors
+        from mmirnet.apis.command_line import one_line_errors, parse_options
     except ImportError as error:  # OpenMMLab is missing, or its version is wrong
         argparse.ArgumentParser().exit(2, f'error: {error}\n')
 
-    with errors.one_line_errors():
-        args.cfg_options = errors.parse_options(args.cfg_options)
+    with one_line_errors():
+        args.cfg_options = parse_options(args.cfg_options)
         apis.train(**vars(args))
 
 

@@ -35,7 +35,7 @@ _BETWEEN = frozenset(
     f'{when}_{what}' for when in ('before', 'after') for what in ('train_epoch', 'val')
 ) | {'before_val_epoch', 'after_val_epoch'}
 #: Hooks whose work in an iteration the loop does itself.
-SERVED = (RuntimeInfoHook, IterTimerHook, FiniteLossHook)
+_SERVED = (RuntimeInfoHook, IterTimerHook, FiniteLossHook)
 
 
 class Iteration(NamedTuple):
@@ -97,7 +97,7 @@ class _Acts(NamedTuple):
 
 
 _KNOWN: dict[type[Hook], _Acts] = {
-    **dict.fromkeys(SERVED, _Acts()),
+    **dict.fromkeys(_SERVED, _Acts()),
     LoggerHook: _Acts(after=_logs),
     CheckpointHook: _Acts(after=_saves),
     ScheduleHook: _Acts(before=_sets),

@@ -11,7 +11,14 @@ from mmpretrain.datasets import PackInputs
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .data_sets import FILES, HELD, held_shape, own_transforms, parts, transforms
+from .data_sets import (
+    FILE_SIZES,
+    HELD_SHAPES,
+    held_shape,
+    own_transforms,
+    parts,
+    transforms,
+)
 
 
 def reverses_channels(model: nn.Module) -> bool:
@@ -46,7 +53,7 @@ def held_order(dataset: Dataset, turned: bool = False) -> str:
     """
     if held_shape(dataset)[2:] != (3,):
         return 'grey'
-    known = isinstance(parts(dataset)[0], tuple(HELD))
+    known = isinstance(parts(dataset)[0], tuple(HELD_SHAPES))
     return 'bgr' if turned and not known else 'rgb'
 
 
@@ -97,7 +104,7 @@ def channel_order(dataset: Dataset, turned: bool = False) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for colour in ((0, 0, 255), (255, 0, 0)):  # red and blue, written as BGR
             path = os.path.join(folder, 'colour.png')
-            mmcv.imwrite(np.full((*FILES[1], 3), colour, np.uint8), path)
+            mmcv.imwrite(np.full((*FILE_SIZES[1], 3), colour, np.uint8), path)
             inputs = chain(dict(img_path=path, gt_label=0, sample_idx=0))['inputs']
             sums.append(inputs.double().sum((1, 2)))
     if len(sums[0]) != 3:

@@ -23,7 +23,7 @@ from ..keywords import dataset_problems
 
 _log = logging.getLogger('mmirnet')
 # Image shapes of data sets that hold their images, for when the files are missing.
-HELD = {
+HELD_SHAPES = {
     CIFAR10: (32, 32, 3),
     FashionMNIST32: (32, 32, 3),
     Digits: (32, 32, 3),
@@ -31,7 +31,7 @@ HELD = {
 }
 # Files with images of different sizes. A pipeline that gives these the same size gives
 # all images this size.
-FILES = ((97, 161), (400, 300), (640, 641))
+FILE_SIZES = ((97, 161), (400, 300), (640, 641))
 _SAMPLES = 16
 
 
@@ -283,7 +283,7 @@ def held_shape(dataset: Dataset) -> tuple[int, ...] | None:
     if getattr(part, '_fully_initialized', False) and len(part):
         image = part.get_data_info(0).get('img')
         return None if image is None else np.shape(image)
-    return next((s for kind, s in HELD.items() if isinstance(part, kind)), None)
+    return next((s for kind, s in HELD_SHAPES.items() if isinstance(part, kind)), None)
 
 
 def _made_up(dataset: Dataset) -> Iterator[dict]:
@@ -302,7 +302,7 @@ def _made_up(dataset: Dataset) -> Iterator[dict]:
         yield dict(img=rng.integers(0, 256, shape, np.uint8), **common)
         return
     with tempfile.TemporaryDirectory() as folder:
-        for number, shape in enumerate(FILES):
+        for number, shape in enumerate(FILE_SIZES):
             path = os.path.join(folder, f'{number}.png')
             mmcv.imwrite(rng.integers(0, 256, (*shape, 3), np.uint8), path)
             yield dict(img_path=path, **common)
