@@ -342,9 +342,7 @@ def costs(page: Path, folders: list[Path], names: list[str]) -> str:
         picture,
         f'Test accuracy against {", ".join(axes)}; rings are networks in full '
         'precision; the table has the numbers',
-        lambda dark: plots.accuracy_and_costs(
-            shown, axes, dark, real, groups if len(groups) > 1 else None
-        ),
+        lambda dark: plots.accuracy_and_costs(shown, axes, dark, real, groups),
     )
     devices = dict.fromkeys(filter(None, map(costs_device, folders)))
     return '\n\n'.join([picture, *(f'Measured on {d}.' for d in devices)])

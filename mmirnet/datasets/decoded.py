@@ -8,6 +8,7 @@ not fit is replaced.
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -224,26 +225,24 @@ def _read_all(
         generator=torch.Generator(),
     )
     bar = ProgressBar(len(infos), file=sys.stderr) if files and _is_watched() else None
-    images, done = None, 0
-    for block in loader:
-        for image in block:
-            image = _checked(image, name)
-            if images is None:
-                shape = (len(infos), *image.shape[2:], *image.shape[:2])
-                images = np.empty(shape, image.dtype)
-            height, width = images.shape[2:]
-            if image.shape != (height, width, images.shape[1]):
-                raise ConfigError(
-                    f'InMemory needs images of one size, got {width}x{height} of '
-                    f'{images.shape[1]} channels ({_of(infos, 0)}) and '
-                    f'{image.shape[1]}x{image.shape[0]} of {image.shape[2]} '
-                    f'({_of(infos, done)}) from {name}: let the pipeline resize with '
-                    f"dict(type='Resize', scale=(W, H)), {_WAY_OUT}"
-                )
-            images[done] = image.transpose(2, 0, 1)
-            done += 1
-            if bar:
-                bar.update()
+    images = None
+    for i, image in enumerate(itertools.chain.from_iterable(loader)):
+        image = _checked(image, name)
+        if images is None:
+            shape = (len(infos), *image.shape[2:], *image.shape[:2])
+            images = np.empty(shape, image.dtype)
+        height, width = images.shape[2:]
+        if image.shape != (height, width, images.shape[1]):
+            raise ConfigError(
+                f'InMemory needs images of one size, got {width}x{height} of '
+                f'{images.shape[1]} channels ({_of(infos, 0)}) and '
+                f'{image.shape[1]}x{image.shape[0]} of {image.shape[2]} '
+                f'({_of(infos, i)}) from {name}: let the pipeline resize with '
+                f"dict(type='Resize', scale=(W, H)), {_WAY_OUT}"
+            )
+        images[i] = image.transpose(2, 0, 1)
+        if bar:
+            bar.update()
     if files:
         seconds = time.perf_counter() - started
         rate = len(infos) / seconds

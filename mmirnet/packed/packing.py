@@ -134,32 +134,17 @@ def pack(
     input_size = _size(input_size)
     recording = trace(model, input_size)
     model = unwrap(model)
-    graph, tensors = recording.graph, recording.tensors
-    dtypes = {}
-    for name, array in tensors.items():
-        role = name.rsplit('.', 1)[1]
-        dtypes[name] = {'signs': 'U64', 'exponent': 'I8'}.get(role, 'F32')
-        if role == 'weight':
-            dtypes[name] = _DTYPES[float_dtype]
-            tensors[name] = _round(array, dtypes[name])
-            if np.isfinite(array).all() and not np.isfinite(tensors[name]).all():
-                raise UnsupportedModelError(
-                    f'cannot pack {name}: {abs(array).max():.3g} is more than '
-                    f'{float_dtype} holds; take bf16 or fp32 as float_dtype'
-                )
-    channels = recording.channels
-    mean, std = normalisation(model, channels)
+    tensors = recording.tensors
+    dtypes = {name: _dtype(name, float_dtype) for name in tensors}
+    for name in tensors:
+        if _role(name) == 'weight':
+            tensors[name] = _rounded(name, tensors[name], float_dtype)
     height, width = input_size
+    size = dict(channels=recording.channels, height=height, width=width)
+    mean, std = normalisation(model, recording.channels)
     packed = Packed(
-        input=dict(
-            channels=channels,
-            height=height,
-            width=width,
-            mean=mean,
-            std=std,
-        )
-        | (image or preparation.default(channels, height, width)),
-        graph=graph,
+        input=dict(size, mean=mean, std=std) | (image or preparation.default(**size)),
+        graph=recording.graph,
         tensors=tensors,
         classes=classes if classes is None else _texts(classes),
         source=source or _digest(tensors),
@@ -189,8 +174,26 @@ def _texts(names: Iterable[Any]) -> list[Any]:
     return [str(name) if isinstance(name, str) else name for name in names]
 
 
-def _round(array: np.ndarray, dtype: str) -> np.ndarray:
-    return torch.from_numpy(array).to(_TORCH_DTYPES[dtype]).float().numpy()
+def _role(name: str) -> str:
+    return name.rpartition('.')[2]
+
+
+def _dtype(name: str, float_dtype: str) -> str:
+    """Returns the type of a tensor in the file, as safetensors names it."""
+    kinds = dict(signs='U64', exponent='I8', weight=_DTYPES[float_dtype])
+    return kinds.get(_role(name), 'F32')
+
+
+def _rounded(name: str, array: np.ndarray, float_dtype: str) -> np.ndarray:
+    """Rounds a weight to a float type; refuses what overflows."""
+    dtype = _TORCH_DTYPES[_DTYPES[float_dtype]]
+    rounded = torch.from_numpy(array).to(dtype).float().numpy()
+    if np.isfinite(array).all() and not np.isfinite(rounded).all():
+        raise UnsupportedModelError(
+            f'cannot pack {name}: {abs(array).max():.3g} is more than '
+            f'{float_dtype} holds; take bf16 or fp32 as float_dtype'
+        )
+    return rounded
 
 
 def write(packed: Packed, path: str | os.PathLike) -> None:

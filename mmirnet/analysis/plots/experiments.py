@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterMathtext, LogLocator, MaxNLocator
 
-from .style import DASHES, new_axes, styled
+from .style import DASHES, Style, new_axes, styled
 
 
 def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
@@ -71,7 +71,7 @@ def accuracy_and_costs(
         hollow (Collection[str]): Configs with a ring instead of a dot, which are in
             full precision.
         groups (dict[str, Collection[str]] | None): Configs of a colour each, by their
-            label in the legend. At most five. None means one colour and no legend.
+            label in the legend. At most five. One or None means no legend.
 
     Returns:
         Figure: A panel per cost with medians on lines from the lowest to the highest
@@ -86,7 +86,7 @@ def accuracy_and_costs(
         figure, (axes,) = new_axes(
             1, len(costs), height, style, sharey=True, width_ratios=widths
         )
-        groups = groups or {'': names}
+        groups = groups or {'all': names}
         # strict=True: a sixth group would repeat a colour.
         used = dict(zip(groups, style.curves[: len(groups)], strict=True))
         colours = [used[g] for n in names for g in groups if n in groups[g]]
@@ -104,30 +104,21 @@ def accuracy_and_costs(
         axes[0].set_ylabel('test accuracy (%)')
         line = 0.19 / height * (limits[1] - limits[0])  # height of a text line
         _name_points(axis, names, x, y, _apart(y, line, limits), style.rule)
-        if used.keys() != {''}:
-            dots = [
-                Line2D([], [], ls='', marker='o', ms=4, color=colour, label=label)
-                for label, colour in used.items()
-            ]
-            dots.append(
-                Line2D(
-                    [],
-                    [],
-                    ls='',
-                    marker='o',
-                    ms=4,
-                    color=style.ink,
-                    mfc=style.paper,
-                    label='full precision',
-                )
-            )
-            figure.legend(
-                handles=dots,
-                loc='outside lower center',
-                ncols=len(dots),
-                fontsize='small',
-            )
+        if len(groups) > 1:
+            _explain(figure, used, style)
     return figure
+
+
+def _explain(figure: Figure, colours: dict[str, str], style: Style) -> None:
+    """Adds a legend of the groups and of the ring."""
+    kinds = {label: (colour, colour) for label, colour in colours.items()}
+    kinds['full precision'] = style.ink, style.paper
+    dots = [
+        Line2D([], [], ls='', marker='o', ms=4, color=edge, mfc=fill, label=label)
+        for label, (edge, fill) in kinds.items()
+    ]
+    where = dict(loc='outside lower center', ncols=len(dots), fontsize='small')
+    figure.legend(handles=dots, **where)
 
 
 def _scale(axis: Axes, x: Sequence[float]) -> None:

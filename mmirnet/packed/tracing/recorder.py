@@ -291,7 +291,7 @@ class Recorder(TorchFunctionMode):
         return self.emit('vector', [name])
 
     def _finish(self, output: Any) -> None:
-        """Takes the logits, and drops what they do not depend on."""
+        """Makes the output the logits of the graph."""
         if hasattr(output, 'items'):
             output = list(output.values())
         if isinstance(output, (tuple, list)):
@@ -318,6 +318,10 @@ class Recorder(TorchFunctionMode):
         logits = self.vector(name)
         if output.dim() == 4:
             logits = self.emit('flatten', [logits])
+        self._keep(logits)
+
+    def _keep(self, logits: str) -> None:
+        """Drops the operations and tensors that the logits do not depend on."""
         recording, needed = self.recording, {logits}
         for operation in reversed(recording.graph):
             if operation['dst'] in needed:
