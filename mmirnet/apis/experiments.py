@@ -70,18 +70,10 @@ def run_all(
     if jobs < 1:
         raise ConfigError(f'--jobs {jobs}: one run at a time or more')
     results = Path(results)
-    done = {(r['config'], r['digest'], r['seed']) for r in read_results(results)}
     settings = {str(config): _settings(config, cfg_options) for config in configs}
     for config, values in settings.items():
         _check(config, values)
-    digests = {config: _sha256(values) for config, values in settings.items()}
-    wanted = [(config, seed) for seed in dict.fromkeys(seeds) for config in digests]
-    tasks = [
-        (config, seed)
-        for config, seed in wanted
-        if (Path(config).stem, digests[config], seed) not in done
-    ]
-    print(f'{len(wanted) - len(tasks)} of {len(wanted)} runs are done')
+    tasks = _unfinished(settings, seeds, read_results(results))
     results.parent.mkdir(parents=True, exist_ok=True)
     lines, failed = [], []
     with ThreadPoolExecutor(jobs) as pool:
@@ -105,6 +97,22 @@ def run_all(
     if failed:
         raise MmirnetError('; '.join(failed))
     return lines
+
+
+def _unfinished(
+    settings: dict[str, dict], seeds: Sequence[int], lines: list[dict]
+) -> list[tuple[str, int]]:
+    """Returns config and seed of the runs that have no line yet."""
+    done = {(line['config'], line['digest'], line['seed']) for line in lines}
+    digests = {config: _sha256(values) for config, values in settings.items()}
+    wanted = [(config, seed) for seed in dict.fromkeys(seeds) for config in digests]
+    tasks = [
+        (config, seed)
+        for config, seed in wanted
+        if (Path(config).stem, digests[config], seed) not in done
+    ]
+    print(f'{len(wanted) - len(tasks)} of {len(wanted)} runs are done')
+    return tasks
 
 
 def _check(config: str, settings: dict) -> None:

@@ -212,33 +212,28 @@ class _Collate:
 
 
 def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
-    model.train()
-    normalising = {
-        module for module in model.modules() if _uses_batch_statistics(module)
-    }
-    model.eval()
+    """Sends a batch through a model and its teacher, and looks at their layers."""
     names = {module: name for name, module in model.named_modules()}
     teacher = getattr(getattr(model, 'teacher', None), 'network', None)
     if teacher is not None:
         names |= {m: f'teacher.{name}' for name, m in teacher.named_modules()}
+    model.train()
+    normalising = {m for m in model.modules() if _uses_batch_statistics(m)}
+    model.eval()
     images: list[Tensor] = []
 
     def look(module: nn.Module, args: tuple) -> None:
-        x = args[0] if args and isinstance(args[0], Tensor) else None
-        if x is None:
+        if not args or not isinstance(args[0], Tensor):
             return
+        x, name = args[0], names[module]
         if not images:
             images.append(x)
         if fault := _fault(module, x):
-            shape = 'x'.join(map(str, images[0].shape[1:]))
-            name = f'model.{names[module]}'
-            if names[module].startswith('head.') and 'channels' in fault:
-                fault += f' (model.head.in_channels has to be {x.shape[1]})'
-            raise _Unfit(f'{key}: {name} {fault}, from images of {shape}')
+            raise _Unfit(_misfit(key, name, fault, x, images[0]))
         if getattr(module, 'binarize_input', False) and _of_one_sign(x):
-            found.one_sign.append(names[module])
+            found.one_sign.append(name)
         if module in normalising and x[0].numel() == x.shape[1]:
-            found.single.append(names[module])
+            found.single.append(name)
 
     handles = [module.register_forward_pre_hook(look) for module in _looked_at(names)]
     try:
@@ -251,11 +246,19 @@ def _forward(key: str, batch: dict, model: nn.Module, found: DryRun) -> None:
                 teacher(data['inputs'], mode='tensor')
     except _Unfit as e:
         found.problems.append(DataError(str(e)))
-    except Exception:
+    except Exception:  # the first iteration raises it with its traceback
         pass
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _misfit(key: str, name: str, fault: str, x: Tensor, image: Tensor) -> str:
+    """Describes a layer that does not accept its input."""
+    if name.startswith('head.') and 'channels' in fault:
+        fault += f' (model.head.in_channels has to be {x.shape[1]})'
+    shape = 'x'.join(map(str, image.shape[1:]))
+    return f'{key}: model.{name} {fault}, from images of {shape}'
 
 
 def _channels(batch: dict) -> int:

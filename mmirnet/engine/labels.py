@@ -139,7 +139,7 @@ def label_problems(
         >>> print(*label_problems('train', samples, 2, False))
         train, sample 1: label -1 is not in 0 to 1; ...
     """
-    kinds: dict[str, list[int]] = {'type': [], 'several': [], 'range': []}
+    faults: dict[str, list[int]] = {'type': [], 'several': [], 'range': []}
     numbers, one_hot = set(), []
     for i, sample in enumerate(samples):
         if 'gt_label' not in sample:
@@ -147,38 +147,40 @@ def label_problems(
         label = sample['gt_label']
         values = [label] if type(label) is int else _values(label)
         if values is None:
-            kinds['type'].append(i)
+            faults['type'].append(i)
         elif several is False and not _is_single(label):
-            kinds['several'].append(i)
+            faults['several'].append(i)
         else:
             numbers.update(values)
             if outputs and len(values) == outputs > 2 and set(values) <= {0, 1}:
                 one_hot.append(i)
             if not all(_in_range(value, outputs) for value in values):
-                kinds['range'].append(i)
-    lines = {
-        'type': 'is no class number (an integer from 0 on)',
-        'several': 'is not a single number; the head for several labels is '
-        'MultiLabelLinearClsHead',
-    }
-    for kind, wrong in kinds.items():
-        if not wrong:
-            continue
-        sample = samples[wrong[0]]
-        place = sample.get('img_path') or f'sample {wrong[0]}'
-        place = f'{key}, {place}{_as_others(wrong)}'
-        label = sample['gt_label']
-        if kind == 'range':
-            label = next(v for v in _values(label) if not _in_range(v, outputs))
-            yield DataError(f'{place}: {_out_of_range(label, numbers, outputs)}')
-        else:
-            yield DataError(f'{place}: the label {label!r} {lines[kind]}')
+                faults['range'].append(i)
+    for fault, wrong in faults.items():
+        if wrong:
+            sample = samples[wrong[0]]
+            place = sample.get('img_path') or f'sample {wrong[0]}'
+            text = _fault_text(fault, sample['gt_label'], numbers, outputs)
+            yield DataError(f'{key}, {place}{_as_others(wrong)}: {text}')
     if one_hot:
         label = samples[one_hot[0]]['gt_label']
         yield DataError(
             f'{key}: labels such as {label} are one-hot; gt_label takes class '
             'numbers, gt_score takes these'
         )
+
+
+def _fault_text(fault: str, label: Any, numbers: set[int], outputs: int | None) -> str:
+    """Describes what is wrong with a label; ``numbers`` are those of all samples."""
+    if fault == 'range':
+        outside = next(v for v in _values(label) if not _in_range(v, outputs))
+        return _out_of_range(outside, numbers, outputs)
+    if fault == 'type':
+        return f'the label {label!r} is no class number (an integer from 0 on)'
+    return (
+        f'the label {label!r} is not a single number; the head for several labels is '
+        'MultiLabelLinearClsHead'
+    )
 
 
 def _in_range(label: int, outputs: int | None) -> bool:
