@@ -23,7 +23,7 @@ from ..files import write_atomic
 from . import format, preparation
 from .format import Packed
 from .limits import MAX_SIDE
-from .tracing import trace, unwrap
+from .tracing import innermost, trace
 
 _DTYPES = {'fp32': 'F32', 'fp16': 'F16', 'bf16': 'BF16'}
 
@@ -133,7 +133,7 @@ def pack(
     check_choice('float_dtype', float_dtype, _DTYPES)
     input_size = _size(input_size)
     recording = trace(model, input_size)
-    model = unwrap(model)
+    model = innermost(model)
     tensors = recording.tensors
     dtypes = {name: _dtype(name, float_dtype) for name in tensors}
     for name in tensors:

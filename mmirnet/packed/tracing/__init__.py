@@ -1,16 +1,16 @@
-"""What a network computes, recorded as it computes it.
+"""Traces the operations of a network by running it once.
 
-The network runs, in evaluation mode and on random images, and every call into torch
-that touches a value made of them is looked up in one table, which the files beside this
-one fill. A function of the table has the signature of torch's own: it binds all
-arguments, says which operation of the packed format that is, and refuses what it does
-not implement. So modules, functions, methods and operators are one thing, and control
-flow is what Python does, unless it asks for the values of an image: that is refused.
-Other runs, with other images and another number of them, have to give the same
+The network runs in evaluation mode on random images. Every call into torch with a value
+that depends on the images is looked up in one table, which the other files of this
+package fill. A function in the table has the signature of torch's function. It adds the
+operations of the packed format, and refuses arguments that these do not implement.
+Modules, functions, methods and operators are therefore recorded in the same way, and
+Python executes the control flow. Code that asks for the values of an image is refused.
+Other runs, with other images and another number of them, must record the same
 operations: that finds what hides from torch's calls, in TorchScript for example.
 
-Binary layers are recorded as a whole. Parameters are known by identity: weights that
-are computed anew (parametrizations, ``weight_norm``, pruning) are refused.
+Binary layers are recorded as a whole. Parameters are recognised by identity, so weights
+that are computed in each pass (parametrizations, ``weight_norm``, pruning) are refused.
 """
 
 import copy
@@ -35,8 +35,12 @@ from .recorder import DoesNotRun, Recorder, Recording
 _RUNS = ((2, 1), (3, -10))
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside of wrappers: DDP, averaged, compiled, for augmented tests."""
+def innermost(model: nn.Module) -> nn.Module:
+    """Returns the network inside all wrappers that compute the same.
+
+    :func:`mmirnet.engine.wrappers.unwrap` removes those of a training. This function
+    also removes ``torch.compile`` and averages of weights.
+    """
     averaged = (BaseTTAModel, BaseAveragedModel, AveragedModel)
     while True:
         if '_orig_mod' in model._modules:
@@ -57,16 +61,19 @@ def _by_itself() -> Iterator[None]:
 
 @_by_itself()
 def trace(model: nn.Module, size: tuple[int, int]) -> Recording:
-    """The operations of a model in evaluation mode, on images of one size.
+    """Traces a model in evaluation mode, on images of one size.
 
     Args:
-        model: An MMPretrain classifier or any module from images to logits, wrapped
-            or not.
-        size: Height and width of the images.
+        model (nn.Module): A classifier of MMPretrain, or any module from images to
+            logits, wrapped or not.
+        size (tuple[int, int]): Height and width of the images.
+
+    Returns:
+        Recording: The operations and their tensors.
 
     Raises:
-        UnsupportedModelError: For what the format does not have, with its place in
-            the model.
+        UnsupportedModelError: If the format does not support an operation; names its
+            place in the model.
     """
     model = _prepared(model)
     failures = []
@@ -103,10 +110,10 @@ def _compare(first: Recording, batch: int, other: Recording) -> None:
 
 
 def _prepared(model: nn.Module) -> nn.Module:
-    """A copy in float32 on the CPU, in evaluation mode, not compiled."""
+    """Returns an uncompiled copy in float32 on the CPU, in evaluation mode."""
     if not isinstance(model, nn.Module):
         refuse(type(model).__name__, 'it is no torch.nn.Module')
-    model = unwrap(model)
+    model = innermost(model)
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             refuse(
@@ -136,7 +143,7 @@ def _prepared(model: nn.Module) -> nn.Module:
 
 
 def _channels(model: nn.Module, size: tuple[int, int]) -> list[int]:
-    """Channels that an image may have: as the first layers read, most likely first."""
+    """Returns numbers of channels to try, those of the first layers first."""
     found = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

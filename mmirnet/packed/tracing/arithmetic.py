@@ -26,7 +26,7 @@ def _sub(call, input, other, *, alpha=1) -> str:
 
 @function(Tensor.__rsub__)
 def _rsub(call, input, other) -> str:
-    """Say what other - input is: the sign is exact, so that one rounding is left."""
+    """Records other - input; the sign is exact, so one rounding is left."""
     if not is_number(other):
         call.refuse('its operands are no value and number')
     return _affine(call, input, -1, other)
@@ -55,7 +55,7 @@ def _neg(call, input) -> str:
 
 
 def _sum(call, a: Any, b: Any, sign: float = 1) -> str:
-    """Say what a + sign * b is, of values, parameters and numbers."""
+    """Records a + sign * b of values, parameters and numbers."""
     recorder = call.recorder
     if (pair := _by_parameter(call, a, b)) is not None:
         value, offset = pair
@@ -91,7 +91,7 @@ def _affine(call, value: Any, factor: float, offset: float) -> str:
 
 
 def _affine_by(call, value: Any, factor: np.ndarray, offset: np.ndarray) -> str:
-    """Say what factor * value + offset is, of arrays of a number or one a channel."""
+    """Records factor * value + offset with arrays of one number, or one a channel."""
     recorder = call.recorder
     name = recorder.name(value, call)
     if value.dim() == 2:
@@ -102,9 +102,9 @@ def _affine_by(call, value: Any, factor: np.ndarray, offset: np.ndarray) -> str:
 
 
 def _by_parameter(call, a: Any, b: Any) -> tuple[Any, np.ndarray] | None:
-    """A value and the parameter beside it, as one number for each of its channels.
+    """Returns the value and the parameter of a pair, the latter as an array.
 
-    None where there is no such pair.
+    None if the pair is not of a value and a parameter.
     """
     recorder = call.recorder
     for value, other in ((a, b), (b, a)):

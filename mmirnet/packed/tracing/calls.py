@@ -12,15 +12,21 @@ from ...errors import UnsupportedModelError
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-# What records a call of a function, or of a whole layer: it gives the output's name.
+# Functions that record a call of a function, or of a whole layer. They return the name
+# of the output.
 FUNCTIONS: dict[Callable, Callable] = {}
 LAYERS: dict[type[nn.Module], Callable] = {}
 
 
 def function(*functions: Callable) -> Callable:
-    """Registers what records calls of these functions of torch.
+    """Registers the decorated function to record calls of functions of torch.
 
-    It takes the call, then the arguments of the functions themselves.
+    Args:
+        *functions (Callable): Functions of torch. The decorated function takes the
+            :class:`Call`, and then their arguments.
+
+    Returns:
+        Callable: The decorator.
     """
 
     def register(record: Callable) -> Callable:
@@ -31,7 +37,15 @@ def function(*functions: Callable) -> Callable:
 
 
 def layer(kind: type[nn.Module]) -> Callable:
-    """Registers what records a whole layer, of the call, the layer and its input."""
+    """Registers the decorated function to record layers of a class as a whole.
+
+    Args:
+        kind (type[nn.Module]): The class. The decorated function takes the
+            :class:`Call`, the layer and its input.
+
+    Returns:
+        Callable: The decorator.
+    """
 
     def register(record: Callable) -> Callable:
         LAYERS[kind] = record
@@ -41,7 +55,11 @@ def layer(kind: type[nn.Module]) -> Callable:
 
 
 def refuse(place: str, why: str) -> NoReturn:
-    """Says in one line what cannot be packed, and why."""
+    """Refuses a part of a model.
+
+    Raises:
+        UnsupportedModelError: Always; names the place and the reason.
+    """
     raise UnsupportedModelError(f'cannot pack {place}: {why}')
 
 
@@ -51,7 +69,7 @@ def is_number(value: Any) -> bool:
 
 
 def name_of(function: Callable) -> str:
-    """What a function of torch is called."""
+    """Returns the name of a function of torch."""
     name = getattr(function, '__name__', str(function))
     # The getter of an attribute, such as x.data.
     return function.__self__.__name__ if name == '__get__' else name
@@ -59,7 +77,7 @@ def name_of(function: Callable) -> str:
 
 @dataclass
 class Call:
-    """One call into torch, as it is recorded."""
+    """A call into torch that is being recorded."""
 
     recorder: 'Recorder'
     function: Callable
@@ -69,12 +87,12 @@ class Call:
     result: Any = None
 
     def run(self) -> Any:
-        """What torch gives, computed once."""
+        """Returns the result of torch, which is computed once."""
         if not self.done:
             self.result = self.recorder.run(self.function, *self.args, **self.kwargs)
             self.done = True
         return self.result
 
     def refuse(self, why: str) -> NoReturn:
-        """Says where in the model the call is, and why it cannot be packed."""
+        """Refuses the call; the error names its place in the model and the reason."""
         refuse(self.recorder.place(), f'{name_of(self.function)}: {why}')

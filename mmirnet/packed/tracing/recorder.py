@@ -1,4 +1,4 @@
-"""Runs a network once and keeps its operations."""
+"""Runs a network once and records its operations."""
 
 import inspect
 import os
@@ -26,7 +26,7 @@ from .calls import FUNCTIONS, LAYERS, Call, name_of, refuse
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OURS = str(Path(__file__).parent) + os.sep
 _DTYPES = {'f': 'F32', 'b': 'I8', 'L': 'U64', 'Q': 'U64'}
-# What a tensor is, whatever its values.
+# Properties of a tensor that do not depend on its values.
 _FACTS = {
     Tensor.size,
     Tensor.dim,
@@ -51,7 +51,7 @@ _FACTS = {
         )
     ),
 }
-# What leads from the values of a tensor to Python.
+# Functions that return the values of a tensor to Python.
 _PEEKS = {
     getattr(Tensor, name)
     for name in (
@@ -67,7 +67,7 @@ class DoesNotRun(Exception):
 
 @dataclass
 class Recording:
-    """What a network computes.
+    """The operations of a network.
 
     Attributes:
         graph: Operations, as in a packed file; the last one gives the logits.
@@ -81,7 +81,7 @@ class Recording:
 
 
 class Recorder(TorchFunctionMode):
-    """Runs a model once and keeps its operations."""
+    """Runs a model once and records its operations."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -101,7 +101,7 @@ class Recorder(TorchFunctionMode):
     def record(
         self, batch: int, channels: int, size: tuple[int, int], factor: float = 1
     ) -> Recording:
-        """Runs the model on random images, and gives what it computed."""
+        """Runs the model on random images and returns its operations."""
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(
             *(batch, channels, *size), generator=generator, dtype=torch.float32
@@ -137,7 +137,7 @@ class Recorder(TorchFunctionMode):
         return self.recording
 
     def _watch(self) -> list:
-        """Follows where in the model a call comes from; takes whole layers over."""
+        """Tracks the module of each call, and replaces the forward of whole layers."""
         handles = []
 
         def enter(path: str, module: nn.Module, args: tuple) -> None:
@@ -159,7 +159,7 @@ class Recorder(TorchFunctionMode):
         return handles
 
     def run(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        """A function of torch, without a look at what it calls."""
+        """Calls a function without recording what it calls."""
         before, self.recording_on = self.recording_on, False
         try:
             return function(*args, **kwargs)
@@ -192,7 +192,7 @@ class Recorder(TorchFunctionMode):
         return result
 
     def touches(self, value: Any) -> bool:
-        """Whether a value, or one inside of it, is made of the images."""
+        """Whether a value, or a value inside it, depends on the images."""
         if isinstance(value, Tensor):
             return value in self.values
         if isinstance(value, dict):
@@ -202,7 +202,7 @@ class Recorder(TorchFunctionMode):
     # ---- values and operations
 
     def place(self, error: BaseException | None = None) -> str:
-        """Where in the model we are: its module, and the line of its code."""
+        """Returns the current place in the model: module and line of code."""
         path, module = self.stack[-1] if self.stack else ('', self.model)
         what = [type(module).__name__]
         own = type(module).__module__.startswith('torch.nn.')
@@ -211,7 +211,7 @@ class Recorder(TorchFunctionMode):
         return f'{path or "the model"} ({", ".join(what)})'
 
     def name(self, value: Any, call: Call) -> str:
-        """The name of a value that the graph has."""
+        """Returns the name of a value in the graph."""
         if not isinstance(value, Tensor) or value not in self.values:
             call.refuse('an operand is made of no image')
         name, version = self.values[value]
@@ -220,7 +220,7 @@ class Recorder(TorchFunctionMode):
         return name
 
     def give(self, result: Any, name: str, call: Call) -> None:
-        """Notes that a tensor is a value of the graph."""
+        """Gives a result of torch the name of a value in the graph."""
         if not isinstance(result, Tensor) or result.dtype != torch.float32:
             call.refuse(f'gives {getattr(result, "dtype", type(result))}, not float32')
         shape = self.shapes[name]
@@ -242,7 +242,7 @@ class Recorder(TorchFunctionMode):
         arrays: dict | None = None,
         layer: str | None = None,
     ) -> str:
-        """Adds an operation and gives the name of its output."""
+        """Adds an operation and returns the name of its output."""
         arrays = arrays or {}
         output = layer if layer and layer not in self.shapes else None
         number = len(self.recording.graph)
@@ -261,7 +261,7 @@ class Recorder(TorchFunctionMode):
         return output
 
     def array(self, tensor: Any, role: str, call: Call) -> np.ndarray:
-        """The numbers of a parameter."""
+        """Returns the values of a parameter."""
         if not isinstance(tensor, Tensor) or id(tensor) not in self.parameters:
             call.refuse(
                 f'its {role} is no parameter of the model: computed anew (as by '
@@ -273,7 +273,7 @@ class Recorder(TorchFunctionMode):
         return array
 
     def layer(self, **parameters: Tensor | None) -> str | None:
-        """The path of the module that has these parameters under these names."""
+        """Returns the path of the module that has parameters of these names."""
         used = {role: p for role, p in parameters.items() if p is not None}
         path, module = self.stack[-1] if self.stack else ('', self.model)
         if all(getattr(module, role, None) is p for role, p in used.items()):
@@ -285,7 +285,7 @@ class Recorder(TorchFunctionMode):
         return paths.pop() if len(paths) == 1 else None
 
     def vector(self, name: str) -> str:
-        """A value as one channel for each of its features."""
+        """Returns a value with one channel per feature."""
         if self.shapes[name][1:] == (1, 1):
             return name
         return self.emit('vector', [name])
@@ -400,14 +400,14 @@ def _random_states() -> dict[str, Any]:
 
 
 def _uncompiled() -> AbstractContextManager:
-    """Compiled functions run as they were written."""
+    """Runs compiled functions uncompiled."""
     if 'torch._dynamo' not in sys.modules:  # which takes seconds to import
         return nullcontext()
     return torch.compiler.set_stance('force_eager')
 
 
 def _where(error: BaseException | None) -> list[str]:
-    """File and line of the model's code: the innermost that is not torch's or ours."""
+    """Returns file and line of the innermost code that is not torch's or ours."""
     if error is not None and error.__traceback__ is not None:
         trace = error.__traceback__
         frames = []
@@ -429,5 +429,5 @@ def _where(error: BaseException | None) -> list[str]:
 
 
 def _path(name: str) -> str:
-    """A name in the network that was not compiled."""
+    """Returns a name as in the uncompiled network."""
     return '.'.join(part for part in name.split('.') if part != '_orig_mod')
