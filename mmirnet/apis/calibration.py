@@ -12,33 +12,33 @@ from ..packed.format import Packed
 from ..packed.preparation import load_image, normalise
 from ..runtime.predictions import image_files
 
-#: How many images are taken, evenly spaced, of those that there are.
+#: Maximum number of images, evenly spaced over the available ones.
 IMAGES = 128
 _BATCH = 16
 
 
-def calibration(
+def calibration_images(
     facts: Facts, packed: Packed, folder: str | os.PathLike | None
 ) -> tuple[str, Iterator[np.ndarray]]:
-    """Chooses calibration images.
+    """Chooses images on which ranges are measured.
 
     Args:
-        facts (Facts): Of the config.
-        packed (Packed): The network, which says how files are prepared.
+        facts (Facts): Facts about the config and its checkpoint.
+        packed (Packed): The network, which defines how files are prepared.
         folder (str | os.PathLike, optional): Images. Defaults to the config's training
             set, in the pipeline of its test set.
 
     Returns:
-        tuple[str, Iterator[np.ndarray]]: What they are, and batches of normalised
-        images (N, C, H, W), which are read when they are asked for.
+        tuple[str, Iterator[np.ndarray]]: A description, and batches of normalised
+        images (N, C, H, W), which are read on demand.
     """
     if folder is not None:
         return f'images of {folder}', _of_folder(packed, folder)
     return 'images of the training set', _of_training_set(facts)
 
 
-def _spaced(count: int) -> list[list[int]]:
-    """Batches of evenly spaced indices below `count`."""
+def _spaced_batches(count: int) -> list[list[int]]:
+    """Returns batches of evenly spaced indices below ``count``."""
     indices = np.linspace(0, count - 1, min(IMAGES, count)).astype(int).tolist()
     return [indices[i : i + _BATCH] for i in range(0, len(indices), _BATCH)]
 
@@ -49,7 +49,7 @@ def _of_folder(packed: Packed, folder: str | os.PathLike) -> Iterator[np.ndarray
     files = [file for file in image_files([folder]) if file != str(folder)]
     if not files:
         raise ConfigError(f'--calibrate {folder}: there are no images in it')
-    for batch in _spaced(len(files)):
+    for batch in _spaced_batches(len(files)):
         images = (load_image(files[i], packed.input) for i in batch)
         yield np.stack([normalise(image, packed.input) for image in images])
 
@@ -61,6 +61,6 @@ def _of_training_set(facts: Facts) -> Iterator[np.ndarray]:
             '8 bits: ranges are measured on the training set, which is missing; name '
             'a folder of images with --calibrate'
         )
-    for batch in _spaced(len(dataset)):
+    for batch in _spaced_batches(len(dataset)):
         data = default_collate([dataset[i] for i in batch])
         yield facts.model.data_preprocessor(data, False)['inputs'].numpy()

@@ -19,7 +19,7 @@ from mmpretrain.datasets import PackInputs
 from torch.utils.data import Dataset
 
 from ..datasets.in_memory import read_each_image
-from ..engine.changes import tell_changes
+from ..engine.changes import warn_of_changes
 from ..engine.checkpoint import handed_over
 from ..engine.config import load_config, merge_options, take_old_switches
 from ..engine.facts import parts
@@ -122,7 +122,7 @@ def evaluate(
         tell_other_images(runner.model, dataset, checkpoint)
     else:
         loaded = check_checkpoint(checkpoint, runner.model)
-        tell_changes(loaded, cfg, checkpoint)
+        warn_of_changes(loaded, cfg, checkpoint)
     if tta:
         _average_over_flips(runner)
     if out and out_item != 'metrics':

@@ -33,7 +33,7 @@ from ..engine.facts import (
 from ..errors import ConfigError, DataError, MissingPackageError, first_line
 from ..files import check_writable, write_atomic
 from ..images import read
-from ..packed.packing import head_of
+from ..packed.packing import describe_head
 from ..packed.pipelines import held_images
 from ..packed.preparation import prepare
 from ..runtime import load, load_image
@@ -166,7 +166,7 @@ def _of_checkpoint(
     rows = each(paths, _pipeline(classifier, dataset), failed)
     # Cached, as it may warn.
     names = functools.cache(functools.partial(class_names, classifier, dataset))
-    return _Scores(rows, head_of(classifier), names)
+    return _Scores(rows, describe_head(classifier), names)
 
 
 def _packed_file(model: str, checkpoint: str | None) -> str | Path | None:

@@ -29,13 +29,13 @@ from ..files import check_writable
 from ..packed import onnx
 from ..packed.format import Packed
 from ..packed.ops import OPERATIONS
-from ..packed.packing import head_of, normalisation, pack, write
+from ..packed.packing import describe_head, normalisation, pack, write
 from ..packed.pipelines import preparation
 from ..packed.preparation import normalise
 from ..packed.quantising import quantise
 from ..packed.simulation import unpack
 from ..runtime.session import Session, load
-from .calibration import calibration
+from .calibration import calibration_images
 
 
 def pack_checkpoint(
@@ -83,7 +83,8 @@ def pack_checkpoint(
     check_writable(out, config, checkpoint)
     for name, value in dict(ends=ends, activations=activations).items():
         check_choice(name, value, ('fp32', 'int8'))
-    if calibrate is not None and 'int8' not in (ends, activations):
+    in_bytes = 'int8' in (ends, activations)
+    if calibrate is not None and not in_bytes:
         raise ConfigError(
             f'--calibrate {calibrate} shows the ranges of 8-bit integers, and there '
             'are none: add --ends int8 or --activations int8'
@@ -95,30 +96,33 @@ def pack_checkpoint(
     facts = gather(cfg, checkpoint, size=size, classes=classes)
     model = facts.model
     image = _preparation(facts, size)
-    how = dict(image=image, head=head_of(model, facts.kind))
+    how = dict(image=image, head=describe_head(model, facts.kind))
     packed = pack(model, facts.size, facts.classes, float_dtype, **how)
     _check_preprocessor(facts, packed, 'mean' in (image or {}))
     full = packed if float_dtype == 'fp32' else pack(model, facts.size, facts.classes)
-    source = ''
-    if 'int8' in (ends, activations):
-        source, images = calibration(facts, packed, calibrate)
-        chosen = dict(ends=ends == 'int8', activations=activations == 'int8')
-        packed = quantise(packed, images, **chosen)
-    write(packed, out)
-    weights = sum(4 * p.numel() for p in model.parameters())
-    packed_bytes = Path(out).stat().st_size
-    lines = [
-        f'{out}: {packed_bytes:,} bytes, {weights / packed_bytes:.1f} times smaller '
-        f'than {weights:,} bytes of fp32 weights'
-    ]
+    lines = []
     if facts.classes is None:
         lines.append('the class names are not known: set them with --classes')
-    if source:
+    if in_bytes:
+        source, images = calibration_images(facts, packed, calibrate)
+        chosen = dict(ends=ends == 'int8', activations=activations == 'int8')
+        packed = quantise(packed, images, **chosen)
         layers = sum(OPERATIONS[op['op']].version >= 4 for op in packed.graph)
         lines.append(f'8-bit integers in {layers} layers; ranges by {source}')
-    if source or float_dtype != 'fp32':
-        lines.append(_float_effect(facts, full, packed))
-    return '\n'.join(lines)
+    write(packed, out)
+    if in_bytes or float_dtype != 'fp32':
+        lines.append(_effect_on_test_set(facts, full, packed))
+    return '\n'.join([_sizes(model, out), *lines])
+
+
+def _sizes(model: nn.Module, out: str | os.PathLike) -> str:
+    """Compares a packed file with the fp32 weights of its model."""
+    weights = sum(4 * p.numel() for p in model.parameters())
+    packed = Path(out).stat().st_size
+    return (
+        f'{out}: {packed:,} bytes, {weights / packed:.1f} times smaller than '
+        f'{weights:,} bytes of fp32 weights'
+    )
 
 
 def _preparation(facts: Facts, size: tuple[int, int] | None) -> dict | None:
@@ -222,7 +226,7 @@ def export_checkpoint(
     return f'{report}; every layer within {difference:.0e} in ONNX Runtime'
 
 
-def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
+def _effect_on_test_set(facts: Facts, full: Packed, reduced: Packed) -> str:
     """Reports the effect of fewer bits on the test set of the config."""
     which = 'test' if facts.cfg.get('test_dataloader') else 'val'
     if facts.dataset is None or not getattr(facts.dataset, '_fully_initialized', True):
@@ -235,7 +239,7 @@ def _float_effect(facts: Facts, full: Packed, reduced: Packed) -> str:
             persistent_workers=False,
         )
     )
-    head = _head_of_logits(facts.model)
+    head = _head_without_layers(facts.model)
     sessions = Session(full), Session(reduced)
     evaluators = [_evaluator(facts, which) for _ in sessions]
     moved, total, difference = 0, 0, 0.0
@@ -268,7 +272,7 @@ def _evaluator(facts: Facts, which: str) -> Evaluator:
 
 
 class _PackedBackbone(nn.Module):
-    """A packed network in the place of a classifier's backbone; returns logits."""
+    """A packed network in the place of a classifier's backbone; it returns logits."""
 
     def __init__(self, network: nn.Module | Session):
         super().__init__()
@@ -285,7 +289,7 @@ def _last(feats: tuple[Tensor, ...]) -> Tensor:
     return feats[-1]
 
 
-def _head_of_logits(model: nn.Module) -> nn.Module:
+def _head_without_layers(model: nn.Module) -> nn.Module:
     """Returns a model's head without its layers, which processes logits."""
     head = copy.copy(model.head)
     head.forward = _last
@@ -325,7 +329,7 @@ def replace_network(
         raise ConfigError(f'{path} has {classes} classes, the config {wanted}')
     model.backbone = _PackedBackbone(network).to(next(model.parameters()).device)
     model.neck = None
-    model.head = _head_of_logits(model)
+    model.head = _head_without_layers(model)
 
 
 def tell_other_images(model: nn.Module, dataset: Dataset, path: str) -> None:
@@ -359,7 +363,8 @@ def tell_other_images(model: nn.Module, dataset: Dataset, path: str) -> None:
         )
 
 
-def _scores_of(head: dict[str, Any]) -> ClsHead:
+def _build_head(head: dict[str, Any]) -> ClsHead:
+    """Builds MMPretrain's head for the description in a packed file."""
     if head['scores'] == 'softmax':
         return ClsHead()
     return MultiLabelClsHead(thr=head['threshold'], topk=head['topk'])
@@ -386,7 +391,7 @@ def packed_classifier(path: str | os.PathLike) -> ImageClassifier:
     preprocessor = dict(mean=spec['mean'], std=spec['std'], to_rgb=to_rgb)
     model = ImageClassifier(
         backbone=_PackedBackbone(network),
-        head=_scores_of(network.packed.head),
+        head=_build_head(network.packed.head),
         data_preprocessor=preprocessor,
     )
     dataset = dict(pipeline=[dict(type='PackInputs')])

@@ -118,7 +118,7 @@ def _dicts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(v, dict) for v in value)
 
 
-def tell_changes(checkpoint: dict, cfg: Config, path: str) -> None:
+def warn_of_changes(checkpoint: dict, cfg: Config, path: str) -> None:
     """Warns if a checkpoint was trained as another network than that of a config.
 
     Names and shapes of the weights are the same for 1/1 and 1/32 bits, for other

@@ -49,7 +49,7 @@ def normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
     return (mean * channels)[:channels], (std * channels)[:channels]
 
 
-def head_of(model: nn.Module, kind: str | None = None) -> dict[str, Any]:
+def describe_head(model: nn.Module, kind: str | None = None) -> dict[str, Any]:
     """How a classifier computes scores and predictions from logits.
 
     Args:
@@ -149,7 +149,7 @@ def pack(
         classes=classes if classes is None else _texts(classes),
         source=source or _digest(tensors),
         dtypes=dtypes,
-        head=head or head_of(model),
+        head=head or describe_head(model),
     )
     try:
         return format.check(packed)

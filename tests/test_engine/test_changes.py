@@ -3,11 +3,11 @@ from mmengine.config import Config
 from small_run import ROOT
 
 from mmirnet.engine import changes
-from mmirnet.engine.changes import tell_changes
+from mmirnet.engine.changes import warn_of_changes
 from mmirnet.models import IRResNet_CIFAR
 
 
-class TestTellChanges:
+class TestWarnOfChanges:
     """The same weights compute something else in another network."""
 
     CONFIG = ROOT / 'configs/irnet/resnet20_bireal_digits.py'
@@ -22,7 +22,7 @@ class TestTellChanges:
         cfg = Config.fromfile(self.CONFIG)
         checkpoint = dict(meta=dict(cfg=cfg.pretty_text))
         cfg.merge_from_dict(options)
-        tell_changes(checkpoint, cfg, 'epoch_9.pth')
+        warn_of_changes(checkpoint, cfg, 'epoch_9.pth')
 
     @pytest.mark.parametrize(
         ('options', 'line'),
@@ -62,10 +62,10 @@ class TestTellChanges:
     def test_a_pair_is_the_same_as_a_list(self, told):
         cfg = Config(dict(model=dict(backbone=dict(out_indices=(3,)))))
         checkpoint = dict(meta=dict(cfg=cfg.pretty_text))
-        tell_changes(checkpoint, cfg, 'x.pth')
+        warn_of_changes(checkpoint, cfg, 'x.pth')
         assert not told
 
     @pytest.mark.parametrize('checkpoint', [{}, dict(meta=None), dict(meta={'cfg': 1})])
     def test_checkpoints_of_others(self, told, checkpoint):
-        tell_changes(checkpoint, Config.fromfile(self.CONFIG), 'x.pth')
+        warn_of_changes(checkpoint, Config.fromfile(self.CONFIG), 'x.pth')
         assert not told

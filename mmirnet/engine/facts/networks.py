@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ...errors import ConfigError, first_line
 from ...registry import find_class
-from ..changes import tell_changes
+from ..changes import warn_of_changes
 from ..config_checks import check_config
 from ..weights import load_weights
 from .classes import checkpoint_classes
@@ -54,7 +54,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
     model = MODELS.build(spec)
     if checkpoint is not None:
         loaded = load_weights(model, checkpoint)
-        tell_changes(loaded, cfg, checkpoint)
+        warn_of_changes(loaded, cfg, checkpoint)
         if 'ema_state_dict' in loaded and not _tests_averages(cfg):
             load_state_dict(model, _before_averaging(loaded['ema_state_dict']))
         model._dataset_meta = {'classes': checkpoint_classes(loaded)}

@@ -152,7 +152,7 @@ class ResumeHook(Hook):
             return
         earlier, over = {}, False
         if self.checkpoint is not None:
-            self._tell(runner, self._differences(runner))
+            self._log_changes(runner, self._differences(runner))
             earlier, over = self._earlier_parts(), _is_over(runner)
         now = dict(devices=self.made['device'], precisions=precision(runner))
         for name, value in now.items():  # of all parts of the run, in their order
@@ -173,7 +173,7 @@ class ResumeHook(Hook):
             precisions=old.get('precisions') or changed,
         )
 
-    def _tell(self, runner: Runner, lines: list[str]) -> None:
+    def _log_changes(self, runner: Runner, lines: list[str]) -> None:
         text = f'Resumed after epoch {runner.epoch}, iteration {runner.iter}. '
         if _is_over(runner):
             text += 'The run is complete: nothing is left to train. '
