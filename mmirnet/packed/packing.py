@@ -38,7 +38,7 @@ _TORCH_DTYPES = {
 
 
 def normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
-    """Mean and deviation of a model's data preprocessor, one for each channel."""
+    """Returns mean and deviation of a model's data preprocessor for each channel."""
     preprocessor = getattr(model, 'data_preprocessor', None)
     if preprocessor is None or getattr(preprocessor, 'mean', None) is None:
         return [0.0] * channels, [1.0] * channels
@@ -50,14 +50,15 @@ def normalisation(model: nn.Module, channels: int) -> tuple[list, list]:
 
 
 def describe_head(model: nn.Module, kind: str | None = None) -> dict[str, Any]:
-    """How a classifier computes scores and predictions from logits.
+    """Describes how a classifier computes scores and predictions from logits.
 
     Args:
-        model: A classifier of MMPretrain, or any module.
-        kind: 'softmax' or 'sigmoid'; by default as the class of its head computes.
+        model (nn.Module): A classifier of MMPretrain, or any module.
+        kind (str | None): 'softmax' or 'sigmoid'. Defaults to 'sigmoid' for a
+            multi-label head of MMPretrain, and 'softmax' for any other.
 
     Returns:
-        The description in a packed file.
+        dict[str, Any]: The description in a packed file.
     """
     head = getattr(model, 'head', None)
     kind = kind or ('sigmoid' if isinstance(head, MultiLabelClsHead) else 'softmax')
