@@ -337,6 +337,11 @@ class Doubled(IRConv2d):
         return 2 * super().forward(x)
 
 
+def replaced(module):
+    module._operands = lambda x: IRConv2d._operands(module, -x)
+    return module
+
+
 def nan(module):
     with torch.no_grad():
         module.weight[0, 0, 0, 0] = float('nan')
@@ -361,6 +366,10 @@ def nan(module):
             r"layers.0 \(IRConv2d.*\): padding mode 'reflect'",
         ),
         (lambda: Doubled(4, 4, 3), r'layers.0 \(Doubled.*a subclass of IRConv2d'),
+        (
+            lambda: replaced(IRConv2d(4, 4, 3)),
+            r'layers.0 \(IRConv2d.*: its _operands was replaced by another',
+        ),
         (
             lambda: parametrizations.weight_norm(IRConv2d(4, 4, 3)),
             r'layers.0 \(Parametrized.*parametrized',

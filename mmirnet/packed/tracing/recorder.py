@@ -51,6 +51,8 @@ _FACTS = {
         )
     ),
 }
+# What a binary layer computes, beside its forward.
+_METHODS = '_operands', 'quantized', 'input_threshold', 'input_affine'
 # Functions that return the values of a tensor to Python.
 _PEEKS = {
     getattr(Tensor, name)
@@ -355,6 +357,8 @@ def _layer(
             f'a subclass of {base.__name__}, or a parametrized one, may compute '
             'something else; only the class itself is packed',
         )
+    if replaced := [name for name in _METHODS if name in vars(module)]:
+        refuse(recorder.place(), f'its {replaced[0]} was replaced by another')
     call.function = forward
     bound = inspect.signature(forward).bind(module, *args, **kwargs)
 
@@ -371,7 +375,7 @@ def _computes_as(given: type, kind: type) -> bool:
     """Whether a class computes what `kind` computes: a recipe is data."""
     if kind not in (BinaryConv2d, BinaryLinear):
         return given is kind
-    names = 'forward', '_operands', 'quantized', 'input_threshold', 'input_affine'
+    names = 'forward', *_METHODS
     return all(getattr(given, name) is getattr(kind, name) for name in names)
 
 
