@@ -47,10 +47,18 @@ def cache_dir() -> Path:
 
     Returns:
         Path: The folder.
+
+    Raises:
+        ZooError: If the user has no home folder, and the environment names no other.
     """
     cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-    home = os.environ.get('TORCH_HOME', os.path.join(cache, 'torch'))
-    return Path(home).expanduser() / 'hub' / 'checkpoints' / 'mmirnet'
+    home = Path(os.environ.get('TORCH_HOME', os.path.join(cache, 'torch')))
+    try:
+        return home.expanduser() / 'hub' / 'checkpoints' / 'mmirnet'
+    except RuntimeError as error:  # as of a user that a container does not know
+        raise ZooError(
+            f'there is no home folder to download into ({error}): set TORCH_HOME'
+        ) from error
 
 
 def read_index() -> dict[str, Entry]:
@@ -81,7 +89,7 @@ def read_index() -> dict[str, Entry]:
         )
         return index
     index = parse_index(text, zoo)
-    with contextlib.suppress(OSError):  # the copy is for later, without a network
+    with contextlib.suppress(OSError, ZooError):  # the copy is for later, offline
         write_atomic(_index_copy(zoo), text)
     return index
 

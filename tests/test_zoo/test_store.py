@@ -95,6 +95,16 @@ def test_an_index_is_read_where_nothing_can_be_cached(web, monkeypatch, tmp_path
         fetch(NAME)
 
 
+def test_a_user_without_a_home(web, monkeypatch):
+    def nowhere(path):
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(Path, 'expanduser', nowhere)
+    assert NAME in read_index()
+    with pytest.raises(ZooError, match=r'no home folder .*: set TORCH_HOME'):
+        fetch(NAME)
+
+
 def test_a_zoo_that_never_answered(web):
     web.faults['index.json'] = [status(404)]
     with pytest.raises(ZooError, match=r'index.json returned 404 .* MMIRNET_ZOO='):
