@@ -24,10 +24,10 @@ from ..engine.facts import (
     check_classifies,
     check_single,
     class_names,
+    evaluation_set,
     given_classes,
     image_shape,
     reverses_channels,
-    test_set,
     transforms,
 )
 from ..errors import ConfigError, DataError, MissingPackageError, first_line
@@ -156,7 +156,7 @@ def _of_checkpoint(
     config: str, checkpoint: str, paths: list[str], failed: Failed | None
 ) -> _Scores:
     cfg = load_config(config, None, 'none')
-    classifier, dataset = build_model(cfg, checkpoint), test_set(cfg)
+    classifier, dataset = build_model(cfg, checkpoint), evaluation_set(cfg)
     if dataset is None:
         raise ConfigError(
             f'--model {config}: without a test set the config does not say how '

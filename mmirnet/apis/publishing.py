@@ -137,7 +137,7 @@ def _pack_and_evaluate(
 
 def _test_data(config: str) -> dict[str, str | None]:
     """Returns the name of the data set in an entry, and the copy of CIFAR-10."""
-    parts = facts.parts(facts.test_set(load_config(config, None, 'none')))
+    parts = facts.parts(facts.evaluation_set(load_config(config, None, 'none')))
     kinds = [getattr(part, 'sources', [type(part).__name__]) for part in parts]
     kinds = dict.fromkeys(kind for several in kinds for kind in several)
     dataset = dataset_of(Path(config).stem) or ' + '.join(kinds)

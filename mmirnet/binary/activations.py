@@ -45,7 +45,7 @@ def hardtanh(x: Tensor) -> Tensor:
     return F.hardtanh(x) if by_operators() else _hardtanh(x)
 
 
-torch.fx.wrap('hardtanh')  # one operation
+torch.fx.wrap('hardtanh')  # torch.fx treats it as one operation
 
 
 class Hardtanh(nn.Hardtanh):

@@ -407,8 +407,8 @@ def _rule(plain: tuple | str) -> Rule:
 
 
 # torch.fx treats each as one operation.
-for function in ('_padded_conv2d', '_linear'):
-    torch.fx.wrap(function)
+torch.fx.wrap('_padded_conv2d')
+torch.fx.wrap('_linear')
 
 
 class BinaryConv2d(_BinaryLayer):

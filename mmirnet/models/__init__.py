@@ -15,10 +15,10 @@ from .distillation import BinaryClassifier, BiPerRegulariser, DistillationLoss
 from .heads import BNLinearClsHead, FlattenNeck
 
 # MMEngine's registry, which mmcv's build_conv_layer and build_activation_layer use.
-recipes = [getattr(binary, name) for name in binary.recipes.__all__]
-for layer in (IRConv2d, IRLinear, Hardtanh, Maxout, RPReLU, *recipes):
-    if layer.__name__ not in MODELS.module_dict:
-        MODELS.register_module(module=layer)
+_recipes = [getattr(binary, name) for name in binary.recipes.__all__]
+for _layer in (IRConv2d, IRLinear, Hardtanh, Maxout, RPReLU, *_recipes):
+    if _layer.__name__ not in MODELS.module_dict:
+        MODELS.register_module(module=_layer)
 
 __all__ = [
     'BNLinearClsHead',

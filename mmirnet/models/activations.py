@@ -109,8 +109,9 @@ def maxout(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     return _maxout(x, positive, negative)
 
 
-for function in ('rprelu', 'maxout'):  # torch.fx treats each as one operation
-    torch.fx.wrap(function)
+# torch.fx treats each as one operation.
+torch.fx.wrap('rprelu')
+torch.fx.wrap('maxout')
 
 
 class ChannelActivation(nn.Module):

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import check_versions
 from ..errors import ConfigError
-from .names import DATASETS, PREFIX, SCHEME, all_names, dataset_of, known
+from .names import (
+    DATASETS,
+    PREFIX,
+    SCHEME,
+    all_names,
+    canonical_name,
+    dataset_of,
+)
 from .store import read_index
 
 if TYPE_CHECKING:
@@ -86,7 +93,7 @@ def get_model(
     check_versions()
     import mmpretrain
 
-    name = known(name)
+    name = canonical_name(name)
     return mmpretrain.get_model(
         f'{PREFIX}{name}',
         pretrained=f'{SCHEME}{name}' if pretrained is True else pretrained,

@@ -52,7 +52,7 @@ def folders() -> dict[str, str]:
     }
 
 
-def known(name: str) -> str:
+def canonical_name(name: str) -> str:
     """Returns the canonical name of a model, without ``irnet_``.
 
     Args:
@@ -65,7 +65,7 @@ def known(name: str) -> str:
         ZooError: If there is no such model; names the most similar ones.
 
     Example:
-        >>> known('irnet_resnet20_bireal_cifar10')
+        >>> canonical_name('irnet_resnet20_bireal_cifar10')
         'resnet20_bireal_cifar10'
     """
     stem = name.removeprefix(PREFIX)

@@ -156,7 +156,7 @@ def _read_local(folder: Path) -> dict[str, Entry]:
 def _known(name: str, listed: Callable[[], bool]) -> str:
     """Returns the name in the index, which is read only for unknown names."""
     try:
-        return names.known(name)
+        return names.canonical_name(name)
     except ZooError as error:
         with contextlib.suppress(ZooError):
             if listed():

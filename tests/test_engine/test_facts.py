@@ -146,7 +146,7 @@ def test_grey_images_have_one_channel(folder):
 def test_the_images_need_not_be_here(name, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = read(name)
-    dataset = facts.test_set(cfg)
+    dataset = facts.evaluation_set(cfg)
     assert image_shape(classifier(), dataset) == wanted
     classes = type(facts.parts(dataset)[0]).METAINFO['classes']
     assert dataset_classes(dataset) == list(classes)

@@ -66,7 +66,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...binary import IRConv2d, IRLinear, binary_layers, log2_scales
 from ...engine.config import load_config, merge_options
-from ...engine.facts import build_model, image_shape, reporting_size, test_set
+from ...engine.facts import build_model, evaluation_set, image_shape, reporting_size
 from ...files import check_writable
 from .layers import extra_operations, packed_bytes
 from .table import COLUMNS, LEGEND, NATURAL_WIDTH, cells, short, write_csv
@@ -426,7 +426,7 @@ def summarize_config(
     cfg = load_config(str(config), None, 'none')
     merge_options(cfg, cfg_options)
     model = build_model(cfg, checkpoint)
-    channels, size = image_shape(model, test_set(cfg), size)
+    channels, size = image_shape(model, evaluation_set(cfg), size)
     with reporting_size(model, (channels, *size)):
         result = summary(model, (channels, *size))
     if json_file is not None:

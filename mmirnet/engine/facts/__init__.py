@@ -24,11 +24,11 @@ from .classes import (
 from .data_sets import (
     build_dataset,
     check_single,
+    evaluation_set,
     held_shape,
     keyed_parts,
     parts,
     samples,
-    test_set,
     training_set,
     transforms,
 )
@@ -55,6 +55,7 @@ __all__ = [
     'class_difference',
     'class_names',
     'dataset_classes',
+    'evaluation_set',
     'gather',
     'given_classes',
     'head_kind',
@@ -69,7 +70,6 @@ __all__ = [
     'reporting_size',
     'reverses_channels',
     'samples',
-    'test_set',
     'training_set',
     'transforms',
 ]
@@ -137,7 +137,7 @@ def gather(
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
     """
     model = build_model(cfg, checkpoint)
-    dataset = test_set(cfg)
+    dataset = evaluation_set(cfg)
     channels, size = image_shape(model, dataset, size)
     outputs, kind = head_kind(model, (channels, *size))
     names = class_names(model, dataset, outputs, classes)

@@ -35,7 +35,7 @@ FILE_SIZES = ((97, 161), (400, 300), (640, 641))
 _SAMPLES = 16
 
 
-def test_set(cfg: Config) -> Dataset | None:
+def evaluation_set(cfg: Config) -> Dataset | None:
     """Builds the test set of a config, or else its validation set.
 
     Args:
@@ -59,10 +59,6 @@ def test_set(cfg: Config) -> Dataset | None:
     return None
 
 
-# Not a test for pytest.
-test_set.__test__ = False
-
-
 def training_set(cfg: Config) -> Dataset | None:
     """Builds the training set of a config, in the pipeline of its test set.
 
@@ -70,8 +66,8 @@ def training_set(cfg: Config) -> Dataset | None:
         cfg (Config): The config.
 
     Returns:
-        Dataset | None: The data set, as :func:`test_set` builds it. None if the config
-        has no such loader.
+        Dataset | None: The data set, as :func:`evaluation_set` builds it. None if the
+        config has no such loader.
     """
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     loaders = [cfg.get(f'{name}_dataloader') for name in ('train', 'test', 'val')]
