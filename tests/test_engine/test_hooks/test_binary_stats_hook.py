@@ -251,7 +251,8 @@ def average(rank, folder):
         positive=seen['a']['positive'].tolist(), g=seen['b']['gradient'].item()
     )
     Path(folder, f'{rank}.json').write_text(json.dumps(result))
-    distributed.destroy_process_group()
+    # The group is not destroyed: with torch 2.6, that may wait for the file of the
+    # meeting, which the other rank has removed.
 
 
 def test_ranks_have_the_same(tmp_path):
