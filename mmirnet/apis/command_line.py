@@ -113,9 +113,8 @@ def one_line_errors() -> Iterator[None]:
     These are a :class:`~mmirnet.errors.MmirnetError`, a missing optional package, an
     error of the operating system (a missing file, no permission, a full disk), and
     settings that a class of torch or OpenMMLab refuses. Any other error is a bug and
-    keeps its traceback. Several errors found at once have one
-    line each. If several processes of a run raise the same error, one of them prints
-    it.
+    keeps its traceback. Several errors found at once have one line each. If several
+    processes of a run raise the same error, one of them prints it.
     """
     try:
         yield

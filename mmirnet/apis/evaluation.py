@@ -115,11 +115,11 @@ def evaluate(
     runner = build_runner(cfg, loaders)
     loaded = None
     if packed:
-        from .packing import replace_network, tell_other_images  # needs safetensors
+        from .packing import replace_network, warn_of_other_images  # needs safetensors
 
         replace_network(runner.model, checkpoint, runtime)
         dataset = runner.test_loop.dataloader.dataset
-        tell_other_images(runner.model, dataset, checkpoint)
+        warn_of_other_images(runner.model, dataset, checkpoint)
     else:
         loaded = check_checkpoint(checkpoint, runner.model)
         warn_of_changes(loaded, cfg, checkpoint)

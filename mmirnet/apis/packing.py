@@ -332,7 +332,7 @@ def replace_network(
     model.head = _head_without_layers(model)
 
 
-def tell_other_images(model: nn.Module, dataset: Dataset, path: str) -> None:
+def warn_of_other_images(model: nn.Module, dataset: Dataset, path: str) -> None:
     """Warns if a packed file expects images normalised otherwise than a config's.
 
     Args:

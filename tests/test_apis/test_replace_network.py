@@ -6,7 +6,7 @@ from networks import warm_up
 from packed_models import ARCHITECTURES, classifier
 
 from mmirnet.apis import packing
-from mmirnet.apis.packing import replace_network, tell_other_images
+from mmirnet.apis.packing import replace_network, warn_of_other_images
 from mmirnet.datasets import Digits
 from mmirnet.packed import pack, write
 
@@ -62,6 +62,6 @@ def test_other_images_are_told(model_and_file, engine, setting, line, monkeypatc
     other.data_preprocessor = ClsDataPreprocessor(**given)
     replace_network(other, model_and_file[1], engine)
     dataset = Digits(split='test', pipeline=[dict(type='PackInputs')])
-    tell_other_images(other, dataset, 'x.safetensors')
+    warn_of_other_images(other, dataset, 'x.safetensors')
     assert bool(lines) == bool(line)
     assert all(f'x.safetensors was packed for images of {line}' in x for x in lines)

@@ -103,9 +103,10 @@ class BinaryStatsHook(Hook):
             name: weight_statistics(layer)['signs']
             for name, layer in self.layers.items()
         }
-        for name, bits in self._resumed.items():
-            if name in self.signs and len(bits) == len(_bits(self.signs[name])):
-                self.signs[name] = _signs(bits, self.signs[name])
+        for name, signs in self.signs.items():
+            bits = self._resumed.get(name, ())
+            if len(bits) == math.ceil(signs.numel() / 8):
+                self.signs[name] = _signs(bits, signs)
         self._resumed = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
