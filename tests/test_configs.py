@@ -15,7 +15,7 @@ from mmpretrain.structures import DataSample
 
 from mmirnet.binary import binary_layers
 from mmirnet.engine import OvSWHook, ScheduleHook, Teacher
-from mmirnet.engine.keywords import keyword_problems
+from mmirnet.engine.config_checks import keyword_problems
 from mmirnet.packed import pack
 from mmirnet.packed.simulation import Simulation
 

@@ -4,8 +4,7 @@ check_versions()
 
 from . import checkpoint, renamed
 from .amp import Bf16OptimWrapper
-from .captured_loop import CapturedEpochLoop
-from .captured_val_loop import CapturedValLoop
+from .capture import CapturedEpochLoop, CapturedValLoop
 from .hooks import (
     AtomicCheckpointHook,
     BinaryStatsHook,

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from ...datasets import Digits, FashionMNIST32, InMemory
 from ...errors import ConfigError, DataError, MissingPackageError, first_line
 from ...registry import find_class
-from ..config_checks import report
-from ..keywords import dataset_problems
+from ..config_checks import dataset_problems
+from ..problems import report
 
 _log = logging.getLogger('mmirnet')
 # Image shapes of data sets that hold their images, for when the files are missing.

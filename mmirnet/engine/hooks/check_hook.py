@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from ...datasets.copies import cifar10_copy
 from ..checks import problems_before_testing, problems_before_training
-from ..config_checks import report
 from ..facts import checkpoint_classes, parts
+from ..problems import report
 
 
 @HOOKS.register_module()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...binary import binary_layers
 from ...errors import NonFiniteError
-from ..guessing import learns_nothing
+from ..checks.guessing import learns_nothing
 from ..wrappers import unwrap
 
 

@@ -20,10 +20,10 @@ from mmpretrain.models import ClsHead, ImageClassifier
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..datasets.labelled import labelled
+from ...datasets.labelled import labelled
+from ..hooks import CompileHook
 from .graphs import capturing, problem_of_data
 from .hook_calls import change_between_epochs
-from .hooks import CompileHook
 
 _WAY_OUT = "or set val_cfg.type='ValLoop' (leave out --capture)"
 #: What ClsHead predicts for each image, and its label.

@@ -13,8 +13,8 @@ from recorded_graphs import record_graphs
 from small_run import small_config
 
 from mmirnet.apis.training import train
+from mmirnet.engine.capture.static_step import StaticStep
 from mmirnet.engine.config import set_captured_loop
-from mmirnet.engine.static_step import StaticStep
 from mmirnet.errors import ConfigError, NonFiniteError
 
 
@@ -267,7 +267,7 @@ def test_hooks_of_the_optimizer_are_refused(tmp_path):
 def test_several_processes_run_uncaptured_and_say_so(
     tmp_path, ends, monkeypatch, recorded
 ):
-    monkeypatch.setattr('mmirnet.engine.captured_loop.get_world_size', lambda: 2)
+    monkeypatch.setattr('mmirnet.engine.capture.train_loop.get_world_size', lambda: 2)
     trained(tmp_path, 'CapturedEpochLoop', log_level='INFO')
     assert not recorded
     text = next(tmp_path.glob('*/*.log')).read_text()

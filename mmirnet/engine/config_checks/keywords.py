@@ -35,8 +35,8 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import BATCH_AUGMENTS
 from torch.utils.data import DataLoader
 
-from ..errors import ConfigError
-from ..registry import find_class, nearest, registered_names
+from ...errors import ConfigError
+from ...registry import find_class, nearest, registered_names
 
 #: Registry that builds the values of a key, at any depth.
 _REGISTRIES: dict[str, Registry] = {

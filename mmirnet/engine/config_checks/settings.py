@@ -1,28 +1,17 @@
-"""Checks of a config before anything is built from it.
+"""Checks of single settings: missing parts, numbers, names."""
 
-:func:`check_config` lists all problems at once. :mod:`mmirnet.engine.checks` has the
-checks that need built objects.
-"""
-
-import inspect
 import logging
 import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from multiprocessing import get_all_start_methods
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import DATASETS, OPTIM_WRAPPERS
-from mmpretrain.datasets import CustomDataset
+from mmengine.registry import OPTIM_WRAPPERS
 
-from ..datasets.wrapped import leaves
-from ..errors import ConfigError
-from ..registry import find_class
-from .folder_checks import listed_problems, missing_folder
-from .keywords import keyword_problems
-from .labels import class_name_problems
+from ...errors import ConfigError
+from ...registry import find_class
 
 #: Settings that MMEngine requires together or not at all.
 _TOGETHER = (
@@ -30,7 +19,6 @@ _TOGETHER = (
     ('val_dataloader', 'val_cfg', 'val_evaluator'),
     ('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
-
 
 #: Numeric settings with their minimum, and whether it is exclusive.
 _NUMBERS = {
@@ -59,79 +47,29 @@ _MODEL_NUMBERS = {
 }
 
 
-def report(problems: Iterable[Exception]) -> None:
-    """Logs warnings and raises all other problems as one error.
-
-    Args:
-        problems (Iterable[Exception]): Output of the checks.
-
-    Raises:
-        Exception: One line per problem. It has the class of the problems if they share
-            one, or else ConfigError.
-
-    Example:
-        >>> from mmirnet.errors import DataError
-        >>> report([DataError('a'), DataError('b')])
-        Traceback (most recent call last):
-        mmirnet.errors.DataError: a
-        b
-    """
-    errors = []
-    for problem in problems:
-        if isinstance(problem, Warning):
-            print_log(str(problem), 'current', logging.WARNING)
-        else:
-            errors.append(problem)
-    if errors:
-        kinds = {type(error) for error in errors}
-        kind = kinds.pop() if len(kinds) == 1 else ConfigError
-        raise kind('\n'.join(dict.fromkeys(map(str, errors))))
+def model_problems(cfg: Config) -> Iterator[Exception]:
+    """Finds impossible numbers in the model, which every tool builds."""
+    yield from _number_problems(cfg, _MODEL_NUMBERS)
 
 
-def check_config(cfg: Config, loaders: tuple[str, ...] = ()) -> None:
-    """Refuses a config that cannot be built or that does not match the data.
-
-    Args:
-        cfg (Config): The complete config.
-        loaders (tuple[str, ...]): Keys of the data loaders that will be built, empty to
-            build only the model.
-
-    Raises:
-        ValueError: If there are problems; one line per problem.
-        FileNotFoundError: If the only problem is missing data.
-    """
-    if not loaders:
-        parts = ('model', 'data_preprocessor', 'default_scope')
-        model = {key: cfg[key] for key in parts if key in cfg}
-        cfg = Config(dict(default_scope='mmpretrain') | model)
-    report(config_problems(cfg, loaders))
-
-
-def config_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
-    """Finds all problems of a config.
+def setting_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
+    """Finds missing parts and impossible values of a run.
 
     Args:
         cfg (Config): The complete config.
         loaders (tuple[str, ...]): Keys of the data loaders that will be built.
 
     Yields:
-        Exception: One per problem. Suspicious settings are warnings.
+        Exception: One per problem.
     """
-    wrong_names = list(keyword_problems(cfg, loaders))
-    yield from wrong_names
-    yield from _number_problems(cfg, _MODEL_NUMBERS)
-    if loaders:
-        yield from _missing_parts(cfg, loaders)
-        yield from _name_problems(cfg)
+    yield from _missing_parts(cfg, loaders)
+    yield from _name_problems(cfg)
     if 'train_dataloader' in loaders:
         yield from _number_problems(cfg, _NUMBERS)
         yield from _precision_problems(cfg)
     for key in loaders:
         if isinstance(loader := cfg.get(key), dict):
             yield from _loader_problems(key, loader)
-    # Data sets are built to check their files. Skip those that lack arguments.
-    if not any(isinstance(p, ConfigError) for p in wrong_names):
-        yield from _data_problems(cfg, loaders)
 
 
 def _missing_parts(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
@@ -218,23 +156,3 @@ def _loader_problems(key: str, loader: dict) -> Iterator[Exception]:
     for part in ('dataset', 'sampler'):
         if part not in loader and 'batch_sampler' not in loader:
             yield ConfigError(f'{key} needs a {part}')
-
-
-def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
-    """Finds folders and lists of files that are missing or do not match."""
-    scope = cfg.get('default_scope', 'mmengine')
-    head = cfg.get('model', {}).get('head') or {}
-    outputs = head.get('num_classes') if isinstance(head, dict) else None
-    names = {}
-    for name in loaders:
-        dataset = (cfg.get(name) or {}).get('dataset')
-        for key, spec in leaves(dataset, f'{name}.dataset'):
-            if not isinstance(spec, dict):
-                continue
-            missing = list(missing_folder(spec, key, scope))
-            yield from missing
-            kind = find_class(DATASETS, spec.get('type'), scope)
-            listed = inspect.isclass(kind) and issubclass(kind, CustomDataset)
-            if listed and not missing and '://' not in str(spec.get('data_root')):
-                yield from listed_problems(kind, spec, key, outputs, names)
-    yield from class_name_problems(names)

@@ -20,7 +20,7 @@ from mmengine.hooks import (
 from mmengine.runner import Runner
 from mmpretrain.engine import EMAHook as PretrainEMAHook
 
-from .hooks import (
+from ..hooks import (
     BinaryStatsHook,
     CompileHook,
     FiniteLossHook,

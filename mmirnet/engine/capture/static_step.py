@@ -22,13 +22,13 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW
 
-from ..datasets.augmentation import Draws
-from ..datasets.in_memory import InMemory
-from ..datasets.labelled import labelled
-from ..errors import ConfigError
+from ...datasets.augmentation import Draws
+from ...datasets.in_memory import InMemory
+from ...datasets.labelled import labelled
+from ...errors import ConfigError
+from ..hooks import FiniteLossHook
 from .graphs import capturing
 from .hook_calls import works_as
-from .hooks import FiniteLossHook
 
 #: Steps before the first capture: the first compiles and creates the optimizer's state,
 #: and libraries choose their kernels.

@@ -8,13 +8,14 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS, TRANSFORMS
 from mmpretrain.datasets import ImageNet
 from mmpretrain.models import LinearClsHead
+from small_run import ROOT
 
 from mmirnet.engine import AtomicCheckpointHook, EDEHook
-from mmirnet.engine.keywords import keyword_problems, keywords
+from mmirnet.engine.config_checks.keywords import keyword_problems, keywords
 from mmirnet.models import BNLinearClsHead
 from mmirnet.registry import find_class
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = ROOT / 'configs'
 TRAIN = ('train_dataloader', 'val_dataloader')
 
 

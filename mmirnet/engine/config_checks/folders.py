@@ -4,13 +4,43 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 
-from ..errors import ConfigError, DataError
-from ..registry import find_class
-from .labels import line_problems
+from ...datasets.wrapped import leaves
+from ...errors import ConfigError, DataError
+from ...registry import find_class
+from ..labels import class_name_problems, line_problems
+
+
+def data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Exception]:
+    """Finds folders and lists of files that are missing or do not match.
+
+    Args:
+        cfg (Config): The complete config.
+        loaders (tuple[str, ...]): Keys of the data loaders that will be built.
+
+    Yields:
+        Exception: One per problem.
+    """
+    scope = cfg.get('default_scope', 'mmengine')
+    head = cfg.get('model', {}).get('head') or {}
+    outputs = head.get('num_classes') if isinstance(head, dict) else None
+    names = {}
+    for name in loaders:
+        dataset = (cfg.get(name) or {}).get('dataset')
+        for key, spec in leaves(dataset, f'{name}.dataset'):
+            if not isinstance(spec, dict):
+                continue
+            missing = list(missing_folder(spec, key, scope))
+            yield from missing
+            kind = find_class(DATASETS, spec.get('type'), scope)
+            listed = inspect.isclass(kind) and issubclass(kind, CustomDataset)
+            if listed and not missing and '://' not in str(spec.get('data_root')):
+                yield from listed_problems(kind, spec, key, outputs, names)
+    yield from class_name_problems(names)
 
 
 def missing_folder(

@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmpretrain.models.losses import CrossEntropyLoss, LabelSmoothLoss
 
-from mmirnet.engine.guessing import learns_nothing
+from mmirnet.engine.checks.guessing import learns_nothing
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ import math
 from mmengine.runner import Runner
 from mmpretrain.models.losses import CrossEntropyLoss
 
-from .wrappers import unwrap
+from ..wrappers import unwrap
 
 #: Share of the loss of guessing above which a network has learned nothing.
 SHARE = 0.99

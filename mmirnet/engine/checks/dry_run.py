@@ -23,9 +23,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..datasets.seeding import DeterministicSampler, SeededIndex
-from ..errors import ConfigError, DataError, MmirnetError
-from .wrappers import unwrap
+from ...datasets.seeding import DeterministicSampler, SeededIndex
+from ...errors import ConfigError, DataError, MmirnetError
+from ..wrappers import unwrap
 
 #: Number of images to inspect; two of them go through the network.
 _IMAGES = 4

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ..datasets.in_memory import InMemory
-from ..errors import ConfigError, first_line
+from ...datasets.in_memory import InMemory
+from ...errors import ConfigError, first_line
 
 
 @contextlib.contextmanager

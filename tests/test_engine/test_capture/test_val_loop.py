@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS, METRICS, MODELS
 from mmpretrain.models import LinearClsHead
 from recorded_graphs import record_graphs
 
-from mmirnet.engine.captured_val_loop import CapturedValLoop
+from mmirnet.engine.capture.val_loop import CapturedValLoop
 from mmirnet.errors import ConfigError
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 from small_run import ROOT
 
 from mmirnet.engine.config import merge_options, read_config
-from mmirnet.engine.config_checks import check_config, config_problems, report
-from mmirnet.errors import ConfigError, DataError
+from mmirnet.engine.config_checks import check_config, config_problems
+from mmirnet.errors import ConfigError
 
 TRAIN = ('train_dataloader', 'val_dataloader')
 
@@ -209,13 +209,6 @@ def test_all_is_said_at_once(data):
     assert len(str(caught.value).splitlines()) == 3
 
 
-def test_errors_of_one_kind_keep_it():
-    with pytest.raises(FileNotFoundError, match=r'^a\nb$'):
-        report([FileNotFoundError('a'), FileNotFoundError('b')])
-    with pytest.raises(ConfigError, match=r'^a\nb$'):
-        report([FileNotFoundError('a'), DataError('b')])
-
-
 def test_a_model_is_checked_by_itself(data):
     cfg = Config(dict(model=config(data).model))
     check_config(cfg)
@@ -287,7 +280,9 @@ def test_numbers_in_a_list_of_schedules_have_their_place(data):
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_half_precision_of_gpus_needs_one(data, monkeypatch, device):
-    monkeypatch.setattr('mmirnet.engine.config_checks.get_device', lambda: device)
+    monkeypatch.setattr(
+        'mmirnet.engine.config_checks.settings.get_device', lambda: device
+    )
     found = problems(config(data, **{'optim_wrapper.type': 'AmpOptimWrapper'}))
     line = 'optim_wrapper.type: AmpOptimWrapper needs a GPU'
     assert [p.partition(';')[0] for p in found] == [line] * (device == 'cpu')

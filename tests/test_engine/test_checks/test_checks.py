@@ -1,102 +1,12 @@
 """What is wrong with built objects; each case starts from a run that is right."""
 
-import json
-import random
-
-import numpy as np
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmpretrain.datasets import BaseDataset, MultiTaskDataset
-from mmpretrain.models import AverageClsScoreTTA
-from mmpretrain.registry import DATASETS
-from tiny import TinyNet, tiny_runner
-from torch import nn
-from torch.utils.data import Subset
+from squares import VIEWS, run_config, runner_of, squares
 
-from mmirnet.datasets import Digits
-from mmirnet.datasets.seeding import SeededDataset
-from mmirnet.engine import checks
 from mmirnet.engine.checks import (
-    known_samples,
     problems_before_testing,
     problems_before_training,
 )
-from mmirnet.engine.dry_run import dry_run
-from mmirnet.engine.facts import keyed_parts
-
-
-@DATASETS.register_module()
-class Squares(BaseDataset):
-    """Images of one colour, in memory."""
-
-    def __init__(self, labels, names='abc', size=(8, 8), channels=3, **kwargs):
-        self.given = labels, size, channels
-        super().__init__('', metainfo=dict(classes=tuple(names)), **kwargs)
-
-    def load_data_list(self):
-        labels, (height, width), channels = self.given
-        image = np.zeros((height, width, channels), np.uint8)
-        return [
-            dict(img=image) if label is None else dict(img=image, gt_label=label)
-            for label in labels
-        ]
-
-
-def squares(labels=(0, 1, 2, 0, 1, 2), **kwargs):
-    kwargs.setdefault('serialize_data', False)  # which collects garbage, for a second
-    kwargs.setdefault('pipeline', [dict(type='PackInputs')])
-    return dict(type='Squares', labels=list(labels), **kwargs)
-
-
-def config(**changes):
-    """A run that is right, with changes by dotted key."""
-    loader = dict(
-        batch_size=2,
-        num_workers=0,
-        dataset=squares(),
-        collate_fn=dict(type='default_collate'),
-    )
-    cfg = Config(
-        dict(
-            default_scope='mmpretrain',
-            model=dict(
-                type='ImageClassifier',
-                backbone=dict(type='IRResNet_CIFAR', depth=20),
-                neck=dict(type='GlobalAveragePooling'),
-                head=dict(type='LinearClsHead', num_classes=3, in_channels=64),
-            ),
-            data_preprocessor=dict(mean=[1.0] * 3, std=[1.0] * 3),
-            train_dataloader=dict(
-                loader, sampler=dict(type='DefaultSampler', shuffle=True)
-            ),
-            val_dataloader=dict(
-                loader, sampler=dict(type='DefaultSampler', shuffle=False)
-            ),
-            val_evaluator=dict(type='Accuracy', topk=(1,)),
-            val_cfg=dict(),
-            train_cfg=dict(by_epoch=True, max_epochs=5),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-            param_scheduler=dict(type='CosineAnnealingLR', T_max=5),
-            log_level='ERROR',
-        )
-    )
-    cfg.merge_from_dict(changes)
-    return cfg
-
-
-#: Two views of each image, as test-time augmentation takes them.
-VIEWS = [
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)],
-            [dict(type='PackInputs')],
-        ],
-    )
-]
 
 
 def two_tasks(*labels):
@@ -117,15 +27,6 @@ def two_tasks(*labels):
             type='MultiTasksMetric', task_metrics=metrics, _delete_=True
         ),
     }
-
-
-def runner_of(folder, **changes):
-    """The runner as it is when training starts."""
-    runner = Runner.from_cfg(Config(dict(config(**changes), work_dir=str(folder))))
-    assert runner.train_loop and runner.val_loop  # they are built when asked for
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    return runner
 
 
 def found_in(folder, **changes):
@@ -507,163 +408,9 @@ class TestCheckpoint:
         assert 'has the classes of the checkpoint in another order' in str(problem)
 
 
-def test_data_sets_below_wrappers_have_their_keys():
-    init_default_scope('mmpretrain')
-    part = DATASETS.build(squares())
-    concat = DATASETS.build(
-        dict(
-            type='ConcatDataset',
-            datasets=[
-                squares(),
-                dict(type='RepeatDataset', times=2, dataset=squares()),
-            ],
-        )
-    )
-    found = dict(keyed_parts(SeededDataset(concat), 'data'))
-    assert list(found) == ['data.datasets[0]', 'data.datasets[1].dataset']
-    assert list(keyed_parts(Subset(part, [0]), 'data')) == [('data.dataset', part)]
-
-
-@pytest.mark.parametrize('serialize', [True, False])
-def test_labels_are_known_without_reading_images(serialize):
-    init_default_scope('mmpretrain')
-    data = DATASETS.build(squares([2, 0, 1], serialize_data=serialize))
-    assert known_samples(data) == [dict(gt_label=i) for i in (2, 0, 1)]
-    digits = Digits(split='test')
-    labels = [digits.get_data_info(i)['gt_label'] for i in range(len(digits))]
-    assert [s['gt_label'] for s in known_samples(digits)] == labels
-
-
-def test_labels_of_several_tasks_are_known(tmp_path):
-    samples = [dict(img_path='a.png', gt_label=dict(kind=1, sex=0))]
-    path = tmp_path / 'tasks.json'
-    path.write_text(json.dumps(dict(metainfo={}, data_list=samples)))
-    (sample,) = known_samples(MultiTaskDataset(str(path), data_root='/data'))
-    assert sample == dict(img_path='/data/a.png', gt_label=dict(kind=1, sex=0))
-
-
-def test_data_sets_of_other_tasks_are_not_read(monkeypatch):
-    init_default_scope('mmpretrain')
-    data = DATASETS.build(squares())
-    monkeypatch.setattr(data, 'get_data_info', lambda i: dict(instances=[i]))
-    assert known_samples(data) is None
-    assert known_samples(Subset(data, [0])) is None
-
-
-class TestDryRun:
-    """dry_run leaves no trace."""
-
-    @pytest.mark.parametrize('workers', [0, 1])
-    def test_changes_nothing(self, tmp_path, workers):
-        crop = dict(type='RandomCrop', crop_size=8, padding=2)
-        runner = runner_of(
-            tmp_path,
-            **{
-                'train_dataloader.num_workers': workers,
-                'train_dataloader.dataset.pipeline': [crop, dict(type='PackInputs')],
-                'model.head.type': 'BNLinearClsHead',
-            },
-        )
-        model = runner.model.train()
-        model.head.eval()
-        modes = [module.training for module in model.modules()]
-        state = {name: value.clone() for name, value in model.state_dict().items()}
-        seen = []
-        for look in (False, True):
-            torch.manual_seed(3)
-            random.seed(3)
-            np.random.seed(3)
-            if look:
-                found = dry_run('data', runner.train_dataloader, model)
-                assert found.single == ['head.bn']
-            seen.append((torch.rand(1).item(), random.random(), np.random.rand()))
-        assert seen[0] == seen[1]
-        assert [module.training for module in model.modules()] == modes
-        after = model.state_dict()
-        assert all(torch.equal(value, after[name]) for name, value in state.items())
-        assert not any(module._forward_pre_hooks for module in model.modules())
-
-    def test_gives_the_buffers_back_of_a_model_that_counts(self, tmp_path):
-        class Counting(TinyNet):
-            def __init__(self):
-                super().__init__()
-                self.register_buffer('calls', torch.zeros(()))
-
-            def forward(self, *args, **kwargs):
-                self.calls += 1
-                return super().forward(*args, **kwargs)
-
-        runner = tiny_runner(tmp_path, model=Counting())
-        dry_run('data', runner.train_dataloader, runner.model)
-        assert runner.model.calls == 0
-
-    def test_images_of_several_sizes(self, tmp_path):
-        runner = runner_of(
-            tmp_path,
-            **{
-                'train_dataloader.dataset': dict(
-                    type='ConcatDataset',
-                    datasets=[squares(), squares(size=(8, 9))],
-                    _delete_=True,
-                )
-            },
-        )
-        (problem,) = dry_run('data', runner.train_dataloader, runner.model).problems
-        assert str(problem) == (
-            'data: images of 3x8x8 and 3x8x9 do not make one batch; add '
-            "dict(type='Resize', scale=(WIDTH, HEIGHT)) to the pipeline"
-        )
-
-    @pytest.mark.parametrize(
-        ('backbone', 'size', 'message'),
-        [
-            (
-                dict(type='VGG', depth=11, num_classes=-1),
-                (4, 4),
-                'model.backbone.features.6 needs 2 pixels, but gets 1',
-            ),
-            (
-                dict(type='AlexNet', num_classes=-1),
-                (16, 16),
-                'model.backbone.features.5 needs 3 pixels, but gets 1',
-            ),
-        ],
-        ids=['VGG', 'AlexNet'],
-    )
-    def test_images_that_are_too_small(self, tmp_path, backbone, size, message):
-        runner = runner_of(
-            tmp_path,
-            **{
-                'model.backbone': dict(backbone, _delete_=True),
-                'train_dataloader.dataset.size': size,
-            },
-        )
-        (problem,) = dry_run('data', runner.train_dataloader, runner.model).problems
-        assert message in str(problem)
-        assert str(problem).endswith(f'from images of 3x{size[0]}x{size[1]}')
-
-    def test_errors_of_others_are_left_to_training(self, tmp_path):
-        runner = runner_of(tmp_path)
-        runner.model.backbone.forward = lambda x: 1 / 0
-        assert dry_run('data', runner.train_dataloader, runner.model).problems == []
-
-    @pytest.mark.parametrize('views', [True, False])
-    def test_averages_of_views(self, tmp_path, views):
-        changes = {'val_dataloader.dataset.pipeline': VIEWS} if views else {}
-        runner = runner_of(tmp_path, **changes)
-        model = AverageClsScoreTTA(module=runner.model)
-        problems = dry_run('val_dataloader', runner.val_dataloader, model).problems
-        lines = [str(p).partition(':')[0] for p in problems]
-        assert lines == ([] if views else ['tta_pipeline gives one view of an image'])
-
-    def test_models_that_are_not_mmengines_pass(self, tmp_path):
-        runner = runner_of(tmp_path)
-        assert dry_run('data', runner.train_dataloader, nn.Identity()).problems == []
-
-
 @pytest.mark.parametrize('label_weight', [0.0, 0.5])
 def test_a_teacher_needs_no_labels(tmp_path, label_weight):
-    changes = config().model.to_dict() | dict(type='ImageClassifier')
+    changes = run_config().model.to_dict() | dict(type='ImageClassifier')
     teacher = dict(type='Teacher', config=changes, checkpoint='teacher.pth')
     found = found_in(
         tmp_path,
@@ -723,7 +470,8 @@ def test_a_cycle_that_ends_before_the_training(tmp_path, steps, fits):
 def test_averages_of_statistics_that_processes_do_not_share(
     tmp_path, monkeypatch, update, processes
 ):
-    monkeypatch.setattr(checks, 'get_world_size', lambda: processes)
+    where = 'mmirnet.engine.checks.hooks.get_world_size'
+    monkeypatch.setattr(where, lambda: processes)
     hook = dict(type='EMAHook', update_buffers=update)
     found = found_in(tmp_path, custom_hooks=[dict(type='EDEHook'), hook])
     lines = [line for _, line in found if 'evaluate different networks' in line]

@@ -19,13 +19,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..errors import ConfigError, check_interval
+from ...errors import ConfigError, check_interval
+from ..hooks import FiniteLossHook, OvSWHook
+from ..loops import DeterministicEpochLoop
+from ..wrappers import unwrap
 from .graphs import problem_of_data
 from .hook_calls import HookCalls, Iteration
-from .hooks import FiniteLossHook, OvSWHook
-from .loops import DeterministicEpochLoop
 from .static_step import OPTIMIZERS, WAY_OUT, StaticStep
-from .wrappers import unwrap
 
 
 class _Done(NamedTuple):

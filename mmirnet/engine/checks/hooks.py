@@ -1,0 +1,77 @@
+"""Checks of the hooks of a run."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
+
+from ...binary import Schedule
+
+
+def hook_problems(runner: Runner) -> Iterator[Exception]:
+    """Finds hooks that do not do what they are there for."""
+    yield from _repeated(runner)
+    yield from _unsaved(runner)
+    yield from _averaged_buffers(runner)
+
+
+def _repeated(runner: Runner) -> Iterator[Exception]:
+    """Finds hooks of which one run needs one."""
+    counts: Counter[type] = Counter()
+    setters: dict[str, list[str]] = {}  # hooks of each schedule
+    for hook in runner.hooks:
+        # One for each schedule is right where layers of several recipes are mixed.
+        if isinstance(schedule := getattr(hook, 'schedule', None), Schedule):
+            setters.setdefault(schedule.name, []).append(type(hook).__name__)
+        else:
+            counts[type(hook)] += 1
+    for schedule, names in setters.items():
+        if len(names) > 1:
+            yield UserWarning(
+                f'{" and ".join(names)} set the schedule {schedule!r}: the last one '
+                'counts'
+            )
+    for kind, count in counts.items():
+        if count > 1 and kind.__module__.startswith('mmirnet.'):
+            yield UserWarning(f'{kind.__name__} is registered {count} times')
+
+
+def _unsaved(runner: Runner) -> Iterator[Exception]:
+    """Finds checkpoint hooks that save nothing, or only at the end."""
+    iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        if iterations and hook.by_epoch and hook.interval > 0:
+            yield UserWarning(
+                f'{type(hook).__name__} counts epochs, the training loop '
+                'iterations: nothing is saved before the end; set by_epoch=False, '
+                'and also in log_processor'
+            )
+            continue
+        total = runner.max_epochs if hook.by_epoch else runner.max_iters
+        never = hook.interval <= 0 or hook.interval > total
+        if never and not hook.save_last and not hook.save_best:
+            yield UserWarning(
+                f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
+                f'save_last=False'
+            )
+
+
+def _averaged_buffers(runner: Runner) -> Iterator[Exception]:
+    """Warns of averages that each process makes of its own running statistics."""
+    batch_norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d  # not SyncBatchNorm
+    if get_world_size() == 1 or not any(
+        isinstance(module, batch_norms) for module in runner.model.modules()
+    ):
+        return
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and hook.ema_cfg.get('update_buffers'):
+            yield UserWarning(
+                'EMAHook: with update_buffers=True each process averages its own '
+                'running statistics, and they evaluate different networks; leave it '
+                'out, or train with SyncBN'
+            )
