@@ -22,6 +22,8 @@ BELOW = {
     'zoo': {'binary', 'datasets', 'models', 'engine', 'packed', 'runtime', 'analysis'},
 }
 BELOW['apis'] = set(BELOW)
+#: Packages of the engine, each of which may import those before it.
+ENGINE = ['config_checks', 'facts', 'checks', 'hooks', 'capture']
 #: Single files below all parts, each of which may import those before it.
 FOUNDATION = ['errors', 'registry', 'files', 'images', 'compat']
 FILES = sorted(PACKAGE.rglob('*.py'))
@@ -52,6 +54,14 @@ def test_arrows_point_down(path):
         else:
             return  # __init__.py registers all parts, deploy.py names those that moved
         assert name[1] in allowed, f'{part} imports {".".join(name)}'
+
+
+@pytest.mark.parametrize('package', ENGINE)
+def test_arrows_point_down_in_the_engine(package):
+    for path in (PACKAGE / 'engine' / package).rglob('*.py'):
+        for name in imports(path):
+            if name[:2] == ('mmirnet', 'engine') and name[2] in ENGINE:
+                assert ENGINE.index(name[2]) <= ENGINE.index(package), path
 
 
 def test_no_module_imports_itself():
