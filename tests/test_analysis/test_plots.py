@@ -156,6 +156,13 @@ def test_flips_and_entropies(run):
     assert weights.collections[0].get_array().size == 18 * len(steps)
 
 
+def test_accuracy_curves():
+    short, long = np.array([[10, 10, 10]]), np.linspace(10, 60, 40)[None]
+    (axis,) = plots.accuracy_curves({'short': short, 'long': long}).axes
+    assert axis.get_ylim()[0] < 10  # every curve ends above the axis
+    assert 100 in axis.get_xticks()
+
+
 def test_weights_that_never_flip(run):
     names = [name for name in run.curves if name.endswith('/flips')]
     still = {name: ([2, 4], [0.0, 0.0]) for name in names}

@@ -23,7 +23,8 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
 
     Returns:
         Figure: A thick line of medians and thin lines of the seeds per config. Single
-        evaluations with very low accuracy are outside the axes.
+        evaluations with very low accuracy are outside the axes, but no median of a last
+        epoch is.
 
     Example:
         >>> figure = accuracy_curves({'IR-Net': np.array([[60, 79], [72, 81]])})
@@ -46,10 +47,11 @@ def accuracy_curves(runs: dict[str, np.ndarray], dark: bool = False) -> Figure:
             median = np.median(values, 0)
             axis.plot(places(values), median, color=colour, linestyle=dash, label=label)
         every = np.concatenate([values.flatten() for values in runs.values()])
-        low, high = np.quantile(every, (0.1, 1))
+        ends = [np.median(values[:, -1]) for values in runs.values()]
+        limits = min(np.quantile(every, 0.1), *ends) - 1, every.max() + 1
         across = 'share of the run (%)' if differ else 'epoch'
-        axis.set(xlabel=across, ylabel='test accuracy (%)', ylim=(low, high + 1))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel=across, ylabel='test accuracy (%)', ylim=limits)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
         figure.legend(loc='outside lower center', ncols=2, fontsize='small')
     return figure
 
@@ -156,6 +158,7 @@ def _name_points(
             fontsize='x-small',
             va='center',
             arrowprops=arrow,
+            bbox=dict(facecolor=axis.get_facecolor(), edgecolor='none', pad=0.5),
         )
 
 
