@@ -156,6 +156,16 @@ def test_flips_and_entropies(run):
     assert weights.collections[0].get_array().size == 18 * len(steps)
 
 
+def test_colours_of_flips_have_plain_numbers(run):
+    figure = plots.flip_rates(run)
+    figure.canvas.draw()
+    bar = figure.axes[-1].yaxis
+    texts = [t.get_text() for which in (False, True) for t in bar.get_ticklabels(which)]
+    assert [text for text in texts if text]
+    for text in texts:
+        assert not text or float(text) > 0
+
+
 def test_accuracy_curves():
     short, long = np.array([[10, 10, 10]]), np.linspace(10, 60, 40)[None]
     (axis,) = plots.accuracy_curves({'short': short, 'long': long}).axes

@@ -22,7 +22,7 @@ from ...engine.config import load_config
 from ...engine.facts import build_model
 from ..runs import Curve, by_layer, checkpoints, config_file, read_scalars
 from .method import NAMES
-from .style import DASHES, log_scale, new_axes, short_number, styled
+from .style import DASHES, log_scale, log_ticks, new_axes, short_number, styled
 
 _NO_STATISTICS = (
     'flip rates and entropies are left out: the run has no statistics of binary '
@@ -205,6 +205,8 @@ def _heat_map(axis: Axes, layers: dict[str, Curve], norm: Normalize, unit: str) 
         color=axis.spines['left'].get_edgecolor(),
         labelcolor=bar.ax.yaxis.label.get_color(),
     )
+    if isinstance(norm, LogNorm):
+        log_ticks(bar.ax)
     bar.outline.set_visible(False)
 
 

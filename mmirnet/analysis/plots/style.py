@@ -85,8 +85,13 @@ def tidy(axis: Axes, style: Style) -> None:
 
 
 def log_scale(axis: Axes) -> None:
-    """Sets a log scale for y with plain numbers, with 2 and 5 for small ranges."""
+    """Sets a log scale for y with the ticks of :func:`log_ticks`."""
     axis.set_yscale('log')
+    log_ticks(axis)
+
+
+def log_ticks(axis: Axes) -> None:
+    """Gives a log scale of y plain numbers, with 2 and 5 for small ranges."""
     low, high = axis.get_ylim()
     axis.yaxis.set_major_formatter('{x:g}')
     axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if high < 100 * low else ()))
