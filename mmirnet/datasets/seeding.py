@@ -116,8 +116,8 @@ class SeededDataset(Dataset):
     pass on plain indices.
 
     Args:
-        dataset (Dataset | dict): Any data set, or its config. Its other attributes are
-            accessible.
+        dataset (Dataset | dict): Any data set, or its config. Its other attributes can
+            be read and set.
     """
 
     def __init__(self, dataset: Dataset | dict) -> None:
@@ -148,6 +148,13 @@ class SeededDataset(Dataset):
         if getattr(self.dataset, 'draws_by_seeded_index', False):
             return self.dataset.__getitems__(indices)
         return [self[index] for index in indices]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # MMPretrain's SwitchRecipeHook replaces the pipeline in this way.
+        if name == 'dataset':
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
 
     def __getattr__(self, name: str):
         # Special methods are not forwarded, because they would bypass the seeds. During

@@ -11,8 +11,15 @@ from itertools import chain
 import pytest
 import torch
 from killed_runs import differences, state
-from mmengine.dataset import BaseDataset, DefaultSampler, InfiniteSampler, RepeatDataset
+from mmengine.dataset import (
+    BaseDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    RepeatDataset,
+)
+from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
 from mmengine.hooks import EarlyStoppingHook
+from mmpretrain.engine import SwitchRecipeHook
 from tiny import Points, TinyNet, tiny_runner
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
@@ -378,6 +385,28 @@ class Described(BaseDataset):
 
     def load_data_list(self):
         return [{} for _ in range(len(self.points))]
+
+
+@pytest.mark.parametrize(
+    'wrapped',
+    [
+        lambda data: data,
+        lambda data: RepeatDataset(data, 2),
+        lambda data: MMEngineConcatDataset([data]),
+    ],
+)
+def test_a_switched_pipeline_is_the_one_that_is_used(tmp_path, wrapped):
+    used = []
+
+    def remember(info):
+        used.append(info['sample_idx'])
+        return Points(8)[info['sample_idx']]
+
+    data = Described(8)
+    loader = dict(dataset=wrapped(data), batch_size=4)
+    switch = SwitchRecipeHook([dict(action_epoch=3, train_pipeline=[remember])])
+    runner_of(tmp_path, 'epochs', loader=loader, hooks=[switch]).train()
+    assert set(used) == set(range(8))
 
 
 class TestAnotherEpochLength:
