@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from mmengine.dist import get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import IterBasedTrainLoop, Runner
+from mmpretrain.engine import SwitchRecipeHook
 from torch import nn
+from torch.utils.data import Dataset
 
 from ...binary import Schedule
+from ...errors import ConfigError
 
 
 def hook_problems(runner: Runner) -> Iterator[Exception]:
     """Finds hooks that do not do what they are there for."""
     yield from _repeated(runner)
+    yield from _switches(runner)
     yield from _unsaved(runner)
     yield from _averaged_buffers(runner)
 
@@ -37,6 +41,37 @@ def _repeated(runner: Runner) -> Iterator[Exception]:
     for kind, count in counts.items():
         if count > 1 and kind.__module__.startswith('mmirnet.'):
             yield UserWarning(f'{kind.__name__} is registered {count} times')
+
+
+def _switches(runner: Runner) -> Iterator[Exception]:
+    """Finds recipes that SwitchRecipeHook could not switch to, after epochs."""
+    dataset = runner.train_dataloader.dataset
+    for hook in runner.hooks:
+        if not isinstance(hook, SwitchRecipeHook):
+            continue
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            yield ConfigError(
+                'SwitchRecipeHook counts epochs, but the training loop counts '
+                'iterations: leave it out, or take an epoch-based loop'
+            )
+        changes = any('train_pipeline' in recipe for recipe in hook.schedule.values())
+        if changes and not _has_pipeline(dataset):
+            kind = type(getattr(dataset, 'dataset', dataset)).__name__
+            way_out = ' (leave out --in-memory)' if kind == 'InMemory' else ''
+            yield ConfigError(
+                f'SwitchRecipeHook: {kind} has no pipeline that could be switched: '
+                f'leave out train_pipeline, or take another train_dataloader.dataset'
+                f'{way_out}'
+            )
+
+
+def _has_pipeline(dataset: Dataset) -> bool:
+    """Whether SwitchRecipeHook finds the pipeline of a data set."""
+    if hasattr(dataset, 'pipeline'):
+        return True
+    if hasattr(dataset, 'datasets'):
+        return all(map(_has_pipeline, dataset.datasets))
+    return hasattr(dataset, 'dataset') and _has_pipeline(dataset.dataset)
 
 
 def _unsaved(runner: Runner) -> Iterator[Exception]:

@@ -8,6 +8,11 @@ from mmirnet.engine.checks import (
     problems_before_training,
 )
 
+PACKED = [dict(type='PackInputs')]
+SWITCH = dict(
+    type='SwitchRecipeHook', schedule=[dict(action_epoch=2, train_pipeline=PACKED)]
+)
+
 
 def two_tasks(*labels):
     """A run of two tasks of three and two classes."""
@@ -206,6 +211,24 @@ def test_what_is_right_passes(tmp_path):
             },
             "ReduceOnPlateauLR.monitor is 'loss', but val_evaluator gives ['accura",
         ),
+        (
+            {
+                'custom_hooks': [SWITCH],
+                'train_dataloader.dataset': dict(
+                    type='InMemory', dataset=squares(), _delete_=True
+                ),
+                'train_dataloader.collate_fn': dict(type='as_is'),
+            },
+            'SwitchRecipeHook: InMemory has no pipeline that could be switched: leave '
+            'out train_pipeline, or take another train_dataloader.dataset (leave out -',
+        ),
+        (
+            {
+                'custom_hooks': [SWITCH],
+                'train_cfg': dict(by_epoch=False, max_iters=9, _delete_=True),
+            },
+            'SwitchRecipeHook counts epochs, but the training loop counts iterations',
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
 )
@@ -357,6 +380,7 @@ def test_what_looks_wrong_is_warned_of(tmp_path, changes, message):
                 dict(type='ScheduleHook', schedule='recu'),
             ]
         },
+        {'custom_hooks': [SWITCH]},
     ],
     ids=repr,
 )
