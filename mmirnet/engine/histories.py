@@ -10,7 +10,7 @@ import copy
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MessageHub
 from torch import Tensor
 
 
@@ -75,3 +75,28 @@ def whole(history: HistoryBuffer) -> HistoryBuffer:
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:
     return values.cpu().contiguous().numpy() if isinstance(values, Tensor) else values
+
+
+def extend_scalar(hub: MessageHub, key: str, values: list[float]) -> None:
+    """Appends to a scalar's history at once, which copies it only once.
+
+    Args:
+        hub (MessageHub): The hub.
+        key (str): Name of the scalar.
+        values (list[float]): The new values, at least one.
+
+    Example:
+        >>> hub = MessageHub('extended')
+        >>> extend_scalar(hub, 'train/loss', [3.0, 2.0, 1.0])
+        >>> hub.get_scalar('train/loss').mean(2).item()
+        1.5
+    """
+    hub.update_scalar(key, values[0])
+    if len(values) > 1:
+        old = hub.log_scalars[key]
+        logs, counts = old.data
+        hub.log_scalars[key] = HistoryBuffer(
+            np.append(logs, values[1:])[-old.max_length :],
+            np.append(counts, [1] * (len(values) - 1))[-old.max_length :],
+            old.max_length,
+        )

@@ -5,27 +5,23 @@ kernels. The loop records several training steps once and replays them with one 
 Hooks are called where they act, and between two calls no Python runs.
 """
 
-import time
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from mmengine.dist import get_world_size
-from mmengine.hooks import Hook, IterTimerHook, ParamSchedulerHook, RuntimeInfoHook
-from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.optim import AmpOptimWrapper, OptimWrapperDict
+from mmengine.hooks import Hook, ParamSchedulerHook, RuntimeInfoHook
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ...errors import ConfigError, check_interval
-from ..hooks import FiniteLossHook, OvSWHook
+from ..histories import extend_scalar
+from ..hooks import FiniteLossHook
 from ..loops import DeterministicEpochLoop
-from ..wrappers import unwrap
-from .graphs import problem_of_data
 from .hook_calls import HookCalls, Iteration
-from .static_step import OPTIMIZERS, WAY_OUT, StaticStep
+from .requirements import check_capture, check_optimizer_hooks, runs_uncaptured
+from .static_step import WAY_OUT, StaticStep
+from .timer import Timer
 
 
 class _Done(NamedTuple):
@@ -88,7 +84,7 @@ class CapturedEpochLoop(DeterministicEpochLoop):
             raise ConfigError(
                 f'CapturedEpochLoop needs a GPU, and there is none: get one, {WAY_OUT}'
             )
-        if reason := _runs_uncaptured(self.runner):
+        if reason := runs_uncaptured(self.runner):
             self.runner.logger.warning(f'CapturedEpochLoop captures nothing: {reason}')
             self._plain = True
         else:
@@ -121,15 +117,13 @@ class CapturedEpochLoop(DeterministicEpochLoop):
     def _start(self) -> None:
         """Prepares the step, after all hooks have prepared themselves."""
         runner = self.runner
-        optimizer = runner.optim_wrapper.optimizer
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-            raise ConfigError(_ACTS_WITHIN.format('a hook of the optimizer'))
+        check_optimizer_hooks(runner.optim_wrapper.optimizer)
         size = self.dataloader.batch_size
         self._step = StaticStep(
             runner, self._data, size, self.steps_per_replay, self.capture
         )
         self._calls = HookCalls(runner, self._step.ema)
-        self._timer = _Timer(runner)
+        self._timer = Timer(runner)
         self._done: list[_Done] = []
         if self._calls.every:
             runner.logger.info(
@@ -259,167 +253,5 @@ class CapturedEpochLoop(DeterministicEpochLoop):
         return {name: v[-1] for name, v in merged.items() if name != norm}
 
 
-class _Timer:
-    """Does the work of MMEngine's IterTimerHook for several iterations at once."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.hooks = [h for h in runner.hooks if isinstance(h, IterTimerHook)]
-        self.start()
-
-    def start(self) -> None:
-        """Starts the time of the next iteration."""
-        self.mark = time.time()
-        self.data = 0.0
-
-    def start_data(self) -> None:
-        """Starts the time that the data of some iterations takes."""
-        self.data_mark = time.time()
-
-    def stop_data(self) -> None:
-        """Stops the time that the data of some iterations takes."""
-        self.data += time.time() - self.data_mark
-
-    def report_data(self, n: int) -> None:
-        """Writes the time that data took into the message hub."""
-        if self.hooks:
-            extend_scalar(
-                self.runner.message_hub, 'train/data_time', [self.data / n] * n
-            )
-
-    def report(self, n: int) -> None:
-        """Writes the time of the last iterations into the message hub."""
-        runner = self.runner
-        total = time.time() - self.mark
-        for hook in self.hooks:
-            extend_scalar(runner.message_hub, 'train/time', [total / n] * n)
-            hook.time_sec_tot += total
-            average = hook.time_sec_tot / (runner.iter - hook.start_iter + 1)
-            left = runner.max_iters - runner.iter - 1
-            runner.message_hub.update_info('eta', average * left)
-        self.start()
-
-
-def extend_scalar(hub: MessageHub, key: str, values: list[float]) -> None:
-    """Appends to a scalar's history at once, which copies it only once.
-
-    Args:
-        hub (MessageHub): The hub.
-        key (str): Name of the scalar.
-        values (list[float]): The new values, at least one.
-
-    Example:
-        >>> hub = MessageHub('extended')
-        >>> extend_scalar(hub, 'train/loss', [3.0, 2.0, 1.0])
-        >>> hub.get_scalar('train/loss').mean(2).item()
-        1.5
-    """
-    hub.update_scalar(key, values[0])
-    if len(values) > 1:
-        old = hub.log_scalars[key]
-        logs, counts = old.data
-        hub.log_scalars[key] = HistoryBuffer(
-            np.append(logs, values[1:])[-old.max_length :],
-            np.append(counts, [1] * (len(values) - 1))[-old.max_length :],
-            old.max_length,
-        )
-
-
 def _steps_schedulers(hook: Hook) -> bool:
     return type(hook) is ParamSchedulerHook
-
-
-_ACTS_WITHIN = (
-    'CapturedEpochLoop: {} acts between backward pass and optimizer, '
-    f'which a replay does not run: leave it out, {WAY_OUT}'
-)
-
-
-def _runs_uncaptured(runner: Runner) -> str | None:
-    """Returns why a run that could be captured alone runs as usual."""
-    if get_world_size() > 1:
-        return 'a distributed run waits for other processes in each step'
-    if isinstance(runner.optim_wrapper, AmpOptimWrapper):
-        return (
-            'the loss scale of AmpOptimWrapper depends on the gradients; '
-            "optim_wrapper.type='Bf16OptimWrapper' needs no scale"
-        )
-    return None
-
-
-def check_capture(runner: Runner, data: object) -> None:
-    """Checks that a run can be captured, before it starts.
-
-    Args:
-        runner (Runner): The runner.
-        data (object): The training data.
-
-    Raises:
-        ConfigError: If a part of the run cannot be captured; names it and a way out.
-    """
-    device = next(runner.model.parameters()).device
-    for problem in (
-        problem_of_data('train_dataloader', data, device),
-        _problem_of_optimizer(runner.optim_wrapper),
-        _problem_of_schedulers(runner.param_schedulers),
-        _problem_of_model(unwrap(runner.model)),
-    ):
-        if problem:
-            raise ConfigError(f'CapturedEpochLoop: {problem}, {WAY_OUT}')
-    for hook in runner.hooks:
-        if isinstance(hook, OvSWHook):
-            raise ConfigError(_ACTS_WITHIN.format(type(hook).__name__))
-
-
-def _problem_of_optimizer(wrapper: object) -> str | None:
-    if isinstance(wrapper, OptimWrapperDict):
-        return 'optim_wrapper has several optimizers: use one'
-    if wrapper._accumulative_counts != 1:
-        return (
-            f'optim_wrapper.accumulative_counts={wrapper._accumulative_counts} does '
-            'not step in every iteration: set 1 and a larger batch_size'
-        )
-    if (wrapper.clip_grad_kwargs or {}).get('error_if_nonfinite'):
-        return (
-            'optim_wrapper.clip_grad.error_if_nonfinite waits for the device: leave it '
-            'out, FiniteLossHook checks weights'
-        )
-    optimizer = wrapper.optimizer
-    fused = all(group.get('fused') for group in optimizer.param_groups)
-    if type(optimizer) not in OPTIMIZERS or not fused:
-        names = ', '.join(kind.__name__ for kind in OPTIMIZERS)
-        return (
-            f'optim_wrapper.optimizer is {type(optimizer).__name__} with '
-            f'fused={fused}, and one of {names} with fused=True can be captured: '
-            'use one'
-        )
-    return None
-
-
-def _problem_of_schedulers(schedulers: object) -> str | None:
-    for scheduler in schedulers if isinstance(schedulers, list) else []:
-        if scheduler.param_name != 'lr' and not scheduler.by_epoch:
-            return (
-                f'param_scheduler {type(scheduler).__name__} changes '
-                f'{scheduler.param_name} in each iteration, which a replay keeps: set '
-                'by_epoch=True'
-            )
-    return None
-
-
-def _problem_of_model(model: nn.Module) -> str | None:
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        share = getattr(module, 'p', getattr(module, 'drop_prob', 0))
-        dropout = isinstance(module, nn.modules.dropout._DropoutNd)
-        if (dropout or kind == 'DropPath') and share:
-            return (
-                f'model.{name} is {kind}, whose random numbers a replay cannot seed by '
-                'iteration: set its probability to 0'
-            )
-    if getattr(model.data_preprocessor, 'batch_augments', None) is not None:
-        return (
-            'model.train_cfg.augments (Mixup, CutMix) draw on the CPU in each step: '
-            'leave them out'
-        )
-    return None

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 
 from ...datasets.labelled import labelled
 from ..hooks import CompileHook
-from .graphs import capturing, problem_of_data
+from .graphs import capturing
 from .hook_calls import change_between_epochs
+from .requirements import problem_of_data
 
 _WAY_OUT = "or set val_cfg.type='ValLoop' (leave out --capture)"
 #: What ClsHead predicts for each image, and its label.

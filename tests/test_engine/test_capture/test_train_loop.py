@@ -267,7 +267,7 @@ def test_hooks_of_the_optimizer_are_refused(tmp_path):
 def test_several_processes_run_uncaptured_and_say_so(
     tmp_path, ends, monkeypatch, recorded
 ):
-    monkeypatch.setattr('mmirnet.engine.capture.train_loop.get_world_size', lambda: 2)
+    monkeypatch.setattr('mmirnet.engine.capture.requirements.get_world_size', lambda: 2)
     trained(tmp_path, 'CapturedEpochLoop', log_level='INFO')
     assert not recorded
     text = next(tmp_path.glob('*/*.log')).read_text()
