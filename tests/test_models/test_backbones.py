@@ -6,14 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from few_blocks import few_blocks
+from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from small_run import ROOT
 from torch import nn
 
 import mmirnet  # noqa: F401
 from mmirnet.analysis.cost.measure import saved_bytes
 from mmirnet.binary import IRConv2d, binary_layers, ede, set_ede, set_schedule
 from mmirnet.errors import ConfigError
-from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall
+from mmirnet.models import BiRealBlock, IRResNet, IRResNet_CIFAR, IRVGGSmall, Maxout
 from mmirnet.models.blocks import build_shortcut
 
 W1A32 = dict(
@@ -164,6 +166,24 @@ def test_equals_the_released_structure(name):
         assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6), n
     for p, q in zip(net.buffers(), twin.buffers(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize('depth', [18, 20])
+def test_adabins_resnets_have_maxout_after_each_sum_and_the_stem(depth):
+    def block(x, b, act, shortcut):
+        x = b.act1(b.bn1(b.conv1(x)) + shortcut(x))
+        return b.act2(b.bn2(b.conv2(x)) + x)
+
+    config = ROOT / f'configs/adabin/adabin_resnet{depth}_bireal_cifar10.py'
+    net = MODELS.build(Config.fromfile(config).model.backbone).eval()
+    maxout = [m for m in net.modules() if isinstance(m, Maxout)]
+    for m in maxout:  # other slopes at each place
+        for slope in m.parameters():
+            nn.init.normal_(slope)
+    x = torch.randn(1, 3, 32, 32)
+    stem = stem_act(net.act)
+    assert torch.equal(net(x)[-1], released_resnet(net, x, None, block, option_a, stem))
+    assert len(maxout) == depth - 1
 
 
 @pytest.mark.parametrize(
