@@ -8,6 +8,7 @@ processes may change. A validation that the killed run may have missed is run fi
 
 import copy
 import math
+from collections.abc import Iterator
 
 from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
@@ -111,6 +112,18 @@ def _seeded(loader: DataLoader) -> DataLoader:
     )
 
 
+def _undisturbed(loader: DataLoader) -> Iterator:
+    """Iterates over a loader, even if hooks iterate over it meanwhile."""
+    batches = iter(loader)
+    if not loader.persistent_workers:
+        yield from batches
+        return
+    # Otherwise a hook, such as MMPretrain's PreciseBNHook, would restart these.
+    loader._iterator = None
+    yield from batches
+    loader._iterator = batches
+
+
 def _ensure_resume_hook(runner: Runner) -> None:
     kind = HOOKS.get('ResumeHook')
     if not any(isinstance(hook, kind) for hook in runner.hooks):
@@ -140,7 +153,7 @@ class _DeterministicLoop:
         first = self._enter(epoch, seen)
         if first == len(self.dataloader):
             return
-        for number, batch in enumerate(self.dataloader, first):
+        for number, batch in enumerate(_undisturbed(self.dataloader), first):
             # Before the iteration, so that a checkpoint at its end contains it.
             seen = self._note_place(epoch, seen, number)
             yield number, batch

@@ -18,7 +18,7 @@ from mmengine.dataset import (
     RepeatDataset,
 )
 from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
-from mmengine.hooks import EarlyStoppingHook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmpretrain.engine import SwitchRecipeHook
 from tiny import Points, TinyNet, tiny_runner
 from torch.utils.data import ConcatDataset, DataLoader, Subset
@@ -231,6 +231,18 @@ def test_signals_are_handed_back(tmp_path):
 def test_workers_change_nothing(tmp_path, unbroken, workers):
     loop, expected = unbroken
     runner_of(tmp_path, loop, workers, model=NoisyNet()).train()
+    assert differences(expected, state(tmp_path)) == []
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_hooks_that_read_training_images_change_nothing(tmp_path, unbroken, workers):
+    class Reads(Hook):
+        def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+            if batch_idx == 1:
+                next(iter(runner.train_dataloader))
+
+    loop, expected = unbroken
+    runner_of(tmp_path, loop, workers, [Reads()], model=NoisyNet()).train()
     assert differences(expected, state(tmp_path)) == []
 
 
