@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 
 import torch
 from mmengine.dist import get_world_size
@@ -58,6 +59,7 @@ class PreemptionHook(Hook):
         self.interval = interval
         self.received: int | None = None
         self.previous = {}
+        self._loop: BaseLoop | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Installs the signal handlers."""
@@ -69,6 +71,7 @@ class PreemptionHook(Hook):
             )
         self.saver = savers[0]
         if threading.current_thread() is threading.main_thread():
+            self._loop = runner.train_loop
             self.previous = {s: signal.signal(s, self._receive) for s in self.signals}
             for loop in (runner.train_loop, runner.val_loop):
                 _protect_workers(loop, self.signals)
@@ -81,8 +84,13 @@ class PreemptionHook(Hook):
         several = get_world_size() > 1
         self.group = distributed.new_group(backend='gloo') if several else None
 
-    def _receive(self, signum: int, frame) -> None:
-        self.received = signum
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if _is_within(self._loop, frame):
+            self.received = signum
+            return
+        # Training has failed, and after_train was not called.
+        self.after_train(None)
+        signal.raise_signal(signum)
 
     def _anybody_received(self, runner: Runner) -> bool:
         if self.group is None:
@@ -110,12 +118,19 @@ class PreemptionHook(Hook):
         )
         sys.exit(0)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Runner | None) -> None:
         """Restores the previous signal handlers."""
         for number, handler in self.previous.items():
             # None stands for a handler that Python did not set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.previous = {}
+
+
+def _is_within(loop: BaseLoop, frame: FrameType | None) -> bool:
+    """Whether a frame was called, directly or not, by a method of a loop."""
+    while frame is not None and frame.f_locals.get('self') is not loop:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _protect_workers(loop: BaseLoop | None, signals: tuple[int, ...]) -> None:

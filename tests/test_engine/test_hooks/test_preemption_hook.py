@@ -3,6 +3,7 @@ import signal
 import threading
 
 import pytest
+from mmengine.hooks import Hook
 from tiny import tiny_runner
 
 from mmirnet.engine import PreemptionHook
@@ -49,6 +50,29 @@ def test_outside_the_main_thread_training_works_and_says_so(tmp_path):
     assert runner.epoch == 3
     assert any('not run in the main thread' in line for line in said)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_a_run_that_failed_leaves_signals_alone(tmp_path, times):
+    class Fails(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            raise MemoryError
+
+    received = []
+    numbers = PreemptionHook.signals
+    before = {n: signal.signal(n, lambda n, _: received.append(n)) for n in numbers}
+    try:
+        for i in range(times):
+            runner = runner_of(tmp_path / str(i))
+            runner.register_hook(Fails())
+            with pytest.raises(MemoryError):
+                runner.train()
+        for number in numbers:
+            signal.raise_signal(number)
+        assert received == list(numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_handlers_that_python_did_not_set_become_the_default(tmp_path, monkeypatch):
