@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from inspect import signature
 
 import torch
 from mmengine.runner import Runner
 from torch import nn
 
 from ...errors import ConfigError
+from ..wrappers import optim_wrappers
 from .metrics import topk_values
 
 
@@ -26,8 +28,9 @@ def network_problems(model: nn.Module, outputs: int | None) -> Iterator[Exceptio
 
 
 def parameter_problems(runner: Runner) -> Iterator[Exception]:
-    """Finds parameters that are all frozen, and settings for unknown ones."""
+    """Finds parameters that cannot be trained, and settings for unknown ones."""
     yield from _frozen(runner)
+    yield from _closures(runner)
     yield from _unknown_parameters(runner)
 
 
@@ -79,6 +82,18 @@ def _preprocessor_problems(
 def _frozen(runner: Runner) -> Iterator[Exception]:
     if not any(p.requires_grad for p in runner.model.parameters()):
         yield ConfigError('the model has no parameter to train: all are frozen')
+
+
+def _closures(runner: Runner) -> Iterator[Exception]:
+    """Finds optimizers that compute the loss themselves."""
+    for wrapper in optim_wrappers(runner):
+        closure = signature(wrapper.optimizer.step).parameters.get('closure')
+        if closure is not None and closure.default is closure.empty:
+            yield ConfigError(
+                f'optim_wrapper.optimizer: {type(wrapper.optimizer).__name__} needs a '
+                'closure that computes the loss, which MMEngine does not give it: take '
+                'another optimizer'
+            )
 
 
 def sign_problems(layers: list[str]) -> Iterator[Exception]:

@@ -212,6 +212,10 @@ def test_what_is_right_passes(tmp_path):
             "ReduceOnPlateauLR.monitor is 'loss', but val_evaluator gives ['accura",
         ),
         (
+            {'optim_wrapper.optimizer.type': 'LBFGS'},
+            'optim_wrapper.optimizer: LBFGS needs a closure that computes the loss, ',
+        ),
+        (
             {
                 'custom_hooks': [SWITCH],
                 'train_dataloader.dataset': dict(
