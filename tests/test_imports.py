@@ -23,7 +23,7 @@ BELOW = {
 }
 BELOW['apis'] = set(BELOW)
 #: Packages of the engine, each of which may import those before it.
-ENGINE = ['config_checks', 'facts', 'checks', 'hooks', 'capture']
+ENGINE = ['config_checks', 'facts', 'checks', 'resuming', 'hooks', 'capture']
 #: Single files below all parts, each of which may import those before it.
 FOUNDATION = ['errors', 'registry', 'files', 'images', 'compat']
 FILES = sorted(PACKAGE.rglob('*.py'))
