@@ -19,6 +19,7 @@ def hook_problems(runner: Runner) -> Iterator[Exception]:
     yield from _repeated(runner)
     yield from _switches(runner)
     yield from _unsaved(runner)
+    yield from _averages(runner)
     yield from _averaged_buffers(runner)
 
 
@@ -94,6 +95,24 @@ def _unsaved(runner: Runner) -> Iterator[Exception]:
                 f'{type(hook).__name__} saves nothing: interval={hook.interval}, '
                 f'save_last=False'
             )
+
+
+def _averages(runner: Runner) -> Iterator[Exception]:
+    """Finds averages that would begin behind the end of the training."""
+    iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
+    for hook in runner.hooks:
+        if not isinstance(hook, EMAHook):
+            continue
+        unit = 'epoch' if hook.enabled_by_epoch else 'iter'
+        begin, total = getattr(hook, f'begin_{unit}'), getattr(runner, f'max_{unit}s')
+        if begin <= total:
+            continue
+        line = f'{type(hook).__name__}: begin_{unit}={begin} '
+        if iterations and hook.enabled_by_epoch:
+            line += 'counts epochs, the training loop iterations: set begin_iter'
+        else:
+            line += f'is behind the end of the training, which has {total}: lower it'
+        yield ConfigError(line)
 
 
 def _averaged_buffers(runner: Runner) -> Iterator[Exception]:

@@ -216,6 +216,21 @@ def test_what_is_right_passes(tmp_path):
             'optim_wrapper.optimizer: LBFGS needs a closure that computes the loss, ',
         ),
         (
+            {'custom_hooks': [dict(type='EMAHook', begin_epoch=6)]},
+            'EMAHook: begin_epoch=6 is behind the end of the training, which has 5: lo',
+        ),
+        (
+            {'custom_hooks': [dict(type='EMAHook', begin_iter=16)]},
+            'EMAHook: begin_iter=16 is behind the end of the training, which has 15: l',
+        ),
+        (
+            {
+                'custom_hooks': [dict(type='EMAHook', begin_epoch=2)],
+                'train_cfg': dict(by_epoch=False, max_iters=9, _delete_=True),
+            },
+            'EMAHook: begin_epoch=2 counts epochs, the training loop iterations: set ',
+        ),
+        (
             {
                 'custom_hooks': [SWITCH],
                 'train_dataloader.dataset': dict(
@@ -385,6 +400,7 @@ def test_what_looks_wrong_is_warned_of(tmp_path, changes, message):
             ]
         },
         {'custom_hooks': [SWITCH]},
+        {'custom_hooks': [dict(type='EMAHook', begin_epoch=5)]},
     ],
     ids=repr,
 )
