@@ -163,10 +163,10 @@ def test_nothing_changed_is_said_too(train):
 
 
 def test_an_unchanged_run_is_left_alone(train, tmp_path, monkeypatch):
-    from mmirnet.engine.hooks import ResumeHook
+    from mmirnet.engine.hooks import resume_hook
 
     whole, _, _ = train('whole', epochs=3)
-    monkeypatch.setattr(ResumeHook, '_replay', lambda *a: pytest.fail('replayed'))
+    monkeypatch.setattr(resume_hook, 'replay', lambda *a: pytest.fail('replayed'))
     load_from = str(tmp_path / 'whole' / 'epoch_1.pth')
     seen, said, _ = train('run', epochs=3, resume=True, load_from=load_from)
     assert said == (
