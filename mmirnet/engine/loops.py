@@ -217,9 +217,14 @@ class _DeterministicLoop:
         seen = self._images if done == length else min(seen, self._images)
         return dict(epoch=epoch, seen=seen, images=self._images)
 
-    def _seed(self) -> None:
-        """Seeds the random numbers of model and preprocessor in this iteration."""
-        seed_all(self.runner.seed, get_rank(), self.iter)
+    def _seed(self, iteration: int | None = None) -> None:
+        """Seeds what model, preprocessor and hooks draw, by default in this iteration.
+
+        Otherwise random numbers that hooks or validation draw between iterations would
+        depend on where the run was resumed.
+        """
+        done = self.iter if iteration is None else iteration
+        seed_all(self.runner.seed, get_rank(), done)
 
     def _validate(self, done: int, total: int) -> None:
         """Validates if a validation is due after this epoch or iteration."""
@@ -228,6 +233,7 @@ class _DeterministicLoop:
         if self.runner.val_loop is not None and done >= self.val_begin and due:
             # Before the validation, so that a checkpoint at its end contains it.
             self.runner.message_hub.update_info('iter_of_validation', self.iter)
+            self._seed()
             self.runner.val_loop.run()
 
     def _missed_validation(self) -> bool:
@@ -269,12 +275,21 @@ class DeterministicEpochLoop(_DeterministicLoop, EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Trains the rest of an epoch."""
-        self.runner.call_hook('before_train_epoch')
-        self.runner.model.train()
+        self._begin_epoch()
         for idx, data_batch in self._batches(self._epoch, self.seen):
             self._seed()
             self.run_iter(idx, data_batch)
+        self._end_epoch()
+
+    def _begin_epoch(self) -> None:
+        # Also where a run is resumed within the epoch.
+        self._seed(self._epoch * len(self.dataloader))
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+
+    def _end_epoch(self) -> None:
         self.seen = 0
+        self._seed()
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 

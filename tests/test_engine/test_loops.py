@@ -246,6 +246,40 @@ def test_hooks_that_read_training_images_change_nothing(tmp_path, unbroken, work
     assert differences(expected, state(tmp_path)) == []
 
 
+@pytest.mark.parametrize('loop', LOOPS)
+@pytest.mark.parametrize('stop_at', [1, 3, 4])
+def test_what_hooks_and_validation_draw_is_resumed(tmp_path, loop, stop_at):
+    def drawn(folder, **kwargs):
+        found = {}
+
+        class Draws(Hook):
+            def before_train_epoch(self, runner):
+                if loop == 'epochs':
+                    found['before', runner.epoch] = torch.rand(1).item()
+
+            def after_train_epoch(self, runner):
+                if loop == 'epochs':
+                    found['after', runner.epoch] = torch.rand(1).item()
+
+            def before_val_epoch(self, runner):
+                found['val', runner.iter] = torch.rand(1).item()
+
+        loader = dict(
+            dataset=Points(6),
+            sampler=dict(type='DefaultSampler'),
+            collate_fn=dict(type='default_collate'),
+        )
+        validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[])
+        runner_of(folder, loop, hooks=[Draws()], **validation, **kwargs).train()
+        return found
+
+    whole = drawn(tmp_path / 'whole', model=NoisyNet())
+    with pytest.raises(SystemExit):
+        drawn(tmp_path / 'broken', model=NoisyNet(stop_at))
+    rest = drawn(tmp_path / 'broken', model=NoisyNet(), resume=True)
+    assert rest.items() <= whole.items()
+
+
 def test_another_seed_changes_everything(tmp_path, unbroken):
     loop, expected = unbroken
     runner_of(tmp_path, loop, model=NoisyNet(), randomness=dict(seed=1)).train()

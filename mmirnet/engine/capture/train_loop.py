@@ -102,17 +102,14 @@ class CapturedEpochLoop(DeterministicEpochLoop):
             return
         if self._step is None:
             self._start()
-        self.runner.call_hook('before_train_epoch')
-        self.runner.model.train()
+        self._begin_epoch()
         if self._calls.change_between:
             self._step.forget()
         self._timer.start()
         first = self._enter(self._epoch, self.seen)
         if first < len(self.dataloader):
             self._run_batches(first)
-        self.seen = 0
-        self.runner.call_hook('after_train_epoch')
-        self._epoch += 1
+        self._end_epoch()
 
     def _start(self) -> None:
         """Prepares the step, after all hooks have prepared themselves."""
