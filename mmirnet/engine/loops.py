@@ -57,7 +57,8 @@ def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
         dict | DataLoader: Config of the loader for MMEngine, or the loader.
 
     Raises:
-        ValueError: If another sampler or a batch sampler is used.
+        ValueError: If another sampler, one with a seed of its own, or a batch sampler
+            is used.
 
     Example:
         >>> cfg = deterministic_dataloader(dict(
@@ -83,6 +84,11 @@ def deterministic_dataloader(cfg: dict | DataLoader) -> dict | DataLoader:
         raise ConfigError(
             'train_dataloader.batch_sampler cannot be resumed within an epoch by a '
             f'deterministic training loop: leave it out, {_WAY_OUT}'
+        )
+    if sampler.get('seed') is not None:
+        raise ConfigError(
+            'train_dataloader.sampler.seed has no effect in a deterministic training '
+            f'loop, whose order follows from randomness.seed: leave it out, {_WAY_OUT}'
         )
     cfg['sampler'] = {**sampler, 'type': 'DeterministicSampler'}
     cfg['dataset'] = dict(type=SeededDataset, dataset=cfg['dataset'])

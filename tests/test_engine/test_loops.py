@@ -362,6 +362,10 @@ class OwnSampler(DefaultSampler):
             dict(sampler=dict(type='DefaultSampler'), batch_sampler=dict(type='Mine')),
             'batch_sampler .* leave it out, or .* EpochBasedTrainLoop',
         ),
+        (
+            dict(sampler=dict(type='DefaultSampler', seed=0)),
+            'sampler.seed has no effect .* leave it out, or .* EpochBasedTrainLoop',
+        ),
     ],
 )
 def test_refuses_what_it_cannot_resume(cfg, message):
