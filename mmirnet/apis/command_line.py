@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.error import URLError
 
 from mmengine.config import DictAction
 from torch import distributed
@@ -153,6 +154,11 @@ def user_message(error: Exception) -> str | None:
     system = isinstance(error, OSError) and not isinstance(error, ConnectionError)
     if not system and not isinstance(error, MmirnetError):
         return refused_settings(error)
+    if isinstance(error, URLError):  # a line before names URL and file
+        return (
+            f'the download failed: {error.reason}; check the network, or put the file '
+            'into its place by hand'
+        )
     message = str(error).strip()
     if message.startswith('Caught ') and 'Original Traceback' in message:
         # From a data worker, with its traceback. The error is in the last line.

@@ -1,6 +1,7 @@
 import argparse
 import traceback
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -183,6 +184,10 @@ class TestOneLineErrors:
         Path('absent').read_bytes()
 
     @staticmethod
+    def a_download():
+        raise URLError(OSError(-2, 'Name or service not known'))
+
+    @staticmethod
     def torchs():
         torch.zeros(2) + torch.zeros(3)
 
@@ -204,6 +209,11 @@ class TestOneLineErrors:
             ('ours', 'error: CONFIG absent::a.py: there is no package absent\n'),
             ('several', 'error: one\nerror: two\n'),
             ('systems', "error: [Errno 2] No such file or directory: 'absent'\n"),
+            (
+                'a_download',
+                'error: the download failed: [Errno -2] Name or service not known; '
+                'check the network, or put the file into its place by hand\n',
+            ),
         ],
     )
     def test_the_users(self, capsys, fault, message):
