@@ -109,9 +109,13 @@ def publish(
         log=f'{stem}.jsonl',
     )
     _replace(zoo, entries, name, entry, {entry.file: data, entry.log: lines.encode()})
+    results = ''.join(
+        f', {metric} {value:.2f} in simulation, '
+        f'{entry.runtime_metrics[metric]:.2f} on the runtime'
+        for metric, value in entry.metrics.items()
+    )
     return (
-        f'{zoo / entry.file}: {len(data):,} bytes, '
-        f'{entry.dataset} {entry.metrics}, on the runtime {entry.runtime_metrics}\n'
+        f'{zoo / entry.file}: {len(data):,} bytes, {entry.dataset}{results}\n'
         f'{_write_metafile(zoo, name)}'
     )
 

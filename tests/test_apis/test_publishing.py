@@ -52,6 +52,10 @@ def test_publish(trained, tmp_path, monkeypatch):
     assert not others and name == folder.parent.name
     file = zoo / entry['file']
     assert entry['file'] in report
+    top1 = entry['metrics']['accuracy/top1'], entry['runtime_metrics']['accuracy/top1']
+    assert (
+        'Digits, accuracy/top1 {:.2f} in simulation, {:.2f} on'.format(*top1) in report
+    )
     assert {p.name for p in zoo.iterdir()} == {
         'index.json',
         entry['file'],
