@@ -53,6 +53,7 @@ def main() -> None:
                 left = int(rng.integers(width - size))
                 crop = photograph[top : top + size, left : left + size]
                 Image.fromarray(crop).save(folder / f'{i:04}.jpg', quality=90)
+            print(f'{folder}: {number} images')
 
 
 if __name__ == '__main__':

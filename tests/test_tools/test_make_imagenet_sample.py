@@ -18,6 +18,8 @@ def test_makes_two_classes(tmp_path):
     for split, number in (('train', 2), ('val', 1)):
         folders = list((tmp_path / 'out' / split).iterdir())
         assert [len(list(folder.iterdir())) for folder in folders] == [number] * 2
+        for folder in folders:
+            assert f'{folder}: {number} images\n' in result.stdout
 
 
 @pytest.mark.parametrize(
