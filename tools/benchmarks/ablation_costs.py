@@ -49,7 +49,13 @@ def step_of(model: nn.Module, x: torch.Tensor, labels: torch.Tensor):
 def main() -> None:
     """Measures and writes costs.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('folder', nargs='?', default='configs/ablation', type=Path)
+    parser.add_argument(
+        'folder',
+        nargs='?',
+        default='configs/ablation',
+        type=Path,
+        help='folder of the configs, where costs.json is written (configs/ablation)',
+    )
     parser.add_argument(
         '--repeats', type=at_least(1), default=15, help='repeats of each step (15)'
     )

@@ -74,20 +74,36 @@ def measure(
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--clients', type=at_least(1), nargs='+', default=[1, 2, 4])
+    parser.add_argument(
+        '--clients',
+        type=at_least(1),
+        nargs='+',
+        default=[1, 2, 4],
+        help='numbers of threads that send images (1 2 4)',
+    )
     parser.add_argument(
         '--threads',
         type=at_least(1),
         nargs='+',
         default=[1, 2],
-        help='threads of a session',
+        help='threads of a session (1 2)',
     )
     parser.add_argument(
-        '--size', type=at_least(1), default=224, help='height and width'
+        '--size',
+        type=at_least(1),
+        default=224,
+        help='height and width of the images (224)',
     )
-    parser.add_argument('--rounds', type=at_least(1), default=5)
-    parser.add_argument('--seconds', type=at_least(0.001), default=1, help='of a turn')
-    parser.add_argument('--out', type=writable, help='JSON file')
+    parser.add_argument(
+        '--rounds',
+        type=at_least(1),
+        default=5,
+        help='turns of each number of clients (5)',
+    )
+    parser.add_argument(
+        '--seconds', type=at_least(0.001), default=1, help='seconds of a turn (1)'
+    )
+    parser.add_argument('--out', type=writable, help='JSON file for the results')
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)

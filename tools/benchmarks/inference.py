@@ -499,9 +499,18 @@ def main() -> None:
         '--what',
         choices=('blocks', 'recipes', 'small', 'network', 'all'),
         default='all',
+        help='blocks, those of other recipes, ResNet-20, ResNet-18, or all (all)',
     )
-    parser.add_argument('--batches', type=at_least(1), nargs='+', default=[1, 8])
-    parser.add_argument('--rounds', type=at_least(1), default=10)
+    parser.add_argument(
+        '--batches',
+        type=at_least(1),
+        nargs='+',
+        default=[1, 8],
+        help='batch sizes of ResNet-18 (1 8)',
+    )
+    parser.add_argument(
+        '--rounds', type=at_least(1), default=10, help='turns of each candidate (10)'
+    )
     parser.add_argument(
         '--only-ours', action='store_true', help='time no other runtime'
     )

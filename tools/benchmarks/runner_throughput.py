@@ -122,19 +122,37 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='as for tools/train.py')
     parser.add_argument(
-        '--epochs', type=at_least(1), default=3, help='after one to warm up'
+        '--epochs',
+        type=at_least(1),
+        default=3,
+        help='epochs to time, after one to warm up (3)',
     )
-    parser.add_argument('--images', type=at_least(1), help='of an epoch (all)')
-    parser.add_argument('--compile', action='store_true', help='the backbone')
+    parser.add_argument('--images', type=at_least(1), help='images of an epoch (all)')
+    parser.add_argument('--compile', action='store_true', help='compile the backbone')
     parser.add_argument(
-        '--capture', action='store_true', help='whole steps (GPU; sets --in-memory)'
+        '--capture',
+        action='store_true',
+        help='replay whole steps (GPU; sets --in-memory)',
     )
-    parser.add_argument('--amp', action='store_true', help='in bfloat16')
-    parser.add_argument('--in-memory', action='store_true', help='keep the images')
-    parser.add_argument('--threads', type=at_least(1), default=1)
-    parser.add_argument('--cfg-options', nargs='+', action='extend')
+    parser.add_argument('--amp', action='store_true', help='compute in bfloat16')
     parser.add_argument(
-        '--out', type=writable, default='work_dirs/runner_throughput.json'
+        '--in-memory', action='store_true', help='keep the images in memory'
+    )
+    parser.add_argument(
+        '--threads', type=at_least(1), default=1, help='threads of torch (1)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
+    parser.add_argument(
+        '--out',
+        type=writable,
+        default='work_dirs/runner_throughput.json',
+        help='JSON file for the results (work_dirs/runner_throughput.json)',
     )
     return parser.parse_args()
 

@@ -394,30 +394,40 @@ def plot(report: dict, path: str) -> None:
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--arch', choices=ARCHS, default='resnet20')
-    parser.add_argument('--batch', type=at_least(1), default=128)
     parser.add_argument(
-        '--size', type=at_least(1), help="images' height (the network's own)"
+        '--arch', choices=ARCHS, default='resnet20', help='network (resnet20)'
     )
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument(
+        '--batch', type=at_least(1), default=128, help='batch size (128)'
+    )
+    parser.add_argument(
+        '--size',
+        type=at_least(1),
+        help="height and width of the images (default: the network's own)",
+    )
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (cpu)')
     parser.add_argument(
         '--tf32', action='store_true', help='GPUs may round float32 operands'
     )
-    parser.add_argument('--threads', type=at_least(1), default=1)
+    parser.add_argument(
+        '--threads', type=at_least(1), default=1, help='threads of torch (1)'
+    )
     # Quartiles are of two or more.
-    parser.add_argument('--repeats', type=at_least(2), default=15)
+    parser.add_argument(
+        '--repeats', type=at_least(2), default=15, help='steps of each variant (15)'
+    )
     parser.add_argument(
         '--only',
         nargs='*',
         metavar='VARIANT',
         choices=VARIANTS,
-        help=f'beside {" and ".join(BASES)}: {", ".join(VARIANTS)}',
+        help=f'variants to time beside {" and ".join(BASES)}: {", ".join(VARIANTS)}',
     )
     parser.add_argument(
         '--out',
         type=partial(writable, ending='.json'),
         default='work_dirs/train_step',
-        help='.json and .png',
+        help='writes OUT.json and OUT.png (work_dirs/train_step)',
     )
     args = parser.parse_args()
     if missing := set(args.only or ()) - set(on(torch.device(args.device))):

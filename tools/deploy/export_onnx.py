@@ -6,8 +6,10 @@ import argparse
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config')
-    parser.add_argument('checkpoint')
+    parser.add_argument(
+        'config', help='config file, or PACKAGE::PATH of one in an installed package'
+    )
+    parser.add_argument('checkpoint', help='checkpoint file, or irnet://NAME')
     parser.add_argument('out', help='ONNX file to write')
     parser.add_argument(
         '--size',
@@ -17,7 +19,11 @@ def main() -> None:
         help='height and width of the images (default: from the test pipeline)',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action='extend', metavar='KEY=VALUE'
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='override settings of the config',
     )
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.

@@ -17,8 +17,14 @@ def main() -> None:
     parser.add_argument(
         'images', nargs='+', help="files, folders, or patterns such as 'photos/*.jpg'"
     )
-    parser.add_argument('--topk', type=int, default=5)
-    parser.add_argument('--threads', type=int)
+    parser.add_argument(
+        '--topk', type=int, default=5, help='number of classes to print (5)'
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        help='threads of the runtime (default: the cores of this process)',
+    )
     args = parser.parse_args()
     try:
         from mmirnet.errors import MmirnetError

@@ -10,7 +10,13 @@ def main() -> None:
     parser.add_argument(
         'configs', nargs='+', help='config files, or folders of configs'
     )
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument(
+        '--seeds',
+        type=int,
+        nargs='+',
+        default=[0, 1, 2],
+        help='a run for each of these (0 1 2)',
+    )
     parser.add_argument(
         '--results',
         metavar='FILE',
@@ -20,7 +26,7 @@ def main() -> None:
     parser.add_argument(
         '--work-dir',
         default='work_dirs/experiments',
-        help='folder for the work folders',
+        help='folder for the work folders (work_dirs/experiments)',
     )
     parser.add_argument(
         '--jobs',

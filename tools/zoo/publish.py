@@ -7,7 +7,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config; its name without .py is the model name')
-    parser.add_argument('checkpoint')
+    parser.add_argument('checkpoint', help='checkpoint of the run')
     parser.add_argument('--zoo', default='zoo', help='folder of the zoo (zoo)')
     parser.add_argument(
         '--log',
