@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import sys
 import time
 import traceback
@@ -28,6 +29,9 @@ _OPTIONAL = {
     'sklearn': 'scikit-learn',
 }
 
+#: A dict, alone or in a list: DictAction would make it a string, or not end.
+_DICT = re.compile(r"""(^|[\[(,])\s*['"]?\s*(dict\(|\{[^{},]*:)""")
+
 #: Seconds until the launcher ends all processes after the first has failed.
 _PATIENCE = 10
 
@@ -42,7 +46,7 @@ def parse_options(words: Sequence[str] | None) -> dict[str, Any] | None:
         dict[str, Any] | None: Settings by dotted key. None if there are no words.
 
     Raises:
-        ConfigError: If a word has no key or no value; names it.
+        ConfigError: If a word has no key or no value, or a dict as value; names it.
 
     Example:
         >>> parse_options(['train_cfg.max_epochs=2', 'size=(8,9)'])
@@ -53,13 +57,23 @@ def parse_options(words: Sequence[str] | None) -> dict[str, Any] | None:
     options = argparse.Namespace()
     parse = DictAction([], 'found')
     for word in words:
-        key, equals, _ = word.partition('=')
+        key, equals, value = word.partition('=')
         if not key.strip() or not equals:
             raise ConfigError(f'--cfg-options {word}: write KEY=VALUE')
+        if _DICT.search(value):
+            raise ConfigError(
+                f'--cfg-options {word}: dicts are not read here; set their values one '
+                'by one, as in default_hooks.ema.type=EMAHook, or write them into a '
+                'config'
+            )
         try:
             parse(None, options, [word])
         except AssertionError as error:
             raise ConfigError(f'--cfg-options {word}: {first_line(error)}') from error
+        except RecursionError:  # DictAction's, for what is neither value nor list
+            raise ConfigError(
+                f'--cfg-options {word}: the brackets do not make one list'
+            ) from None
     return options.found
 
 

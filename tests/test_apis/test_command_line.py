@@ -54,8 +54,20 @@ def test_settings_that_a_library_refuses_are_one_line(tmp_path, capsys):
 
 def test_options_are_settings_by_key():
     assert parse_options(None) is None
-    words = ['a.b=[(1,2),x]', 'c=', 'a=x=y', 'c=0.5']
-    assert parse_options(words) == {'a.b': [(1, 2), 'x'], 'a': 'x=y', 'c': 0.5}
+    words = ['a.b=[(1,2),x]', 'c=', 'a=x=y', 'c=0.5', 'd=epoch_{}.pth', 'e=mydict(1)']
+    assert parse_options(words) == {
+        'a.b': [(1, 2), 'x'],
+        'a': 'x=y',
+        'c': 0.5,
+        'd': 'epoch_{}.pth',
+        'e': 'mydict(1)',
+    }
+
+
+DICTS = (
+    'dicts are not read here; set their values one by one, as in '
+    'default_hooks.ema.type=EMAHook, or write them into a config'
+)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +77,10 @@ def test_options_are_settings_by_key():
         ('=3', 'write KEY=VALUE'),
         ('', 'write KEY=VALUE'),
         ('a=(1,[2)', 'Imbalanced brackets exist in 1,[2'),
+        ('a=[1,2],[3,4]', 'the brackets do not make one list'),
+        ('a=dict(type=ReLU)', DICTS),
+        ("a=[b, dict(type='EMAHook', momentum=1e-3)]", DICTS),
+        ('a="{1: 2}"', DICTS),
     ],
 )
 def test_an_option_that_is_no_setting_is_named(word, reason):

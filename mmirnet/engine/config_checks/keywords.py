@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -256,7 +256,10 @@ def _check_part(part: _Part, scope: str) -> Iterator[Exception]:
     if cls is None:
         yield ConfigError(_unknown_type(part, scope))
         return
-    allowed = keywords(cls)
+    if inspect.isclass(cls) and issubclass(cls, EMAHook):
+        allowed = _averaging_keywords(cls, part.spec, scope)
+    else:
+        allowed = keywords(cls)
     given = {name for name in part.spec if name not in ('type', '_scope_')}
     name = getattr(cls, '__name__', kind)
     if allowed is not None:
@@ -268,6 +271,20 @@ def _check_part(part: _Part, scope: str) -> Iterator[Exception]:
     if part.whole and inspect.isclass(cls):
         for missing in required(cls) - given:
             yield ConfigError(f'{part.key}: {name} needs the argument {missing!r}')
+
+
+def _averaging_keywords(
+    hook: type[EMAHook], spec: dict, scope: str
+) -> frozenset[str] | None:
+    """Returns the keywords of a hook that passes on what it does not know."""
+    kind = spec.get('ema_type', 'ExponentialMovingAverage')
+    average = find_class(MODELS, kind, scope)
+    passed_on = keywords(average) if average is not None else None
+    if passed_on is None:
+        return None
+    bases = [base for base in hook.__mro__ if '__init__' in vars(base)]
+    own = {name for base in bases[:-1] for name in _signature(base.__init__)[0]}
+    return (passed_on | own) - {'self', 'model'}
 
 
 def _unknown_type(part: _Part, scope: str) -> str:

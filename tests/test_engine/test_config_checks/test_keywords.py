@@ -4,7 +4,7 @@ import mmpretrain
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.registry import HOOKS, TRANSFORMS
 from mmpretrain.datasets import ImageNet
 from mmpretrain.models import LinearClsHead
@@ -87,6 +87,21 @@ def test_other_strings_are_left_alone():
             {'custom_hooks': [dict(type=EDEHook, colour=1)]},
             "custom_hooks[0]: EDEHook has no argument 'colour'; allowed are "
             "['by_epoch', 'interval', 't_max', 't_min']",
+        ),
+        (
+            {'custom_hooks': [dict(type='EMAHook', momentun=1e-3, begin_epoch=1)]},
+            "custom_hooks[0]: EMAHook has no argument 'momentun'; did you mean "
+            "'momentum'?",
+        ),
+        (
+            {
+                'custom_hooks': [
+                    dict(type=EMAHook, ema_type='StochasticWeightAverage', momentum=1)
+                ]
+            },
+            "custom_hooks[0]: EMAHook has no argument 'momentum'; allowed are "
+            "['begin_epoch', 'begin_iter', 'device', 'ema_type', 'interval', "
+            "'strict_load', 'update_buffers']",
         ),
         (
             {'default_hooks.checkpoint.intervall': 1},
