@@ -135,17 +135,25 @@ def warn_of_changes(checkpoint: dict, cfg: Config, path: str) -> None:
         return
     networks = _network(trained), _network(literal(cfg.to_dict()))
     changes = [
-        f'{key}={old!r}, and the config has {new!r}'
+        _described(key, old, new)
         for key, old, new in config_changes(*networks)
         if key.split('.')[-1] not in _OF_TRAINING and not _same_class(key, old, new)
     ]
     if changes:
         print_log(
-            f'{path} was trained with {"; ".join(changes[:3])}'
+            f'{path} was trained {"; ".join(changes[:3])}'
             f'{"; ..." * (len(changes) > 3)}: its weights may compute something else',
             'current',
             logging.WARNING,
         )
+
+
+def _described(key: str, old: object, new: object) -> str:
+    if old is NOTHING:
+        return f'without {key}, and the config has {new!r}'
+    if new is NOTHING:
+        return f'with {key}={old!r}, and the config is without'
+    return f'with {key}={old!r}, and the config has {new!r}'
 
 
 def _same_class(key: str, old: object, new: object) -> bool:

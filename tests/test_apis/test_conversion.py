@@ -3,6 +3,7 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmpretrain.registry import MODELS
+from small_run import ROOT
 
 from mmirnet.apis.conversion import ARCHITECTURES, convert, convert_state_dict
 from mmirnet.engine.checkpoint import load_checkpoint_file
@@ -211,3 +212,10 @@ def test_converted_files_are_sealed(tmp_path):
     (tmp_path / 'ours.pth').write_bytes(data)
     with pytest.raises(ValueError, match='SHA-256'):
         load_checkpoint_file(str(tmp_path / 'ours.pth'))
+
+
+def test_the_tool_for_irnet_offers_its_networks():
+    ours = [
+        arch for arch in ARCHITECTURES if 'adabin' not in arch and 'react' not in arch
+    ]
+    assert f'choices={ours}' in (ROOT / 'tools/convert/irnet_official.py').read_text()

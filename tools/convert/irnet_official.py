@@ -11,8 +11,9 @@ def main() -> None:
     parser.add_argument(
         '--arch',
         required=True,
-        help='resnet20, resnet18-cifar, resnet18, resnet34 (ImageNet) or vgg-small, '
-        'for every structure and all W/A bits',
+        choices=['resnet20', 'resnet18-cifar', 'resnet18', 'resnet34', 'vgg-small'],
+        help='the network, of every structure and all W/A bits; resnet18 and resnet34 '
+        'are those for ImageNet',
     )
     args = parser.parse_args()
     # Imported here, so that -h does not take seconds.
