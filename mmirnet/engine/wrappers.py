@@ -1,4 +1,4 @@
-"""Access to wrapped models and to the wrappers of optimizers."""
+"""Access to wrapped models, and to optimizers and schedulers, one or several."""
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -32,3 +32,18 @@ def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
     wrapper = runner.optim_wrapper
     several = isinstance(wrapper, OptimWrapperDict)
     return list(wrapper.values()) if several else [wrapper]
+
+
+def param_schedulers(runner: Runner) -> list:
+    """Returns the parameter schedulers of a runner, of all its optimizers.
+
+    Args:
+        runner (Runner): The runner, after it has built its schedulers.
+
+    Returns:
+        list: The schedulers, in the order of the config.
+    """
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):  # for several optimizers
+        schedulers = [s for several in schedulers.values() for s in several]
+    return schedulers

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from ...datasets.in_memory import InMemory
 from ...errors import ConfigError
 from ..hooks import OvSWHook
-from ..wrappers import unwrap
+from ..wrappers import param_schedulers, unwrap
 from .static_step import OPTIMIZERS, WAY_OUT
 
 _ACTS_WITHIN = (
@@ -45,7 +45,7 @@ def check_capture(runner: Runner, data: object) -> None:
     for problem in (
         problem_of_data('train_dataloader', data, device),
         _problem_of_optimizer(runner.optim_wrapper),
-        _problem_of_schedulers(runner.param_schedulers),
+        _problem_of_schedulers(param_schedulers(runner)),
         _problem_of_model(unwrap(runner.model)),
     ):
         if problem:
@@ -117,8 +117,8 @@ def _problem_of_optimizer(wrapper: object) -> str | None:
     return None
 
 
-def _problem_of_schedulers(schedulers: object) -> str | None:
-    for scheduler in schedulers if isinstance(schedulers, list) else []:
+def _problem_of_schedulers(schedulers: list) -> str | None:
+    for scheduler in schedulers:
         if scheduler.param_name != 'lr' and not scheduler.by_epoch:
             return (
                 f'param_scheduler {type(scheduler).__name__} changes '

@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import Runner
 
 from ...errors import ConfigError
-from .schedules import schedulers
+from ..wrappers import param_schedulers
 
 
 def evaluator_problems(
@@ -62,7 +62,7 @@ def watched_metrics(runner: Runner) -> dict[str, str]:
                 watched[f'{name}.save_best'] = key
         elif isinstance(hook, EarlyStoppingHook):
             watched[f'{name}.monitor'] = hook.monitor
-    for scheduler in schedulers(runner):
+    for scheduler in param_schedulers(runner):
         if monitor := getattr(scheduler, 'monitor', None):
             watched[f'{type(scheduler).__name__}.monitor'] = monitor
     return {place: key for place, key in watched.items() if key != 'auto'}

@@ -6,19 +6,12 @@ from typing import Any
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ...errors import ConfigError
-
-
-def schedulers(runner: Runner) -> list:
-    """Returns the parameter schedulers of all optimizers."""
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):  # for several optimizers
-        schedulers = [s for several in schedulers.values() for s in several]
-    return schedulers
+from ..wrappers import param_schedulers
 
 
 def schedule_problems(runner: Runner) -> Iterator[Exception]:
     """Finds schedules that do not end together with the training."""
-    for scheduler in schedulers(runner):
+    for scheduler in param_schedulers(runner):
         if not hasattr(scheduler, 'by_epoch'):
             continue
         name = type(scheduler).__name__

@@ -70,6 +70,7 @@ class ResumeHook(Hook):
             raise CheckpointError(
                 _refusal(runner, 'holds weights, but no state of a run')
             )
+        self.old = made_with_before(checkpoint)
         if 'optimizer' in checkpoint:
             self._check_optimizer(runner, checkpoint)
         elif not _saves_without_optimizer(runner):
@@ -78,7 +79,6 @@ class ResumeHook(Hook):
         states = checkpoint.get('early_stopping', [])
         for hook, state in zip(_early_stopping(runner), states, strict=False):
             vars(hook).update(state)
-        self.old = made_with_before(checkpoint)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adds what MMEngine's early stopping remembers of earlier epochs."""
@@ -89,8 +89,7 @@ class ResumeHook(Hook):
             checkpoint['early_stopping'] = states
 
     def _check_optimizer(self, runner: Runner, checkpoint: dict) -> None:
-        old, new = made_with_before(checkpoint), self.made
-        kinds = [m.get('optimizer') for m in (old, new)]
+        kinds = [m.get('optimizer') for m in (self.old, self.made)]
         if kinds[0] and kinds[0] != kinds[1]:
             text = f'has the state of {kinds[0]}, and the config asks for {kinds[1]}'
             raise CheckpointError(_refusal(runner, text))

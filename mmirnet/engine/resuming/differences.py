@@ -7,7 +7,7 @@ from ...binary import Schedule
 from ...errors import short_repr
 from ..changes import config_changes, parse_config
 from ..plain import plain
-from .record import schedulers_of
+from ..wrappers import param_schedulers
 
 #: Settings that affect only the start of a run, or that are reported separately.
 _NOT_COMPARED = (
@@ -133,7 +133,7 @@ def _of_the_state(keys: set[str], runner: Runner, wanted: int | None) -> list[st
     lines = []
     if 'optimizer' not in keys:
         lines.append('the checkpoint has no optimizer state: it starts from zero')
-    if 'param_schedulers' not in keys and schedulers_of(runner):
+    if 'param_schedulers' not in keys and param_schedulers(runner):
         lines.append('the checkpoint holds no schedules: they follow from the config')
     averaging = any(isinstance(h, EMAHook) for h in runner.hooks)
     if 'ema_state_dict' in keys and not averaging:

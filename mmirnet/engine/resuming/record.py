@@ -11,6 +11,7 @@ from ... import __version__
 from ..changes import parse_config
 from ..plain import plain
 from ..speed import device_name
+from ..wrappers import param_schedulers
 
 #: State of a scheduler that it counts itself or takes from the optimizer.
 RUNNING = (
@@ -50,7 +51,7 @@ def made_with(runner: Runner) -> dict:
         groups=[_initial(g) for g in optimizer.param_groups],
         schedulers=[
             dict(_fixed(state_of(s)), type=type(s).__name__)
-            for s in schedulers_of(runner)
+            for s in param_schedulers(runner)
         ],
         versions=dict(
             torch=torch.__version__,
@@ -81,12 +82,6 @@ def made_with_before(checkpoint: dict) -> dict:
     with contextlib.suppress(KeyError, TypeError):
         found['epochs'] = config['train_cfg']['max_epochs']
     return found
-
-
-def schedulers_of(runner: Runner) -> list:
-    """Returns the schedulers of a run with one optimizer."""
-    schedulers = runner.param_schedulers or []
-    return schedulers if isinstance(schedulers, list) else []
 
 
 def state_of(scheduler) -> dict:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from .record import RUNNING, schedulers_of, settings_of, state_of
+from ..wrappers import param_schedulers
+from .record import RUNNING, settings_of, state_of
 
 
 class Start(NamedTuple):
@@ -22,13 +23,13 @@ def start_of(runner: Runner) -> Start:
     """Copies settings and schedules before a checkpoint is loaded."""
     return Start(
         [settings_of(g) for g in _groups(runner)],
-        [state_of(s) for s in schedulers_of(runner)],
+        [state_of(s) for s in param_schedulers(runner)],
     )
 
 
 def in_step(runner: Runner) -> bool:
     """Whether the schedules have made as many steps as the run."""
-    schedulers = schedulers_of(runner)
+    schedulers = param_schedulers(runner)
     return all(s._global_step == _steps(s, runner) for s in schedulers)
 
 
@@ -45,7 +46,7 @@ def replay(runner: Runner, start: Start) -> dict[str, tuple[float, float]]:
         dict[str, tuple[float, float]]: Learning rate, momentum and weight decay of the
         first group that changed, with the values before and after.
     """
-    before, schedulers = _current(runner), schedulers_of(runner)
+    before, schedulers = _current(runner), param_schedulers(runner)
     metric = [s for s in schedulers if getattr(s, 'need_val_args', False)]
     kept = [_kept(s, runner) for s in metric]
     for group, settings in zip(_groups(runner), start.groups, strict=True):
